@@ -1,0 +1,80 @@
+"Build the site from the notebooks: with Quarto where it is on PATH, else with smalldocs over nbdev's processed notebooks. `--readme`: only README.md."
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import nbdev.doclinks
+from nbdev.config import get_config
+from nbdev.quarto import refresh_quarto_yml
+from nbdev.serve import proc_nbs
+
+from site_tools import bare, broken_links, readme
+
+cfg = get_config()
+KATEX = "katex@0.16.22"
+
+
+def processed() -> Path:
+    "nbdev's processed notebooks, in _proc (not by the command of that name: it tries to install Quarto)."
+    refresh_quarto_yml()
+    nbdev.doclinks._build_modidx()
+    return Path(bare(proc_nbs)(force=True))
+
+
+def plain_names(proc: Path):
+    "Number-free page names, as `output-file:` asks for, and links to own pages made relative, so that the built site stands alone."
+    names = {}
+    for nb in proc.rglob("*.ipynb"):
+        m = re.search(r"output-file: ([\w.-]+)\.html", nb.read_text(encoding="utf-8"))
+        if m and m[1] != nb.stem: names[nb.name] = nb.rename(nb.with_name(m[1] + ".ipynb")).name
+    base = (cfg.doc_host + cfg.doc_baseurl).rstrip("/") + "/"
+    for f in [*proc.rglob("*.ipynb"), proc/"sidebar.yml"]:
+        text = f.read_text(encoding="utf-8")
+        for old, new in names.items(): text = text.replace(old, new)
+        f.write_text(text.replace(base, "../" * (len(f.relative_to(proc).parts) - 1)), encoding="utf-8")
+
+
+def vendor_katex(site: Path):
+    "The maths fonts and scripts beside the pages, so that the site needs no other host; left at the public address where npm is not there."
+    if not shutil.which("npm"): return print("site: npm is not there, formulas will be set by a script from the network")
+    with tempfile.TemporaryDirectory() as tmp:
+        subprocess.check_call(["npm", "install", "--silent", "--no-save", "--prefix", tmp, KATEX])
+        dist, lib = Path(tmp)/"node_modules/katex/dist", site/"site_libs/katex"
+        for f in [*dist.glob("katex.min.*s"), dist/"contrib/auto-render.min.js", *dist.glob("fonts/*.woff2")]:
+            to = lib/f.relative_to(dist)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(f, to)
+    for page in site.rglob("*.html"):
+        up = "../" * (len(page.relative_to(site).parts) - 1)
+        page.write_text(re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/", up + "site_libs/katex/", page.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def build() -> Path:
+    "The site, in `doc_path`."
+    proc = processed()
+    if shutil.which("quarto"): subprocess.check_call(["quarto", "render", str(proc), "--no-execute"])
+    else:
+        plain_names(proc)
+        subprocess.check_call([str(Path(sys.executable).parent/"smalldocs"), "render", str(proc)])
+        vendor_katex(proc/"_docs")
+    shutil.rmtree(cfg.doc_path, ignore_errors=True)
+    shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
+    return Path(cfg.doc_path)
+
+
+def main():
+    (cfg.config_path/"README.md").write_text(readme(), encoding="utf-8")
+    if "--readme" in sys.argv: return
+    site = build()
+    broken = broken_links(site)
+    for b in broken: print("broken link:", b, file=sys.stderr)
+    if broken: sys.exit(1)
+    print(f"site: {len(list(site.rglob('*.html')))} pages, no broken internal link, in {site}")
+
+
+if __name__ == "__main__": main()

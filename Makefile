@@ -1,0 +1,53 @@
+# make demo: the whole journey on simulated data · make test: everything · make docs · make bench · make lab
+PYTHON ?= python3
+VENV ?= .venv
+DATA ?= simulated
+OUT ?= _demo
+BIN := $(VENV)/bin
+ENV := $(VENV)/.installed
+# one thread a process: the notebooks run side by side, and the same sums come out on every machine
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=agg
+
+.PHONY: env demo test docs readme bench lab sync run-notebooks clean
+env: $(ENV)
+$(ENV): settings.ini setup.py constraints.txt
+	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10), sys.version' || \
+	  { echo "recsys_nb needs Python 3.10 or newer with venv; name it with: make PYTHON=python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(ENV)
+	$(BIN)/recsys-nb run --data $(DATA) --out $(OUT)
+
+test: $(ENV)
+	$(BIN)/python .ci/check.py
+	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --timing
+	$(ONE_THREAD) $(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pip check
+
+docs: $(ENV)
+	$(BIN)/python .ci/build_site.py
+
+readme: $(ENV)
+	$(BIN)/python .ci/build_site.py --readme
+
+bench: $(ENV)
+	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+lab: $(ENV)
+	$(BIN)/nbdev_install_hooks
+	$(BIN)/jupyter lab --notebook-dir nbs
+
+# after editing notebooks: modules, clean notebooks and README in line with them
+sync: $(ENV)
+	$(BIN)/nbdev_export
+	$(BIN)/nbdev_clean
+	$(BIN)/python .ci/build_site.py --readme
+
+# the stored outputs anew, from the code as it is
+run-notebooks: $(ENV)
+	$(ONE_THREAD) $(BIN)/python .ci/run_notebooks.py
+
+clean:
+	rm -rf _docs _proc $(OUT) build *.egg-info

@@ -1,0 +1,109 @@
+"What no reader wants in the chapter: a training process killed in the middle of an epoch goes on to the same weights."
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits as bce
+
+from recsys_nb.dlrm import DLRM, DLRMConfig
+from recsys_nb.train import CheckpointError, _read, train
+
+EPOCHS = 4
+
+
+class Ranker(torch.nn.Module):
+    "A DLRM with dropout beside a table with sparse gradients: both optimizers, and random numbers in the forward pass."
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.bias = torch.nn.Embedding(40, 1, sparse=True)
+        self.dlrm = DLRM(DLRMConfig(sparse_cardinalities=[40, 7], sparse_embedding_dim=8, num_dense_features=3, bottom_mlp_dims=[8], top_mlp_dims=[16, 1], dropout=.3))
+
+    def forward(self, dense, sparse): return self.dlrm(dense, sparse) + self.bias(sparse[:, 0]).squeeze(1)
+
+
+def examples():
+    g = torch.Generator().manual_seed(1)
+    dense, sparse = torch.randn(600, 3, generator=g), torch.stack([torch.randint(n, (600,), generator=g) for n in (40, 7)], 1)
+    return {"dense": dense, "sparse": sparse, "y": ((sparse.sum(1) % 2) * 1.)}
+
+
+def run(folder, step=lambda: None, precision="fp32"):
+    "The run that all tests here are about; `step` is called in each of its 19 steps an epoch."
+    data, model = examples(), Ranker()
+    def loss(model, batch): step(); return bce(model(batch["dense"], batch["sparse"]), batch["y"])
+    def valid(model): return {"valid_loss": loss(model, data)}
+    result = train(model, loss, data, valid, monitor="valid_loss", epochs=EPOCHS, batch_size=32, patience=None, lr=.01, device="cpu", precision=precision, folder=folder, progress=False)
+    return model.state_dict(), result.epochs
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_in_an_epoch(tmp_path, precision):
+    code = textwrap.dedent(f"""
+        import sys, time; sys.path.insert(0, {os.path.dirname(__file__)!r})
+        from test_train import run
+        def step(): print("step", flush=True); time.sleep(.02)
+        run({str(tmp_path)!r}, step, {precision!r})""")
+    torch_threads = {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=os.environ | torch_threads)
+    steps = 0
+    for _ in process.stdout: # 2 epochs of 19 steps and one of validation, and then some of the third
+        steps += 1
+        if steps == 2 * 20 + 7: process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
+    assert (tmp_path / "epoch-00002.safetensors").exists() and not (tmp_path / "epoch-00003.safetensors").exists()
+    seen = []
+    weights, epochs = run(tmp_path, lambda: seen.append(1), precision)
+    assert len(seen) == (EPOCHS - 2) * 20 # it did go on, and did not start over
+    expected, whole = run(None, precision=precision)
+    assert epochs == whole
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+
+
+def test_killed_while_writing(tmp_path, monkeypatch):
+    "A checkpoint is written beside; what is left of half a one does not matter."
+    real = os.replace
+    def replace(a, b):
+        if str(b).endswith("epoch-00003.safetensors"):
+            with open(a, "r+b") as f: f.truncate(100)
+            raise KeyboardInterrupt
+        real(a, b)
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(KeyboardInterrupt): run(tmp_path)
+    assert (tmp_path / "epoch-00003.tmp").stat().st_size == 100
+    monkeypatch.undo()
+    weights, _ = run(tmp_path)
+    expected, _ = run(None)
+    assert all(torch.equal(weights[name], expected[name]) for name in expected)
+    assert not list(tmp_path.glob("*.tmp")) and len(list(tmp_path.iterdir())) <= 2
+
+
+def test_a_changed_byte_is_seen(tmp_path):
+    "Wherever it is: in the weights, the names, the settings, the losses or the checksum itself."
+    run(tmp_path)
+    path = max(tmp_path.iterdir())
+    content = path.read_bytes()
+    header = 8 + int.from_bytes(content[:8], "little")
+    g = torch.Generator().manual_seed(0)
+    places = [*range(8), *torch.randint(8, header, (400,), generator=g).tolist(), *torch.randint(header, len(content), (100,), generator=g).tolist()]
+    for i in places:
+        spoilt = bytearray(content); spoilt[i] ^= 1
+        path.write_bytes(spoilt)
+        with pytest.raises(CheckpointError, match=path.name): _read(path)
+    with pytest.raises(CheckpointError, match=path.name): run(tmp_path)
+    path.write_bytes(content)
+    run(tmp_path)
+
+
+def test_progress_is_shown_only_if_asked_for(tmp_path, capsys):
+    model, data = torch.nn.Linear(3, 1), {"x": torch.randn(50, 3)}
+    def loss(model, batch): return (model(batch["x"]) - 1).pow(2).mean()
+    train(model, loss, data, epochs=2, progress=False)
+    assert capsys.readouterr() == ("", "")
+    train(model, loss, data, epochs=2, progress=True)
+    assert "2/2" in capsys.readouterr().err
