@@ -6,7 +6,7 @@ OUT ?= _demo
 BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
-ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MPLBACKEND=agg
+ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .PHONY: env demo test docs readme bench lab sync run-notebooks clean
 env: $(ENV)
@@ -22,8 +22,8 @@ demo: $(ENV)
 
 test: $(ENV)
 	$(BIN)/python .ci/check.py
-	$(ONE_THREAD) $(BIN)/nbdev_test --n_workers 2 --timing
-	$(ONE_THREAD) $(BIN)/python -m pytest -q tests
+	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
+	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q tests
 	$(BIN)/python -m pip check
 
 docs: $(ENV)

@@ -23,7 +23,15 @@ def processed() -> Path:
     "nbdev's processed notebooks, in _proc (not by the command of that name: it tries to install Quarto)."
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
-    return Path(bare(proc_nbs)(force=True))
+    proc = Path(bare(proc_nbs)(force=True))
+    for nb in proc.rglob("*.ipynb"): nb.write_text(tidied(nb.read_text(encoding="utf-8")), encoding="utf-8")
+    return proc
+
+
+def tidied(text: str) -> str:
+    "A processed notebook without links to private names, which have no place on the pages, and without the empty signatures of errors."
+    text = re.sub(r"\[(`_\w[^`]*`)\]\([^)]*\)", r"\1", text)
+    return re.sub(r'"```python\\n",\s*"def \w+\(\\n",\s*" *\*args, \*\*kwargs\\n",\s*"\):\\n",\s*"```\\n",', "", text)
 
 
 def plain_names(proc: Path):
@@ -71,10 +79,11 @@ def main():
     (cfg.config_path/"README.md").write_text(readme(), encoding="utf-8")
     if "--readme" in sys.argv: return
     site = build()
-    broken = broken_links(site)
-    for b in broken: print("broken link:", b, file=sys.stderr)
-    if broken: sys.exit(1)
-    print(f"site: {len(list(site.rglob('*.html')))} pages, no broken internal link, in {site}")
+    pages = list(site.rglob("*.html"))
+    problems = [f"broken link: {b}" for b in broken_links(site)] + [f"larger than 2 MB: {p}" for p in pages if p.stat().st_size > 2_000_000]
+    for p in problems: print(p, file=sys.stderr)
+    if problems: sys.exit(1)
+    print(f"site: {len(pages)} pages, no broken internal link, in {site}")
 
 
 if __name__ == "__main__": main()

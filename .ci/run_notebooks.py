@@ -1,6 +1,7 @@
 "Execute notebooks in place and clean them, so that the stored outputs are those of the code as it is: all, or those named."
 from __future__ import annotations
 
+import os
 import re
 import sys
 import time
@@ -27,6 +28,7 @@ def execute(path: Path):
 
 
 def main():
+    os.environ.pop("MPLBACKEND", None)  # the kernel's own, which stores the figures
     for path in [Path(p).absolute() for p in sys.argv[1:]] or notebooks():
         t = time.time()
         execute(path)

@@ -20,18 +20,26 @@ def notebooks() -> list[Path]:
     return sorted(Path(p) for p in nbglob(get_config().nbs_path, as_path=True))
 
 
+def shown(nb) -> list:
+    "The cells that README.md shows: none that are hidden, outputs as text, and code that says nothing joined to the code below it."
+    out = []
+    for c in nb.cells:
+        if c.cell_type == "code":
+            if re.search(r"^#\|\s*(hide|default_exp|export)", c.source, re.M): continue
+            for o in c.outputs: o.get("data", {}).pop("text/html", None)
+            if out and out[-1].cell_type == "code" and not out[-1].outputs: c.source = out.pop().source + "\n\n" + c.source
+        out.append(c)
+    return out
+
+
 def readme() -> str:
-    "README.md as text: index.ipynb without hidden cells, links into the site made absolute, pictures linked where they lie in nbs/."
+    "README.md as text: index.ipynb, with links to the notebooks and pictures as they lie in the repository."
     cfg = get_config()
     nb = nbformat.read(cfg.nbs_path/cfg.readme_nb, as_version=4)
-    hidden = re.compile(r"^#\|\s*(hide|default_exp|export)", re.M)
-    nb.cells = [c for c in nb.cells if not (c.cell_type == "code" and hidden.search(c.source)) and not re.search(r"^<!--\s*site only", c.source)]
-    for c in nb.cells:
-        if c.cell_type == "code": c.source = "\n".join(l for l in c.source.splitlines() if not l.startswith("#|"))
+    nb.cells, nb.metadata["language_info"] = shown(nb), {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    site = f"{cfg.doc_host}{cfg.doc_baseurl}/"
-    text = re.sub(r"\]\((?!https?:|#|images/)((?:[\w-]+/)*)(?:\d+_)?([\w-]+)\.(?:ipynb|html)(#[\w-]*)?\)", lambda m: f"]({site}{m[1]}{m[2]}.html{m[3] or ''})", text)
-    text = re.sub(r"(\]\(|src=\")images/", r"\1nbs/images/", text)
+    text = re.sub(r"\]\((?=[\w/-]+\.ipynb|images/)", f"]({cfg.nbs_path.name}/", text)
+    text = re.sub(r"\n{3,}", "\n\n", text)
     return "<!-- made from nbs/index.ipynb by `make sync`: edit that -->\n\n" + text.strip() + "\n"
 
 

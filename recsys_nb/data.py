@@ -287,12 +287,37 @@ def split_by_time(
     if cut == t.min(): cut = t[t > cut].min() if (t > cut).any() else cut # so many ties that nothing would be earlier
     return _parts(ds, t >= cut)
 
-# %% ../nbs/00_data.ipynb #74f0f357
+# %% ../nbs/00_data.ipynb #7e2428d4
+def _units(log):
+    "For each row of an ordered log the number of its example; where all events are positive each event is its own."
+    unit = np.arange(len(log))
+    if log.positive is not None: by_pair, first = _examples(log); unit[by_pair] = first.cumsum() - 1
+    return unit
+
+def split_leave_last_out(
+    ds: Dataset, # with timestamps
+    last: float = 1, # how many items of each user are held out: a whole number, or below 1 a share of the user's items, rounded, at least one
+) -> tuple[Dataset, Dataset]: # train, test: what the test set asks for is not in train; each user keeps at least one item in train
+    "Hold out each user's last new items and all that followed; events of the same time are ordered by their content."
+    _columns(ds.interactions, ["timestamp"], "split_leave_last_out: the log")
+    if not last > 0 or (last > 1 and last != int(last)): raise ValueError(f"last must be a whole number of items, or a share between 0 and 1, got {last!r}.")
+    order = _order(ds); log = ds.replace(ds.interactions.iloc[order]); pos = np.flatnonzero(log.is_positive())
+    user, ids = pd.factorize(log.interactions.user_id); pair = log.interactions.groupby(["user_id", "item_id"], sort=False).ngroup().to_numpy()
+    new = pos[~pd.Series(pair[pos]).duplicated().to_numpy()] # the first positive of each user and item, in order of time
+    n = np.bincount(user[new], minlength=len(ids)); out = np.minimum(np.maximum(1, np.round(last * n)) if last < 1 else int(last), n - 1)
+    of_pair, cut = np.full(pair.max() + 1, -1), np.full(len(ids), len(log)) # when each pair and when each user's test begins
+    of_pair[pair[new]] = new; late = new[pd.Series(user[new]).groupby(user[new]).cumcount().to_numpy() >= (n - out)[user[new]]]
+    np.minimum.at(cut, user[late], late)
+    unit, click = _units(log), np.full(len(log), len(log)); np.minimum.at(click, unit[pos], pos) # of each example, its first positive
+    first = np.maximum(of_pair[pair], np.where(click[unit] < len(log), click[unit], -1))
+    test = np.empty(len(ds), bool); test[order] = (np.arange(len(log)) >= cut[user]) | (first >= cut[user])
+    return _parts(ds, test)
+
+# %% ../nbs/00_data.ipynb #002cc8dc
 def _last(log, count):
     "Of an ordered log: the rows of each user's last positive examples (`count(n)` of n) and all seen after them, the users' codes, and n of each user."
     pos, row = log.is_positive(), np.arange(len(log)); user, ids = pd.factorize(log.interactions.user_id)
-    unit = row # an example, or where all events are positive each event for itself
-    if log.positive is not None: by_pair, first = _examples(log); unit = np.empty(len(log), int); unit[by_pair] = first.cumsum() - 1
+    unit = _units(log)
     end = np.full(len(log), -1); np.maximum.at(end, unit[pos], row[pos]) # of each unit, its last positive
     units = np.flatnonzero(end >= 0); units = units[np.argsort(end[units])]; owner = user[end[units]]
     n = np.bincount(owner, minlength=len(ids))
@@ -301,16 +326,6 @@ def _last(log, count):
     cut = np.full(len(ids), len(log)); np.minimum.at(cut, owner[out], end[units[out]])
     return held[unit] | ((end[unit] < 0) & (row > cut[user])), user, n
 
-def split_leave_last_out(
-    ds: Dataset, # with timestamps
-) -> tuple[Dataset, Dataset]: # train, test: the test set holds one example of each user who has two or more
-    "Hold out each user's last positive event; events of the same time are ordered by their content."
-    _columns(ds.interactions, ["timestamp"], "split_leave_last_out: the log")
-    order = _order(ds); held, _, _ = _last(ds.replace(ds.interactions.iloc[order]), lambda n: n >= 2)
-    test = np.empty(len(ds), bool); test[order] = held
-    return _parts(ds, test)
-
-# %% ../nbs/00_data.ipynb #5d40aafc
 def split_by_user(
     ds: Dataset, # timestamps, where there are any, order each user's events
     test: float = 0.1, # share of all users who are test users; only users with two positive examples or more can be
@@ -568,7 +583,7 @@ def load(
         log, tables = _tables(p)
         return read_log(log, **tables | options)
 
-# %% ../nbs/00_data.ipynb #411ab5a3
+# %% ../nbs/00_data.ipynb #2303eeea
 @dataclass
 class Histories:
     "The ordered histories of a batch of users, ragged: user i's items are `items[offsets[i]:offsets[i+1]]`, oldest first."
@@ -580,7 +595,7 @@ class Histories:
     def __len__(self): return len(self.rows)
     def matrix(self) -> sp.csr_matrix: # float32 (n_users, n_items)
         "How often each user met each item."
-        m = sp.csr_matrix((np.ones(len(self.items), np.float32), self.items, self.offsets), shape=(len(self), self.n_items)); m.sum_duplicates()
+        m = sp.csr_matrix((np.ones(len(self.items), np.float32), self.items.copy(), self.offsets), shape=(len(self), self.n_items)); m.sum_duplicates()
         return m
     def take(self,
         idx: np.ndarray, # positions, int (n,); -1 is an unknown user: an empty history
@@ -665,7 +680,7 @@ class _Fitted:
 
 def _numbers(ids): return pd.api.types.is_numeric_dtype(ids)
 
-# %% ../nbs/00_data.ipynb #2112a4fc
+# %% ../nbs/00_data.ipynb #1ea03334
 class BaseRecommender(_Fitted):
     "The two methods that all recommenders share; a subclass writes `_fit(train)` and `_scores(histories)`."
     def recommend(self,
@@ -680,11 +695,15 @@ class BaseRecommender(_Fitted):
         parts, step = [], max(1, self.budget // max(1, len(self.item_ids)))
         for s in range(0, len(users), step):
             idx = np.arange(s, min(s + step, len(users))); h = hist.take(idx)
-            scores = np.array(self._scores(h), np.float32)
-            scores[source[idx] == "popular"] = self.popularity
-            if exclude_seen: scores[np.repeat(np.arange(len(h)), np.diff(h.offsets)), h.items] = -np.inf
-            parts.append(self._frame(users[idx], *top_k(scores, k), source[idx]))
+            parts.append(self._frame(users[idx], *self._best(h, source[idx] == "popular", k, exclude_seen), source[idx]))
         return pd.concat(parts, ignore_index=True) if parts else self._frame(users, np.zeros((0, 1), int), np.zeros((0, 1), np.float32), source)
+
+    def _best(self, h: Histories, cold: np.ndarray, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]: # item codes (n, k), -1 where none is left; scores
+        "The k best items of each history, by popularity where `cold`."
+        scores = np.array(self._scores(h), np.float32)
+        scores[cold] = self.popularity
+        if exclude_seen: scores[np.repeat(np.arange(len(h)), np.diff(h.offsets)), h.items] = -np.inf
+        return top_k(scores, k)
 
     def _frame(self, users, items, scores, source):
         n, k = items.shape; ok = items.ravel() >= 0

@@ -129,7 +129,10 @@ def test_splits(split, seed):
     if split is split_by_time: assert len(test) >= round(0.2 * len(ds)) or train.interactions.timestamp.nunique() == 1
     if split is split_leave_last_out:
         assert report["test users also in train"] == report["test users"]
-        assert (positives.groupby("user_id").item_id.nunique() == 1).all()
+        pairs = lambda d: d.positives().interactions[["user_id", "item_id"]].drop_duplicates()
+        asked = pairs(test).merge(pairs(train), how="left", indicator=True).query("_merge == 'left_only'")
+        assert set(asked.user_id) == set(positives.user_id) and asked.merge(train.interactions, on=["user_id", "item_id"]).empty
+        if ds.positive is None: assert asked.user_id.is_unique
         last, held = (d.groupby("user_id").timestamp.max() for d in (ds.positives().interactions, positives))
         assert held.eq(last.reindex(held.index)).all()
         assert (train.interactions.groupby("user_id").timestamp.max().reindex(held.index) <= held).all() # what was seen after the last positive is test

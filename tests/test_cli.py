@@ -1,0 +1,194 @@
+"What no chapter can show of the command line: killed and interrupted runs, other people's files, fresh processes."
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys_nb.cli import main
+from recsys_nb.simulate import simulate
+
+SMALL = ["--data", "simulated", "--n-users", "300", "--n-items", "120", "--n-interactions", "5000", "--quick", "--no-ab"]
+
+
+START = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from recsys_nb.cli import main; sys.exit(main())"
+
+
+def command(*words):
+    "A process of its own, as the shell starts `recsys-nb`."
+    return subprocess.Popen([sys.executable, "-c", START, *map(str, words)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for(process, text):
+    "Read lines until one has `text`."
+    for line in process.stdout:
+        if text in line: return
+    pytest.fail(f"the process ended without {text!r}: {process.stderr.read()}")
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    "The folder of a small run."
+    out = tmp_path_factory.mktemp("runs") / "shop"
+    assert main(["run", *SMALL, "--out", str(out)]) == 0
+    return out
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_run_leaves_nothing(tmp_path, sign):
+    p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
+    wait_for(p, "training"); time.sleep(.3); p.send_signal(sign)
+    _, err = p.communicate(timeout=60)
+    assert p.returncode == 130 and "interrupted" in err and "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_killed_run_leaves_no_folder_and_the_next_tidies_up(tmp_path):
+    p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
+    wait_for(p, "training"); p.kill(); p.communicate()
+    assert [f.name for f in tmp_path.iterdir()] == [f"out.partial-{p.pid}"]
+    (tmp_path / "out.partial-notes").mkdir() # not ours
+    assert main(["run", *SMALL, "--out", str(tmp_path / "out")]) == 0
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "out.partial-notes"]
+
+
+def test_killed_while_replacing_brings_the_old_run_back(tmp_path, shop):
+    p = command("--version"); p.communicate() # a process that is gone
+    old = tmp_path / f"out.replaced-{p.pid}"; old.mkdir(); (old / "report.html").write_text("old")
+    assert main(["run", *SMALL, "--out", str(tmp_path / "out")]) == 2 # it exists again
+    assert (tmp_path / "out" / "report.html").read_text() == "old" and not old.exists()
+
+
+def test_the_folder_is_complete(shop):
+    assert sorted(p.name for p in shop.iterdir()) == ["config.json", "metrics.json", "model", "recommendations.parquet", "report.html", "run.log"]
+    numbers, config = json.loads((shop / "metrics.json").read_text()), json.loads((shop / "config.json").read_text())
+    assert config["options"]["seed"] == 42 and re.fullmatch("[0-9a-f]{64}", config["data"]["checksum"]) and "torch" in config["versions"]
+    assert numbers["protocol"]["users_evaluated"] == numbers["metrics"]["Two-stage"]["counts"]["users"]
+    assert numbers["headline"] in (shop / "run.log").read_text()
+    html = (shop / "report.html").read_text()
+    assert "NDCG@10" in html and len(html) < 3e6 and not re.search(r'(?:src|href)="(?!data:)', html)
+
+
+def test_same_seed_same_numbers(tmp_path, shop):
+    assert main(["run", *SMALL, "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "metrics.json").read_text() == (shop / "metrics.json").read_text()
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "recommendations.parquet"), pd.read_parquet(shop / "recommendations.parquet"))
+
+
+def test_overwrite_protection(tmp_path, shop, capsys):
+    before = (shop / "report.html").read_text()
+    assert main(["run", *SMALL, "--out", str(shop)]) == 2 and "--overwrite" in capsys.readouterr().err
+    assert main(["run", "--data", str(tmp_path / "none.csv"), "--out", str(shop), "--overwrite"]) == 2 # fails: the old one stays
+    assert (shop / "report.html").read_text() == before
+    (tmp_path / "mine").mkdir(); (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    assert main(["run", *SMALL, "--out", str(tmp_path / "mine"), "--overwrite"]) == 2 and (tmp_path / "mine" / "thesis.txt").exists()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine"] and [p.name for p in shop.parent.iterdir()] == ["shop"]
+
+
+def test_overwrite_replaces(tmp_path):
+    out = tmp_path / "out"
+    for seed in "1", "2": assert main(["run", *SMALL, "--seed", seed, "--out", str(out), "--overwrite"]) == 0
+    assert json.loads((out / "config.json").read_text())["seed"] == 2 and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def own_log(numbers=False):
+    log = simulate(200, 80, 4000).interactions.rename(columns={"user_id": "customer", "item_id": "article", "timestamp": "when", "event_type": "what"}).drop(columns="position")
+    if numbers:
+        for c in "customer", "article": log[c] = log[c].str.extract(r"(\d+)")[0].astype(int)
+    return log
+
+
+def test_own_csv_with_own_names(tmp_path, capsys):
+    own_log(numbers=True).to_csv(tmp_path / "mine.csv", sep=";", index=False)
+    names = ["--user-col", "customer", "--item-col", "article", "--time-col", "when", "--event-col", "what", "--sep", ";", "--positive", "click", "add_cart", "purchase"]
+    assert main(["run", "--data", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out"), "--quick", *names]) == 0
+    lists = pd.read_parquet(tmp_path / "out" / "recommendations.parquet")
+    assert lists.user_id.dtype == np.int64 and lists.item_id.between(0, 79).all()
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "A/B test" in numbers["skipped"] and "Embedding map" in numbers["skipped"] and "DLRM ranker" in numbers["ranker"]
+    capsys.readouterr(); user = int(lists.user_id.iloc[0])
+    assert main(["recommend", "--model", str(tmp_path / "out"), "--user", str(user), "--json"]) == 0 # the id is text here, a number there
+    got = pd.DataFrame(json.loads(capsys.readouterr().out))
+    assert got.item_id.tolist() == lists[lists.user_id == user].item_id.tolist()
+
+
+def test_own_parquet_with_tables(tmp_path):
+    world = simulate(200, 80, 4000)
+    own_log().to_parquet(tmp_path / "mine.parquet"); world.items.to_csv(tmp_path / "items.csv", index=False)
+    words = ["--user-col", "customer", "--item-col", "article", "--time-col", "when", "--event-col", "what", "--items", str(tmp_path / "items.csv"), "--positive", "click", "--split", "last"]
+    assert main(["run", "--data", str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "out"), "--quick", *words]) == 0
+    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert numbers["protocol"]["split"] == "last" and numbers["map"]["label"] == "category"
+
+
+@pytest.mark.parametrize("split", ["time", "last", "user", "random"])
+def test_every_split(tmp_path, split):
+    assert main(["run", *SMALL, "--split", split, "--out", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["protocol"]["split"] == split
+
+
+@pytest.mark.parametrize("text, words, says", [
+    ("who,what\n1,2\n", ["--user-col", "whom"], "'whom'"),
+    ("who,what\n1,2\n", [], "user"),
+    ("user,item,ts\n1,2,soon\n", [], "soon"),
+    ("", [], "empty"),
+    ("user,item\n", [], "no interactions"),
+    ("user,item\n1,2\n3,4\n", [], "nothing to test on"),
+    ("user,item,event\n1,2,view\n", ["--positive", "buy"], "positive"),
+])
+def test_bad_data_is_one_line_and_exit_2(tmp_path, text, words, says):
+    (tmp_path / "bad.csv").write_text(text)
+    p = command("run", "--data", tmp_path / "bad.csv", "--out", tmp_path / "out", *words); _, err = p.communicate(timeout=60)
+    assert p.returncode == 2 and says in err and "Traceback" not in err and len(err.strip().splitlines()) == 1, err
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["bad.csv"]
+
+
+def test_recommend_in_a_fresh_process(shop):
+    want = pd.read_parquet(shop / "recommendations.parquet"); want = want[want.user_id == "user_3"].head(5)
+    for folder in shop, shop / "model":
+        p = command("recommend", "--model", folder, "--user", "user_3", "-k", "5", "--json"); out, err = p.communicate(timeout=60)
+        got = pd.DataFrame(json.loads(out))
+        assert p.returncode == 0 and got.item_id.tolist() == want.item_id.tolist() and np.allclose(got.score, want.score, atol=1e-5)
+    p = command("recommend", "--model", shop, "--user", "nobody", "--user", "user_3", "-k", "2"); out, err = p.communicate(timeout=60)
+    assert p.returncode == 0 and "popular" in out and "'nobody'" in err and "user_3" in out
+
+
+def test_recommend_for_a_new_user_with_events(tmp_path, shop, capsys):
+    (tmp_path / "events.csv").write_text("user_id,item_id\nnewcomer,item_1\nnewcomer,item_2\n")
+    assert main(["recommend", "--model", str(shop), "--user", "newcomer", "--events", str(tmp_path / "events.csv"), "--json"]) == 0
+    got = pd.DataFrame(json.loads(capsys.readouterr().out))
+    assert set(got.source) == {"events"} and not got.item_id.isin(["item_1", "item_2"]).any()
+
+
+def test_evaluate_and_abtest(tmp_path, capsys):
+    pd.DataFrame({"user_id": [1, 1, 2], "item_id": [5, 6, 5]}).to_csv(tmp_path / "lists.csv", index=False)
+    pd.DataFrame({"user_id": [1, 2], "item_id": [6, 9]}).to_parquet(tmp_path / "truth.parquet")
+    assert main(["evaluate", "--recommendations", str(tmp_path / "lists.csv"), "--truth", str(tmp_path / "truth.parquet"), "-k", "2"]) == 0
+    assert re.search(r"hit rate\s+0\.500", capsys.readouterr().out)
+    rng = np.random.default_rng(0); n = 400
+    frame = pd.DataFrame({"member": range(n), "arm": np.where(np.arange(n) % 2, "new", "old"), "impressions": 10, "clicks": rng.binomial(10, .2 + .1 * (np.arange(n) % 2))})
+    frame.to_csv(tmp_path / "ab.csv", index=False)
+    words = ["abtest", str(tmp_path / "ab.csv"), "--variant", "arm", "--user", "member", "--metric", "clicks/impressions"]
+    assert main([*words, "--control", "old"]) == 0 and "yes" in capsys.readouterr().out
+    assert main(words) == 2 and "control" in capsys.readouterr().err
+    assert main(["abtest", str(tmp_path / "none.csv"), "--metric", "x"]) == 2 and "none.csv" in capsys.readouterr().err
+
+
+def test_usage(capsys):
+    for words in [[], ["run"], ["run", "--data", "simulated", "--out", "x", "-k", "0"], ["dance"]]:
+        with pytest.raises(SystemExit) as e: main(words)
+        assert e.value.code == 2
+    with pytest.raises(SystemExit) as e: main(["--help"])
+    assert e.value.code == 0 and all(c in capsys.readouterr().out for c in ("run", "recommend", "evaluate", "abtest", "serve", "export"))
+
+
+def test_export(tmp_path, shop):
+    pytest.importorskip("onnxruntime")
+    assert main(["export", "--model", str(shop), "--out", str(tmp_path / "onnx")]) == 0
+    assert any(f.suffix == ".onnx" for f in (tmp_path / "onnx").rglob("*")) and os.listdir(tmp_path) == ["onnx"]
