@@ -73,14 +73,14 @@ def _fieller(m0, v0, m1, v1, z):
 def _pct(v, digits=1): return "-" if np.isnan(v) else f"{v:+.{digits}%}"
 def _p_text(p): return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
-# %% ../nbs/11_abtest.ipynb #a7fec612
+# %% ../nbs/11_abtest.ipynb #95c23215
 @dataclass(frozen=True, repr=False)
 class ProportionTest:
     "A pooled z-test of two click-through rates, with intervals of their difference and of the lift."
-    control_clicks: int
-    control_impressions: int
-    treatment_clicks: int
-    treatment_impressions: int
+    control_clicks: int # clicks of the control arm
+    control_impressions: int # its impressions
+    treatment_clicks: int # clicks of the treatment arm
+    treatment_impressions: int # its impressions
     alpha: float # significance level
     z: float # pooled; nan where nobody or everybody clicked in both arms
     p_value: float # two-sided
@@ -177,14 +177,14 @@ def _expected(expected, arms):
     if len(share) != len(arms) or not (share > 0).all(): raise ValueError(f"expected needs one positive share for each of the {len(arms)} arms, got {share.tolist()}.")
     return share / share.sum()
 
-# %% ../nbs/11_abtest.ipynb #95ca6c2f
+# %% ../nbs/11_abtest.ipynb #60d3d62b
 @dataclass(frozen=True, repr=False, eq=False)
 class SRM:
     "The result of a sample-ratio check."
     counts: pd.Series # users by arm
     expected: pd.Series # expected users by arm
     chi2: float # Pearson's statistic
-    p_value: float
+    p_value: float # of the chi-square test
     alpha: float # threshold
     @property
     def mismatch(self) -> bool: return bool(self.p_value < self.alpha)

@@ -158,7 +158,7 @@ def _explore(run: Run) -> None:
     for name, plot in draw.items(): _figure(run, name, lambda ax: plot(run.data, ax=ax))
     run.say(f"{len(draw)} plots of the data")
 
-# %% ../nbs/13_cli.ipynb #6d30aded
+# %% ../nbs/13_cli.ipynb #33c3ca60
 def _past_share(train: Dataset, test: Dataset) -> float:
     "The share of the users with positives in `test` who have some in `train`."
     users = pd.Index(test.positives().interactions.user_id.unique())
@@ -170,12 +170,12 @@ def choose_split(
     seed: int = 42, # of the random ones
 ) -> tuple[Dataset, Dataset, str, str]: # train, test, the kind, and why it was chosen
     "Split a log, by default in the strictest way that leaves enough users to test on."
-    cut = {"time": lambda: split_by_time(ds), "last": lambda: split_leave_last_out(ds), "user": lambda: split_by_user(ds, seed=seed), "random": lambda: split_random(ds, seed=seed)}
+    cut = {"time": lambda: split_by_time(ds), "last": lambda: split_leave_last_out(ds, last=0.2), "user": lambda: split_by_user(ds, seed=seed), "random": lambda: split_random(ds, seed=seed)}
     if kind != "auto": return *cut[kind](), kind, "as asked for"
     if "timestamp" not in ds.interactions: return *cut["random"](), "random", "the log has no timestamps"
     train, test = cut["time"](); share = _past_share(train, test)
     if share >= .5: return train, test, "time", f"{share:.0%} of the users to be tested have positives before the cut"
-    return *cut["last"](), "last", f"after a cut in time only {share:.0%} of the users to be tested would have a past, so each user's last new item is held out"
+    return *cut["last"](), "last", f"after a cut in time only {share:.0%} of the users to be tested would have a past, so the last fifth of each user's new items is held out"
 
 # %% ../nbs/13_cli.ipynb #491f3466
 def new_pairs(

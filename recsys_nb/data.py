@@ -345,9 +345,9 @@ def split_by_user(
     out.given = given
     return train, out
 
-# %% ../nbs/00_data.ipynb #300daa37
+# %% ../nbs/00_data.ipynb #925ef6e6
 def split_random(
-    ds: Dataset,
+    ds: Dataset, # any log
     test: float = 0.2, # share of the interactions in the test set
     seed: int = 0, # draws the interactions
 ) -> tuple[Dataset, Dataset]: # train, test

@@ -91,7 +91,7 @@ def _groups(labels: np.ndarray, most: int = 10) -> pd.Series:
     if len(counts) > most: s, counts = s.where(s.isin(counts[:most - 1]), "other"), [*counts[:most - 1], "other"]
     return s.astype(pd.CategoricalDtype(list(dict.fromkeys(counts))))
 
-# %% ../nbs/10_embeddings.ipynb #2bd2100f
+# %% ../nbs/10_embeddings.ipynb #87bff95a
 @dataclass(repr=False)
 class EmbeddingMap:
     "A map of vectors: positions, and how far to trust them."
@@ -117,7 +117,10 @@ class EmbeddingMap:
         df = pd.DataFrame({"id": self.ids, "x": self.xy[:, 0], "y": self.xy[:, 1]})
         return df if self.labels is None else df.assign(label=self.labels)
 
-    def plot(self, ax: plt.Axes | None = None, title: str | None = None) -> plt.Axes:
+    def plot(self,
+        ax: plt.Axes | None = None, # where to draw; default: a new figure
+        title: str | None = None, # default: what the map shows, with its trustworthiness
+    ) -> plt.Axes:
         "The points, coloured by label (the 9 commonest and 'other' where there are more than 10)."
         return _scatter(self, ax or plt.subplots(figsize=(7, 5))[1], title)
 

@@ -68,8 +68,10 @@ class Summary:
         ax.set(xlabel="share of the items, least popular first (0 to 1)", ylabel="share of the interactions (0 to 1)", title=f"Lorenz curve of the items, Gini {self['gini of items']:.2f}")
         return ax
 
-# %% ../nbs/02_explore.ipynb #2011d6d5
-def summary(ds: Dataset) -> Summary: # prints as a table; summary(ds)["density"] is one number
+# %% ../nbs/02_explore.ipynb #2a9a494f
+def summary(
+    ds: Dataset, # any log
+) -> Summary: # prints as a table; summary(ds)["density"] is one number
     "Size, density, inequality, repeats and time span of a log."
     log, users, items = ds.interactions, _counts(ds, "user_id"), _counts(ds, "item_id"); pair = ["user_id", "item_id"]
     values = {"users": len(users), "items": len(items), "interactions": len(log), "users with interactions": int((users > 0).sum()), "items with interactions": int((items > 0).sum()),
@@ -101,8 +103,11 @@ def plot_event_types(
     ax.set(title=f"{n.iloc[0] / n.sum():.0%} of the events are of type {n.index[0]}", xlabel="event type", ylabel="events")
     return ax
 
-# %% ../nbs/02_explore.ipynb #811afd47
-def plot_user_activity(ds: Dataset, ax: plt.Axes | None = None) -> plt.Axes:
+# %% ../nbs/02_explore.ipynb #34dc1c28
+def plot_user_activity(
+    ds: Dataset, # any log
+    ax: plt.Axes | None = None, # where to draw; default: a new figure
+) -> plt.Axes:
     "A histogram of the interactions per user, over the users who have any."
     n = _counts(ds, "user_id"); n = n[n > 0]; ax = _axes(ax)
     ax.hist(n, bins=np.unique(np.geomspace(n[-1], n[0] + 1, 16).round()) - .5, edgecolor="white"); ax.set_xscale("log")
@@ -110,8 +115,11 @@ def plot_user_activity(ds: Dataset, ax: plt.Axes | None = None) -> plt.Axes:
     ax.set(title=f"Half of the active users have {np.median(n):g} interactions or fewer, one has {n[0]:,}", xlabel="interactions per user (log scale)", ylabel="users")
     return ax
 
-# %% ../nbs/02_explore.ipynb #f6ac442f
-def plot_item_popularity(ds: Dataset, ax: plt.Axes | None = None) -> plt.Axes:
+# %% ../nbs/02_explore.ipynb #58ba985e
+def plot_item_popularity(
+    ds: Dataset, # any log
+    ax: plt.Axes | None = None, # where to draw; default: a new figure
+) -> plt.Axes:
     "Interactions of each item by its rank, on a logarithmic axis; the top 10% shaded."
     n = _counts(ds, "item_id"); seen = n[n > 0]; ax = _axes(ax); head = int(np.ceil(.1 * len(n)))
     ax.plot(np.arange(1, len(seen) + 1), seen, drawstyle="steps-mid"); ax.set_yscale("log")

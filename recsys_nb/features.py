@@ -336,7 +336,7 @@ class _Storage(_Layout):
         for k, v in tensors.items(): j, attribute = k.split("."); setattr(sum(self._fitted, [])[int(j)], attribute, v)
         return self
 
-# %% ../nbs/03_features.ipynb #7dcad448
+# %% ../nbs/03_features.ipynb #854aa42b
 class FeatureEncoder(_Storage):
     "Learns vocabularies, buckets and scales from training rows, and turns any rows into tensors."
     def __init__(self,
@@ -355,13 +355,17 @@ class FeatureEncoder(_Storage):
             min_count=whole(min_count), separator=separator)
         _build(**self.config) # complain now
 
-    def fit(self, frame: pd.DataFrame) -> FeatureEncoder:
+    def fit(self,
+        frame: pd.DataFrame, # training rows with every column named
+    ) -> FeatureEncoder:
         "Learn from `frame`: training rows only."
         if not len(frame): raise DataError("the frame to fit on has 0 rows; check the filter or query that made it.")
         self._fitted = tuple([c.fit(self._column(frame, c)) for c in part] for part in _build(**self.config))
         return self
 
-    def transform(self, frame: pd.DataFrame) -> Features:
+    def transform(self,
+        frame: pd.DataFrame, # n rows with every column named
+    ) -> Features:
         "The tensors of `frame`, row for row."
         sparse, dense = [[c.encode(self._column(frame, c)) for c in part] for part in self._columns]
         S, D = np.empty((len(frame), len(sparse)), np.int64), np.empty((len(frame), len(self.dense_names)), np.float32)
@@ -369,7 +373,9 @@ class FeatureEncoder(_Storage):
         if dense: np.concatenate(dense, axis=1, out=D, casting="same_kind")
         return Features(torch.from_numpy(S), torch.from_numpy(D))
 
-    def fit_transform(self, frame: pd.DataFrame) -> Features:
+    def fit_transform(self,
+        frame: pd.DataFrame, # training rows with every column named
+    ) -> Features:
         "`fit`, then `transform`, of the same rows."
         return self.fit(frame).transform(frame)
 

@@ -89,7 +89,7 @@ class _Positives:
         if drop: ok &= torch.rand(ok.shape, device=ok.device) >= drop
         return torch.where(ok, items, -1)
 
-# %% ../nbs/09_recommend.ipynb #bc88ba8a
+# %% ../nbs/09_recommend.ipynb #bc967c6b
 class ItemIndex:
     "The items nearest to a query by dot product (faiss: Douze et al. 2024)."
     def __init__(self,
@@ -100,7 +100,7 @@ class ItemIndex:
         n, d = vectors.shape; vectors = np.ascontiguousarray(vectors, np.float32)
         self.exact = n <= exact_to
         self.index = faiss.IndexFlatIP(d) if self.exact else faiss.index_factory(d, f"IVF{int(4 * n ** .5)},Flat", faiss.METRIC_INNER_PRODUCT)
-        if not self.exact: self.index.nprobe = n_probe; self.index.train(vectors)
+        if not self.exact: self.index.nprobe = n_probe; self.index.cp.min_points_per_centroid = 1; self.index.train(vectors)
         self.index.add(vectors)
 
     def search(self,
@@ -305,7 +305,7 @@ def _context(frame: pd.DataFrame, names: list[str]) -> Tensor: # codes, long (n,
 
 def _logged(frame, name): return ("position" if name == "position" else "timestamp") in frame
 
-# %% ../nbs/09_recommend.ipynb #025e257b
+# %% ../nbs/09_recommend.ipynb #492e8854
 class _RankerSettings(_Settings):
     "The settings of a `DLRMRanker`, and how it turns pairs into tensors."
     def __init__(self,
@@ -335,9 +335,9 @@ class _RankerSettings(_Settings):
         score = (torch.from_numpy(retriever.user_vectors(h))[o] * torch.from_numpy(retriever.item_vectors)[i]).sum(1, keepdim=True)
         length = torch.from_numpy(np.log1p(np.minimum(np.diff(h.offsets), retriever.history)).astype(np.float32))[o, None]
         dense = [length, score, evidence.of(h, owner, items)] + [d for d in (ud, vd) if d is not None]
-        return torch.cat([us[:, 1:], vs if self.item_id else vs[:, 1:], context], 1), torch.cat(dense, 1)
+        return torch.cat([us[:, 1:], vs[:, 1:], context], 1), torch.cat(dense, 1)
 
-# %% ../nbs/09_recommend.ipynb #a4adc8d5
+# %% ../nbs/09_recommend.ipynb #b9931249
 class _RankerExamples(_RankerSettings):
     "Where a `DLRMRanker` finds its examples."
     def _exposures(self, ds: Dataset, retriever):
@@ -348,7 +348,7 @@ class _RankerExamples(_RankerSettings):
             other = ds.replace(ds.interactions[code[row] != half]); frame = labelled[code[ds.user_ids.get_indexer(labelled.user_id)] == half]
             if not len(frame) or not other.is_positive().any(): continue
             h = past_of(ds, frame.user_id, frame["_at"].to_numpy(), retriever.history)
-            yield retriever.fresh().fit(other.positives()), _Evidence(other, scale=2.0), h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), frame.label.to_numpy(np.float32), frame
+            yield retriever.fresh().fit(other.positives()), _Evidence(other, scale=2.0), h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
 
     def _candidates(self, ds: Dataset, retriever):
         "The candidates of a retriever that has not seen the last fifth of each user's items; the label is whether that fifth has them."
@@ -360,13 +360,12 @@ class _RankerExamples(_RankerSettings):
         label = np.isin(rows[owner] * h.n_items + items, user * h.n_items + ds.item_ids.get_indexer(asked.item_id)).astype(np.float32)
         yield first, _Evidence(head), h, owner, items, label, pd.DataFrame(index=range(len(items)))
 
-# %% ../nbs/09_recommend.ipynb #b2e8fcfa
+# %% ../nbs/09_recommend.ipynb #7af24b9d
 class _RankerTraining(_RankerExamples):
     "How a `DLRMRanker` learns from its examples."
     def _data(self, ds: Dataset, retriever) -> dict[str, Tensor]:
         "The examples as tensors: sparse, dense, label, and the row of the user."
         shown = not ds.is_positive().all()
-        self.item_id = shown # candidates are too few to learn each item by heart
         self.context = [n for n in _CONTEXT if shown and _logged(ds.interactions, n)]
         parts = []
         for first, evidence, h, owner, items, label, frame in (self._exposures if shown else self._candidates)(ds, retriever):
@@ -393,7 +392,7 @@ class _RankerTraining(_RankerExamples):
         self.result = fit_model(self.model, loss, {k: t[some] for k, t in data.items()}, **check, **s)
         self.model.to("cpu")
 
-# %% ../nbs/09_recommend.ipynb #a1ce3eeb
+# %% ../nbs/09_recommend.ipynb #12675955
 class DLRMRanker(_RankerTraining):
     "A DLRM that gives the probability of a click (or of being taken) for a user and an item."
     def fit(self,
@@ -403,7 +402,7 @@ class DLRMRanker(_RankerTraining):
         "Learn to order candidates, or exposures."
         if not isinstance(retriever, TwoTowerRetriever): raise TypeError(f"a DLRMRanker reads the vectors and features of a TwoTowerRetriever, got {type(retriever).__name__}.")
         train = _with_ids(train); data = self._data(train, retriever)
-        self._learn(data, [*retriever.user_side.cardinalities[1:], *retriever.item_side.cardinalities[not self.item_id:], *(_CONTEXT[n] for n in self.context)])
+        self._learn(data, [*retriever.user_side.cardinalities[1:], *retriever.item_side.cardinalities[1:], *(_CONTEXT[n] for n in self.context)])
         self.retriever, self.evidence = retriever, _Evidence(train)
         last = {"timestamp": [train.interactions.timestamp.max()]} if "timestamp" in train.interactions else {}
         self.usual = _context(pd.DataFrame({"position": [1]} | last), self.context) # a list is ordered as if each item were first, at the end of the log
@@ -438,7 +437,7 @@ class DLRMRanker(_RankerTraining):
         p[order] = self.logits(r.histories.take(r.user_ids.get_indexer(users)), codes[order], items[order], c)
         return 1 / (1 + np.exp(-p))
 
-# %% ../nbs/09_recommend.ipynb #6d751134
+# %% ../nbs/09_recommend.ipynb #26bdc5ff
 FORMAT = 1 # of the saved folder
 
 def _digest(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -454,7 +453,7 @@ def _write(rec: Recommender, folder: Path):
         if getattr(r, f"{side}s") is not None: getattr(r, f"{side}s").to_parquet(folder/f"{side}s.parquet")
         if (encoder := getattr(r, f"{side}_side").encoder): encoder.save(folder, f"{side}_encoder")
     if k is not None:
-        meta["ranker"] = k.settings | {"folder": None}; meta["ranker_state"] = {"context": k.context, "item_id": k.item_id, "config": k.model.config.to_dict()}
+        meta["ranker"] = k.settings | {"folder": None}; meta["ranker_state"] = {"context": k.context, "config": k.model.config.to_dict()}
         w = k.evidence.together.tocsr(); own = {"mean": k.mean, "std": k.std, "usual": k.usual, "numbers": k.evidence.numbers}
         own |= {f"together.{n}": torch.from_numpy(np.array(getattr(w, n))) for n in ("data", "indices", "indptr")}
         tensors |= {f"ranker.{n}": t for n, t in own.items()} | {f"ranker.model.{n}": t for n, t in k.model.state_dict().items()}
@@ -462,7 +461,7 @@ def _write(rec: Recommender, folder: Path):
     meta["files"] = {p.name: _digest(p) for p in sorted(folder.iterdir())}
     (folder/"recommender.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
 
-# %% ../nbs/09_recommend.ipynb #9097c615
+# %% ../nbs/09_recommend.ipynb #38b910a4
 def _checked_meta(folder: Path) -> dict:
     "recommender.json, after a look at every file that it names."
     path = folder/"recommender.json"
@@ -493,12 +492,12 @@ def _read(cls, folder: Path) -> Recommender:
 def _read_ranker(meta: dict, t: dict, retriever) -> DLRMRanker:
     k, state = DLRMRanker(**meta["ranker"]), meta["ranker_state"]
     k.model = DLRM(DLRMConfig.from_dict(state["config"])); k.model.load_state_dict(_part(t, "model.")); k.model.eval()
-    k.context, k.item_id, k.mean, k.std, k.usual, k.retriever, k.evidence = state["context"], state["item_id"], t["mean"], t["std"], t["usual"], retriever, _Evidence()
+    k.context, k.mean, k.std, k.usual, k.retriever, k.evidence = state["context"], t["mean"], t["std"], t["usual"], retriever, _Evidence()
     k.evidence.numbers, n = t["numbers"], len(retriever.item_ids)
     k.evidence.together = sp.csr_matrix(tuple(t[f"together.{x}"].numpy() for x in ("data", "indices", "indptr")), shape=(n, n))
     return k
 
-# %% ../nbs/09_recommend.ipynb #081a96ff
+# %% ../nbs/09_recommend.ipynb #842758c9
 class Recommender(BaseRecommender):
     "A retriever and a ranker that answer as one, in raw ids."
     def __init__(self,
@@ -530,7 +529,7 @@ class Recommender(BaseRecommender):
         items, scores = self.retriever._best(h, cold, max(k, self.candidates), exclude_seen)
         if self.ranker is not None:
             known = (items >= 0) & ~cold[:, None]; owner, _ = known.nonzero()
-            scores[known] = self.ranker.logits(h, owner, items[known])
+            scores[known] = self.ranker.logits(h, owner, items[known]) + scores[known] / self.retriever.temperature
             order = np.argsort(-scores, axis=1, kind="stable"); items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
         return items[:, :k], scores[:, :k]
 

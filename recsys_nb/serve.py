@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MAX_K', 'Id', 'Service', 'create_app', 'serve', 'export', 'Exported']
 
-# %% ../nbs/12_serve.ipynb #b70748c6
+# %% ../nbs/12_serve.ipynb #98763a86
 import hashlib
 import json
 import logging
@@ -21,7 +21,7 @@ from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
 from types import ModuleType
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 import pandas as pd
@@ -30,8 +30,6 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from .data import BaseRecommender, DataError, Histories, top_k
-
-if TYPE_CHECKING: from fastapi import FastAPI
 
 # %% ../nbs/12_serve.ipynb #c3fac3bc
 MAX_K = 1000 # the longest list that is given in one answer
@@ -72,7 +70,7 @@ def _similarities(source: BaseRecommender, code: int) -> np.ndarray: # float32 (
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     return unit @ unit[code]
 
-# %% ../nbs/12_serve.ipynb #35f89ec7
+# %% ../nbs/12_serve.ipynb #3de22fe4
 class Service:
     "A fitted model that answers one question at a time, in plain dictionaries."
     def __init__(self,
@@ -105,8 +103,8 @@ class Service:
         code = ids.get_loc(item)
         with self.lock: scores = _similarities(getattr(self.model, "retriever", self.model), code)
         scores[code] = -np.inf
-        cols, best = top_k(scores[None], min(k, len(ids) - 1))
-        return {"item_id": item, "model": self.name, "items": _list(ids[cols[0]].tolist(), best[0].tolist())}
+        (cols,), (best,) = top_k(scores[None], k)
+        return {"item_id": item, "model": self.name, "items": _list(ids[cols[cols >= 0]].tolist(), best[cols >= 0].tolist())}
 
     def health(self) -> dict: # status, model, created, n_users, n_items, versions
         "What is served."
@@ -135,11 +133,11 @@ def _answers():
     class Health(BaseModel): status: str; model: str; created: str | None; n_users: int; n_items: int; versions: dict[str, str]
     return Recommendations, Similar, Health
 
-# %% ../nbs/12_serve.ipynb #975e6d75
+# %% ../nbs/12_serve.ipynb #77386294
 def create_app(
     recommender: BaseRecommender | str | Path, # a fitted model, or the folder of a saved Recommender
     name: str | None = None, # what answers call the model; default: the folder's name, or the class
-) -> "FastAPI": # give it to uvicorn, or to FastAPI's TestClient
+) -> object: # a FastAPI application; give it to uvicorn, or to FastAPI's TestClient
     "The web service of a model (needs the extra [serve])."
     fastapi, Question, (Recommendations, Similar, Health) = _need("fastapi"), _question(), _answers()
     service = recommender if isinstance(recommender, Service) else _service(recommender, name)
@@ -248,7 +246,7 @@ def _ranker_inputs(c, n: int, rng: np.random.Generator) -> dict[str, Tensor]:
     sparse = {"sparse": _codes(n, c.sparse_cardinalities, rng)} if c.sparse_cardinalities else {}
     return _numbers(n, c.num_dense_features, rng) | sparse
 
-# %% ../nbs/12_serve.ipynb #7667051f
+# %% ../nbs/12_serve.ipynb #d6aaa6c6
 class _Ranker(nn.Module):
     "A ranker's network on numbers as they are, before they are standardised."
     def __init__(self, model: nn.Module, mean: Tensor, std: Tensor):
@@ -262,16 +260,18 @@ def _columns(retriever, ranker) -> dict: # network -> input -> names of its colu
     names = {s: (list(e.sparse_names), list(e.dense_names)) if (e := getattr(retriever, f"{s}_side").encoder) else ([], []) for s in ("user", "item")}
     (us, ud), (vs, vd) = [[[f"{s}: {n}" for n in part] for part in names[s]] for s in ("user", "item")]
     out = {"user_tower": {"sparse": ["0", *us], "dense": ud, "history": [f"item codes, the latest first, -1 is padding; at most {retriever.history}"]}}
-    if ranker is not None: out["ranker"] = {"sparse": [*us, "item code", *vs, *ranker.context], "dense":
-        ["log(1 + length of the history)", "log(1 + times taken)", "log(1 + times taken lately)", "share taken when shown", "user vector · item vector / temperature", *ud, *vd]}
+    if ranker is not None: out["ranker"] = {"sparse": [*us, *vs, *ranker.context], "dense":
+        ["log(1 + length of the history)", "user vector · item vector", "log(1 + times taken)", "log(1 + times taken lately)", "share taken when shown", "log(1 + 10 · similarity to the history)", *ud, *vd]}
     return out
 
-# %% ../nbs/12_serve.ipynb #668775d5
+# %% ../nbs/12_serve.ipynb #b1c73df7
 def _tables(retriever, ranker) -> dict[str, np.ndarray]:
     "The tables of the catalogue, row for row as in items.json."
     side = retriever.item_side
     tables = {"item_vectors": retriever.item_vectors, "item_sparse": side.sparse.numpy(), "item_dense": side.dense.numpy(), "temperature": np.array([retriever.temperature], np.float32)}
-    if ranker is not None: tables |= {"item_numbers": ranker.numbers.numpy(), "usual_context": ranker.usual.numpy()}
+    if ranker is not None:
+        w = ranker.evidence.together.tocsr() # item-item similarities, rows of the history
+        tables |= {"item_numbers": ranker.evidence.numbers.numpy(), "usual_context": ranker.usual.numpy(), **{f"together_{n}": getattr(w, n) for n in ("data", "indices", "indptr")}}
     return {k: np.ascontiguousarray(v) for k, v in tables.items()}
 
 def _networks(retriever, ranker, rng) -> Iterator[tuple]: # name, network to write, the one to compare with, name of the output, inputs
@@ -320,7 +320,7 @@ def export(
     finally: shutil.rmtree(beside, ignore_errors=True)
     return folder
 
-# %% ../nbs/12_serve.ipynb #23b94b14
+# %% ../nbs/12_serve.ipynb #212428e0
 class Exported:
     "An exported folder, its checksums checked, run by ONNX Runtime."
     def __init__(self,
@@ -350,7 +350,7 @@ class Exported:
 
     def _run(self, name, **inputs): return self.sessions[name].run(None, {n: x for n, x in inputs.items() if x is not None})[0]
 
-    def __repr__(self): return "\n".join(f"{f:24} {d['bytes']:>12,} bytes  {d['sha256'][:12]}" for f, d in self.manifest["files"].items())
+    def __repr__(self): return "\n".join(f"{f:26} {d['bytes']:>12,} bytes" for f, d in self.manifest["files"].items())
 
 def _manifest(folder: Path) -> dict:
     "The manifest of a folder, or a DataError that names the file which is not as it was."

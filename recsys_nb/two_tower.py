@@ -165,10 +165,12 @@ class Temperature(nn.Module):
         lo, hi = T_RANGE
         return lo * (hi / lo) ** torch.sigmoid(self.raw)
 
-# %% ../nbs/04_two_tower.ipynb #af7f5522
+# %% ../nbs/04_two_tower.ipynb #d43e3545
 class TwoTowerModel(nn.Module):
     "Two towers whose vectors meet in a dot product."
-    def __init__(self, config: TwoTowerConfig):
+    def __init__(self,
+        config: TwoTowerConfig, # the shape; weights come from torch's global generator, so seed with torch.manual_seed
+    ):
         super().__init__()
         self.config = c = config
         shared = dict(out_dim=c.output_embedding_dim, dropout=c.dropout, normalize=c.normalize, sparse=c.sparse)
