@@ -70,13 +70,13 @@ def _similarities(source: BaseRecommender, code: int) -> np.ndarray: # float32 (
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     return unit @ unit[code]
 
-# %% ../nbs/12_serve.ipynb #3de22fe4
+# %% ../nbs/12_serve.ipynb #14a616cd
 class Service:
     "A fitted model that answers one question at a time, in plain dictionaries."
     def __init__(self,
         model: BaseRecommender, # anything fitted that has .recommend
         name: str | None = None, # what answers call it, such as its version; default: its class
-        created: str | None = None, # when it was trained, ISO 8601; None: not known
+        created: str | None = None, # when its files were written, ISO 8601; None: it has none
     ):
         if not hasattr(model, "item_ids"): raise ValueError(f"{type(model).__name__} is not fitted: call .fit(train) first.")
         self.model, self.name, self.created, self.lock = model, name or type(model).__name__, created, Lock()
@@ -158,13 +158,14 @@ def create_app(
         except KeyError as e: raise fastapi.HTTPException(404, e.args[0]) from e
     return app
 
-# %% ../nbs/12_serve.ipynb #620e1cd9
+# %% ../nbs/12_serve.ipynb #7a6758ec
 def _service(recommender, name):
-    "The service of a model, or of the folder of one."
+    "The service of a model, or of the folder of one, called as the folder (the run's, where it is the folder `model` of a run)."
     if isinstance(recommender, (str, Path)):
         from recsys_nb.recommend import Recommender
         folder = Path(recommender).resolve()
-        return Service(Recommender.load(folder), name or folder.name)
+        model, written = Recommender.load(folder), datetime.fromtimestamp((folder / "recommender.json").stat().st_mtime, timezone.utc)
+        return Service(model, name or (folder.parent if folder.name == "model" else folder).name, written.isoformat(timespec="seconds"))
     return Service(recommender, name)
 
 # %% ../nbs/12_serve.ipynb #8e46edb4
