@@ -43,7 +43,7 @@ from .simulate import World
 # %% auto #0
 __all__ = ['Run', 'whole_folder', 'checksum', 'choose_split', 'new_pairs', 'headline', 'versions', 'main']
 
-# %% ../nbs/13_cli.ipynb #ba68e785
+# %% ../nbs/13_cli.ipynb #4a07b39d
 @dataclass
 class Run:
     "One run: its options, its folder, and what the stages have found."
@@ -62,13 +62,18 @@ class Run:
     skipped: dict = field(default_factory=dict) # what was left out -> why
     start: float = field(default_factory=time.monotonic) # of the clock in the log
 
-    def say(self, text: str) -> None:
+    def say(self,
+        text: str, # one line
+    ) -> None:
         "Print a line of progress, and keep it."
         line = f"[{time.monotonic() - self.start:6.1f} s] {text}"
         print(line, flush=True)
         with open(self.folder / "run.log", "a", encoding="utf-8") as f: f.write(line + "\n")
 
-    def skip(self, what: str, why: str) -> None:
+    def skip(self,
+        what: str, # the part of the report
+        why: str, # the reason, for the reader
+    ) -> None:
         "Leave something out, and say why."
         self.skipped[what] = why; self.say(f"{what} left out: {why}")
 

@@ -134,7 +134,7 @@ def test_every_split(tmp_path, split):
 
 
 @pytest.mark.parametrize("text, words, says", [
-    ("who,what\n1,2\n", ["--user-col", "whom"], "'whom'"),
+    ("who,what\n1,2\n", ["--user-col", "whom", "--item-col", "what"], "'whom'"),
     ("who,what\n1,2\n", [], "user"),
     ("user,item,ts\n1,2,soon\n", [], "soon"),
     ("", [], "empty"),
