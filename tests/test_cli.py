@@ -185,7 +185,8 @@ def test_usage(capsys):
         with pytest.raises(SystemExit) as e: main(words)
         assert e.value.code == 2
     with pytest.raises(SystemExit) as e: main(["--help"])
-    assert e.value.code == 0 and all(c in capsys.readouterr().out for c in ("run", "recommend", "evaluate", "abtest", "serve", "export"))
+    text = capsys.readouterr().out
+    assert e.value.code == 0 and all(c in text for c in ("run", "recommend", "evaluate", "abtest", "serve", "export"))
 
 
 def test_export(tmp_path, shop):
