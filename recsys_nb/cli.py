@@ -5,6 +5,7 @@
 # %% ../nbs/13_cli.ipynb #c02128a9
 from __future__ import annotations
 
+import _thread
 import argparse
 import base64
 import contextlib
@@ -321,7 +322,7 @@ def versions() -> dict[str, str]: # package -> version, of those installed
         with contextlib.suppress(PackageNotFoundError): out[name] = version(name)
     return out
 
-# %% ../nbs/13_cli.ipynb #907223ca
+# %% ../nbs/13_cli.ipynb #f83e436b
 def _cell(r: dict) -> str: return "–" if r["value"] is None else f"{r['value']:.4f} <small>{r['low']:.4f} to {r['high']:.4f}</small>"
 
 def _table(reports: dict) -> dict: # head, rows
@@ -335,7 +336,8 @@ def _report(run: Run) -> str: # the page
     "The report as one web page that needs nothing else."
     n, k = run.numbers, run.options.k
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(files("recsys_nb").joinpath("report.html").read_text(encoding="utf-8"))
-    short = {m: {**r, "metrics": {c: v for c, v in r["metrics"].items() if c.endswith(f"@{k}") or c == f"recall@{2 * k}"}} for m, r in n["metrics"].items()}
+    wanted = [f"recall@{2 * k}", *(f"{m}@{k}" for m in ("ndcg", "recall", "precision", "hit_rate", "mrr", "coverage", "novelty"))]
+    short = {m: {**r, "metrics": {c: v for c, v in r["metrics"].items() if c in wanted}} for m, r in n["metrics"].items()}
     return page.render(n=n, o=run.options, figures=run.figures, skipped=run.skipped, shown=_shown, metrics=_table(short),
         ranker=_table(n["ranker"]) if "ranker" in n else None, examples=_examples(run), versions=versions(), level="95%")
 
@@ -357,7 +359,7 @@ def _examples(run: Run, users: int = 3) -> list[dict]:
         out.append({"user": u, "had": _names(run.train.items, had), "got": [(t, (u, i) in taken) for t, i in zip(_names(run.train.items, got), got)]})
     return out
 
-# %% ../nbs/13_cli.ipynb #f9467741
+# %% ../nbs/13_cli.ipynb #084f9a96
 def _save(run: Run) -> None:
     o, model = run.options, run.models["Two-stage"]; row = next(r for r in run.numbers["comparison"] if (r["metric"], r["k"]) == ("ndcg", o.k))
     run.numbers |= {"headline": headline(row, run.data.name, o.k), "skipped": run.skipped}; run.numbers["protocol"] |= {"k": o.k, "candidates": o.candidates, "seed": o.seed, "seen_items": "never recommended"}
@@ -373,22 +375,28 @@ def _save(run: Run) -> None:
 
 def _run(o: argparse.Namespace) -> int:
     "All stages, in order."
-    with _terminated_like_ctrl_c(), whole_folder(o.out, o.overwrite) as folder:
+    with _interruptible(), whole_folder(o.out, o.overwrite) as folder:
         run = Run(o, folder); run.say(f"reading {o.data}")
         for stage in (_load, _explore, _split, _fit, _evaluate, _rank, _map, _experiment, _save): stage(run)
         run.say(run.numbers["headline"])
     print(f"report: {Path(o.out).expanduser().resolve() / 'report.html'}")
     return 0
 
-# %% ../nbs/13_cli.ipynb #f582f323
+# %% ../nbs/13_cli.ipynb #1450ea9a
 @contextlib.contextmanager
-def _terminated_like_ctrl_c():
-    "While this lasts, SIGTERM ends the program as Ctrl-C does, so that it can tidy up."
+def _interruptible() -> Iterator[None]:
+    "While this lasts, SIGTERM ends the program as Ctrl-C does, also where the exception is raised in a callback that Python cannot raise from."
     if threading.current_thread() is not threading.main_thread(): yield; return
-    def stop(*_): raise KeyboardInterrupt
-    before = signal.signal(signal.SIGTERM, stop)
+    def stop(number, frame): raise KeyboardInterrupt
+    def again(lost): # a signal that fell into a `__del__` or a callback comes once more, when that is over
+        if lost.exc_type is KeyboardInterrupt: threading.Timer(.05, _thread.interrupt_main, [max(before)]).start()
+        else: hook(lost)
+    before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN}
+    hook, sys.unraisablehook = sys.unraisablehook, again
     try: yield
-    finally: signal.signal(signal.SIGTERM, before)
+    finally:
+        sys.unraisablehook = hook
+        for s, handler in before.items(): signal.signal(s, handler)
 
 # %% ../nbs/13_cli.ipynb #0cbcc667
 def _id(text: str, ids: pd.Index): return int(text) if pd.api.types.is_numeric_dtype(ids) and re.fullmatch(r"-?\d{1,18}", text) else text

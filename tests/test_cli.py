@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_nb.cli import main
+from recsys_nb.cli import _interruptible, main
 from recsys_nb.simulate import simulate
 
 SMALL = ["--data", "simulated", "--n-users", "300", "--n-items", "120", "--n-interactions", "5000", "--quick", "--no-ab"]
@@ -47,6 +47,17 @@ def test_interrupted_run_leaves_nothing(tmp_path, sign):
     _, err = p.communicate(timeout=60)
     assert p.returncode == 130 and "interrupted" in err and "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_that_falls_into_a_destructor_comes_again():
+    class Dying:
+        def __del__(self): signal.raise_signal(signal.SIGTERM); time.sleep(0)
+
+    before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
+    with pytest.raises(KeyboardInterrupt), _interruptible():
+        d = Dying(); del d
+        time.sleep(10)
+    assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
 
 
 def test_killed_run_leaves_no_folder_and_the_next_tidies_up(tmp_path):
