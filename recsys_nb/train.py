@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['pick_device', 'pick_precision', 'TrainResult', 'CheckpointError', 'train']
+__all__ = ['pick_device', 'pick_precision', 'RowAdam', 'TrainResult', 'CheckpointError', 'train']
 
 # %% ../nbs/06_train.ipynb #f717af31
 def pick_device(
@@ -56,14 +56,48 @@ def _resident(data: dict[str, Tensor], device: torch.device) -> dict[str, Tensor
     if len(set(rows.values())) > 1: raise ValueError(f"the tensors of data must have the same number of rows, got {rows}")
     return {name: t.to(device) for name, t in data.items()}
 
+# %% ../nbs/06_train.ipynb #bbf42c51
+def _sum_by_row(grad: Tensor) -> tuple[Tensor, Tensor]:
+    "The distinct rows of a sparse gradient and the sum of each one's values."
+    rows, order = grad._indices()[0].sort()
+    rows, counts = torch.unique_consecutive(rows, return_counts=True)
+    return rows, nn.functional.embedding_bag(order, grad._values(), counts.cumsum(0) - counts, mode="sum")
+
+# %% ../nbs/06_train.ipynb #34b13172
+class RowAdam(torch.optim.Optimizer):
+    "Adam for tables with sparse gradients: one second moment a row, no first, and a step touches only the rows that it has read."
+    def __init__(self,
+        params, # weights of embeddings made with sparse=True, (rows, dim) each
+        lr: float = 1e-3, # learning rate, as Adam's
+        beta: float = 0.999, # decay of the second moment in a step, Adam's second beta
+        eps: float = 1e-8, # added to its root
+    ):
+        super().__init__(params, dict(lr=lr, beta=beta, eps=eps))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        "Update the rows that have a gradient."
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None: self._update(p, group["lr"], group["beta"], group["eps"])
+
+    def _update(self, p: Tensor, lr: float, beta: float, eps: float) -> None:
+        if not p.grad.is_sparse: raise TypeError(f"RowAdam needs sparse gradients, got a dense one of shape {tuple(p.shape)}: make the embedding with sparse=True, or take AdamW")
+        s, (rows, g) = self.state[p], _sum_by_row(p.grad)
+        if not s: s |= {"step": 0, "second": p.new_zeros(len(p)), "last": p.new_zeros(len(p))}
+        s["step"] = t = s["step"] + 1
+        v = s["second"][rows] * beta ** (t - s["last"][rows]) + (1 - beta) * g.square().mean(1)
+        s["second"][rows], s["last"][rows] = v, float(t)
+        p.index_add_(0, rows, g * (lr / ((v / (1 - beta ** t)).sqrt() + eps))[:, None], alpha=-1)
+
 # %% ../nbs/06_train.ipynb #0d1eeb3b
 def _optimizers(model: nn.Module, lr: float, weight_decay: float, device: torch.device) -> list[torch.optim.Optimizer]:
-    "AdamW for all parameters but those of sparse embeddings, SparseAdam for these."
+    "AdamW for all parameters but those of sparse embeddings, RowAdam for these."
     tables = {id(m.weight): m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse and m.weight.requires_grad}
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in tables]
     if not tables and not rest: raise ValueError("the model has no parameters that can be trained")
     dense = [torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, fused=device.type in ("cpu", "cuda"))] if rest else []
-    return dense + ([torch.optim.SparseAdam(list(tables.values()), lr=lr)] if tables else [])
+    return dense + ([RowAdam(list(tables.values()), lr=lr)] if tables else [])
 
 # %% ../nbs/06_train.ipynb #30841434
 def _stop_at_nan(losses: Tensor, epoch: int, steps: int) -> None:

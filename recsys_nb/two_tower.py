@@ -136,6 +136,26 @@ class Tower(nn.Module):
         x = self.layers(x)
         return F.normalize(x, dim=-1) if self.normalize else x
 
+# %% ../nbs/04_two_tower.ipynb #567cb5e1
+class _Bag(torch.autograd.Function):
+    "The weighted sum of each row's embeddings; the gradient has one row for each distinct item of the batch."
+    @staticmethod
+    def forward(ctx, table, history, weights, sparse):
+        ctx.save_for_backward(history, weights); ctx.n, ctx.sparse = len(table), sparse
+        return F.embedding_bag(history.clamp(min=0), table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        history, weights = ctx.saved_tensors
+        places = (history.flatten() >= 0).nonzero()[:, 0]
+        codes, order = history.flatten()[places].sort(); places = places[order]
+        codes, counts = torch.unique_consecutive(codes, return_counts=True)
+        sums = F.embedding_bag(places // history.shape[1], grad.contiguous(), counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights.flatten()[places])
+        shape = (ctx.n, grad.shape[1])
+        if ctx.sparse: return torch.sparse_coo_tensor(codes[None], sums, shape, is_coalesced=True, check_invariants=False), None, None, None
+        return sums.new_zeros(shape).index_copy_(0, codes, sums), None, None, None
+
 # %% ../nbs/04_two_tower.ipynb #da2e8145
 def history_bag(
     table: nn.Embedding, # whose first rows are the items
@@ -144,8 +164,9 @@ def history_bag(
     "The mean embedding of each row's items; zeros for a row of padding."
     if history.shape[1] == 0: return table.weight.new_zeros(len(history), table.embedding_dim)
     real = history >= 0
-    weights = real / real.sum(1, keepdim=True).clamp(min=1)
-    return F.embedding_bag(history.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights.to(table.weight.dtype), sparse=table.sparse)
+    weights = (real / real.sum(1, keepdim=True).clamp(min=1)).to(table.weight.dtype)
+    if table.weight.requires_grad and torch.is_grad_enabled(): return _Bag.apply(table.weight, history, weights, table.sparse)
+    return F.embedding_bag(history.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights) # what exporters understand
 
 # %% ../nbs/04_two_tower.ipynb #54ff519a
 class Temperature(nn.Module):
@@ -239,9 +260,10 @@ class _SoftmaxInChunks(torch.autograd.Function):
         du, dv, loss = torch.empty_like(u), torch.zeros_like(v, dtype=wide), u.new_zeros((), dtype=wide)
         for i in range(0, len(u), rows):
             a, t = u[i:i + rows], target[i:i + rows, None]
-            log_p = F.log_softmax((a @ v.T).to(wide).sub_(log_pi), 1)
-            loss -= log_p.gather(1, t).sum()
-            g = log_p.exp_().scatter_add_(1, t, -torch.ones_like(t, dtype=wide)).to(u.dtype)
+            s = (a @ v.T).to(wide).sub_(log_pi)
+            p = s.softmax(1)
+            loss += (s.amax(1) - p.amax(1).log() - s.gather(1, t)[:, 0]).sum()
+            g = p.scatter_add_(1, t, -torch.ones_like(t, dtype=wide)).to(u.dtype)
             du[i:i + rows] = g @ v
             dv += g.T @ a
         ctx.save_for_backward(du / len(u), (dv / len(u)).to(v.dtype))
@@ -269,7 +291,9 @@ def sampled_softmax_loss(
     columns, target = (slice(None), torch.arange(len(u), device=u.device)) if item_ids is None else _one_column_an_item(item_ids)
     if log_q is None: log_pi = torch.zeros(len(v), device=v.device)
     else: log_pi = log_q if item_ids is None else _log_inclusion(log_q, len(v))
-    return _SoftmaxInChunks.apply(u / temperature, v[columns], log_pi[columns], target[:len(u)], 256)
+    u, v, log_pi = u / temperature, v[columns], log_pi[columns]
+    if torch.is_autocast_enabled(u.device.type): u, v = [x.to(torch.get_autocast_dtype(u.device.type)) for x in (u, v)] # once, not in each chunk
+    return _SoftmaxInChunks.apply(u, v, log_pi, target[:len(u)], 256)
 
 # %% ../nbs/04_two_tower.ipynb #27924e06
 def _append(name, batch, extra):
