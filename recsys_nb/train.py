@@ -86,9 +86,11 @@ class RowAdam(torch.optim.Optimizer):
         s, (rows, g) = self.state[p], _sum_by_row(p.grad)
         if not s: s |= {"step": 0, "second": p.new_zeros(len(p)), "last": p.new_zeros(len(p))}
         s["step"] = t = s["step"] + 1
-        v = s["second"][rows] * beta ** (t - s["last"][rows]) + (1 - beta) * g.square().mean(1)
+        missed = (t - s["last"][rows]).mul_(math.log(beta)).exp_() # the decay, faster than a power
+        v = s["second"][rows] * missed + (1 - beta) / g.shape[1] * torch.linalg.vector_norm(g, dim=1).square()
         s["second"][rows], s["last"][rows] = v, float(t)
-        p.index_add_(0, rows, g * (lr / ((v / (1 - beta ** t)).sqrt() + eps))[:, None], alpha=-1)
+        step = lr / ((v / (1 - beta ** t)).sqrt_() + eps)
+        p.index_copy_(0, rows, p.index_select(0, rows).addcmul_(g, step[:, None], value=-1)) # distinct rows: faster than index_add_
 
 # %% ../nbs/06_train.ipynb #0d1eeb3b
 def _optimizers(model: nn.Module, lr: float, weight_decay: float, device: torch.device) -> list[torch.optim.Optimizer]:
