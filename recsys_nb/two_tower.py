@@ -258,13 +258,16 @@ class _SoftmaxInChunks(torch.autograd.Function):
     def forward(ctx, u, v, log_pi, target, rows):
         wide = torch.promote_types(u.dtype, torch.float32)
         du, dv, loss = torch.empty_like(u), torch.zeros_like(v, dtype=wide), u.new_zeros((), dtype=wide)
+        short = u.new_empty(min(rows, len(u)), len(v)) # memory for one chunk, used again for the next
+        logits = short if short.dtype == wide else torch.empty_like(short, dtype=wide)
+        shares = torch.empty_like(logits)
         for i in range(0, len(u), rows):
-            a, t = u[i:i + rows], target[i:i + rows, None]
-            s = (a @ v.T).to(wide).sub_(log_pi)
-            p = s.softmax(1)
+            a, t = u[i:i + rows], target[i:i + rows, None]; n = len(a)
+            s = logits[:n].copy_(torch.mm(a, v.T, out=short[:n])).sub_(log_pi)
+            p = torch.softmax(s, 1, out=shares[:n])
             loss += (s.amax(1) - p.amax(1).log() - s.gather(1, t)[:, 0]).sum()
-            g = p.scatter_add_(1, t, -torch.ones_like(t, dtype=wide)).to(u.dtype)
-            du[i:i + rows] = g @ v
+            g = short[:n].copy_(p.scatter_add_(1, t, -torch.ones_like(t, dtype=wide)))
+            torch.mm(g, v, out=du[i:i + n])
             dv += g.T @ a
         ctx.save_for_backward(du / len(u), (dv / len(u)).to(v.dtype))
         return loss / len(u)
