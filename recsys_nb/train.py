@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,7 +67,7 @@ def _sum_by_row(grad: Tensor) -> tuple[Tensor, Tensor]:
 class RowAdam(torch.optim.Optimizer):
     "Adam for tables with sparse gradients: one second moment a row, no first, and a step touches only the rows that it has read."
     def __init__(self,
-        params, # weights of embeddings made with sparse=True, (rows, dim) each
+        params: Iterable[nn.Parameter], # weights of embeddings made with sparse=True, (rows, dim) each
         lr: float = 1e-3, # learning rate, as Adam's
         beta: float = 0.999, # decay of the second moment in a step, Adam's second beta
         eps: float = 1e-8, # added to its root
@@ -76,13 +76,14 @@ class RowAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:
-        "Update the rows that have a gradient."
+        "Update the rows that have a gradient; a TypeError for a dense one."
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None: self._update(p, group["lr"], group["beta"], group["eps"])
 
     def _update(self, p: Tensor, lr: float, beta: float, eps: float) -> None:
-        if not p.grad.is_sparse: raise TypeError(f"RowAdam needs sparse gradients, got a dense one of shape {tuple(p.shape)}: make the embedding with sparse=True, or take AdamW")
+        if not p.grad.is_sparse:
+            raise TypeError(f"RowAdam needs sparse gradients, got a dense one of shape {tuple(p.shape)}: make the embedding with sparse=True, or take AdamW")
         s, (rows, g) = self.state[p], _sum_by_row(p.grad)
         if not s: s |= {"step": 0, "second": p.new_zeros(len(p)), "last": p.new_zeros(len(p))}
         s["step"] = t = s["step"] + 1
@@ -90,7 +91,7 @@ class RowAdam(torch.optim.Optimizer):
         v = s["second"][rows] * missed + (1 - beta) / g.shape[1] * torch.linalg.vector_norm(g, dim=1).square()
         s["second"][rows], s["last"][rows] = v, float(t)
         step = lr / ((v / (1 - beta ** t)).sqrt_() + eps)
-        p.index_copy_(0, rows, p.index_select(0, rows).addcmul_(g, step[:, None], value=-1)) # distinct rows: faster than index_add_
+        p.index_copy_(0, rows, p.index_select(0, rows).addcmul_(g, step[:, None], value=-1)) # the rows are distinct: faster than index_add_
 
 # %% ../nbs/06_train.ipynb #0d1eeb3b
 def _optimizers(model: nn.Module, lr: float, weight_decay: float, device: torch.device) -> list[torch.optim.Optimizer]:
@@ -268,10 +269,11 @@ class _Checkpoints:
         return meta["epochs"], _part(best, "model/")
 
 # %% ../nbs/06_train.ipynb #50bfb268
-def _identity(model: nn.Module, data: dict[str, Tensor]) -> dict[str, str]:
-    "What tells this model and these data from others."
+def _identity(model: nn.Module, data: dict[str, Tensor], optimizers: list) -> dict[str, str]:
+    "What tells this model, these data and these optimizers from others."
     shapes = str([(name, tuple(t.shape)) for name, t in model.state_dict().items()])
-    return {"model": f"{type(model).__name__} {hashlib.sha256(shapes.encode()).hexdigest()[:16]}", "data": _digest(data)}
+    return {"model": f"{type(model).__name__} {hashlib.sha256(shapes.encode()).hexdigest()[:16]}", "data": _digest(data),
+            "optimizers": ", ".join(type(o).__name__ for o in optimizers)}
 
 # %% ../nbs/06_train.ipynb #98547ee5
 def _mode(monitor: str, mode: str | None) -> str:
@@ -321,7 +323,7 @@ def train(
     dev = pick_device(device); data = _resident(data, dev); model.to(dev)
     run = dict(batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed, precision=pick_precision(precision, dev), monitor=monitor, mode=_mode(monitor, mode))
     optimizers, result = _optimizers(model, lr, weight_decay, dev), TrainResult([], monitor, run["mode"], str(dev), run["precision"])
-    saved = None if folder is None else _Checkpoints(folder, run | _identity(model, data))
+    saved = None if folder is None else _Checkpoints(folder, run | _identity(model, data, optimizers))
     if saved and not resume: saved.keep()
     result.epochs, best = saved.restore(model, optimizers) if saved else ([], {})
     with torch.random.fork_rng([dev] if dev.type == "cuda" else []), _bar(data, batch_size, epochs, len(result.epochs), progress) as bar:
