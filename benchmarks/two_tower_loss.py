@@ -1,6 +1,6 @@
-"""Sampled softmax, forward and backward: the plain formula against recsys_nb.two_tower.sampled_softmax_loss.
+"""Sampled softmax, forward and backward: the plain formula against recsys_nb.two_tower.sampled_softmax_loss, in fp32 and under bf16 autocast.
 
-Both in one process on one thread, turn about, in CPU time; the ratio is what to read. `python benchmarks/two_tower_loss.py`
+All in one process on one thread, turn about, in CPU time; the ratio is what to read. `python benchmarks/two_tower_loss.py`
 """
 import statistics
 import time
@@ -20,9 +20,10 @@ def plain(u, v, temperature, log_q, ids):
 def chunked(u, v, temperature, log_q, ids): return sampled_softmax_loss(u, v, temperature, log_q, ids)
 
 
-def seconds(loss, args):
+def seconds(loss, args, precision):
     start = time.process_time()
-    loss(*args).backward()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"): value = loss(*args)
+    value.backward()
     return time.process_time() - start
 
 
@@ -36,11 +37,13 @@ def main(n_items=100_000, d=64, repeats=7):
             ids = torch.randperm(n_items)[:B] if catalogue == "distinct items" else torch.multinomial(weights, B, replacement=True)
             log_q = log_draw(weights)[ids]
             u, v = [F.normalize(torch.randn(B, d), dim=1).requires_grad_() for _ in range(2)]
-            times = {f: [] for f in (plain, chunked)}
+            times = {(f, precision): [] for f in (plain, chunked) for precision in ("fp32", "bf16")}
             for r in range(repeats + 1):
-                for f in times: times[f].append(seconds(f, (u, v, .1, log_q, ids)))
-            a, b = [statistics.median(t[1:]) * 1e3 for t in times.values()]
-            print(f"{catalogue:>14}, B={B}, {len(ids.unique())} columns: plain {a:8.1f}  chunked {b:8.1f}  plain/chunked {a / b:.2f}")
+                for f, precision in times: times[f, precision].append(seconds(f, (u, v, .1, log_q, ids), precision))
+            ms = {k: statistics.median(t[1:]) * 1e3 for k, t in times.items()}
+            for precision in ("fp32", "bf16"):
+                a, b = ms[plain, precision], ms[chunked, precision]
+                print(f"{catalogue:>14}, B={B}, {len(ids.unique())} columns, {precision}: plain {a:8.1f}  chunked {b:8.1f}  plain/chunked {a / b:.2f}")
 
 
 if __name__ == "__main__": main()

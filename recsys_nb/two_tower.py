@@ -257,7 +257,7 @@ class _SoftmaxInChunks(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, v, log_pi, target, rows):
         wide = torch.promote_types(u.dtype, torch.float32)
-        du, dv, loss = torch.empty_like(u), torch.zeros_like(v, dtype=wide), u.new_zeros((), dtype=wide)
+        du, dv, loss = torch.empty_like(u), v.new_zeros(v.T.shape, dtype=wide), u.new_zeros((), dtype=wide)
         short = u.new_empty(min(rows, len(u)), len(v)) # memory for one chunk, used again for the next
         logits = short if short.dtype == wide else torch.empty_like(short, dtype=wide)
         shares = torch.empty_like(logits)
@@ -268,8 +268,8 @@ class _SoftmaxInChunks(torch.autograd.Function):
             loss += (s.amax(1) - p.amax(1).log() - s.gather(1, t)[:, 0]).sum()
             g = short[:n].copy_(p.scatter_add_(1, t, -torch.ones_like(t, dtype=wide)))
             torch.mm(g, v, out=du[i:i + n])
-            dv += g.T @ a
-        ctx.save_for_backward(du / len(u), (dv / len(u)).to(v.dtype))
+            dv += a.T @ g
+        ctx.save_for_backward(du / len(u), (dv.T / len(u)).to(v.dtype))
         return loss / len(u)
 
     @staticmethod
