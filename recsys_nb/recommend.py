@@ -53,14 +53,12 @@ def auto_encoder(
 # %% ../nbs/09_recommend.ipynb #876d257c
 class _Side:
     "The features of all users or all items, resident: codes, long (n, S), and numbers, float (n, D), in the order of the catalogue."
-    def __init__(self, table: pd.DataFrame | None, key: str, first: Tensor, encoder: FeatureEncoder | None = None):
-        if encoder is None and table is not None:
-            encoder = auto_encoder(table, key)
-            encoder = encoder.fit(table) if any(encoder.config[r] for r in ("categorical", "bucketed", "multi")) else None
-        self.encoder, n = encoder, len(first)
+    def __init__(self, table: pd.DataFrame | None, key: str, first: Tensor, n_first: int):
+        encoder, n = None if table is None else auto_encoder(table, key), len(first)
+        self.encoder = encoder = encoder.fit(table) if encoder and any(encoder.config[r] for r in ("categorical", "bucketed", "multi")) else None
         f = encoder.transform(table) if encoder else (torch.zeros(n, 0, dtype=torch.long), torch.zeros(n, 0))
         self.sparse, self.dense = torch.cat([first[:, None], f[0]], 1), f[1]
-        self.cardinalities = [int(first.max()) + 1, *(encoder.cardinalities if encoder else [])]
+        self.cardinalities = [n_first, *(encoder.cardinalities if encoder else [])]
 
     def take(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         "The features at `rows`; -1 is somebody unknown: code 0 and number 0 throughout."
@@ -70,24 +68,30 @@ class _Side:
 # %% ../nbs/09_recommend.ipynb #8808e75e
 class _Positives:
     "The positives of all users, and for any of them the user's other items."
-    def __init__(self, h: Histories, length: int, held: np.ndarray):
+    def __init__(self, h: Histories, held: np.ndarray):
         n = np.diff(h.offsets)
         self.items, self.user = torch.from_numpy(h.items.astype(np.int64)), torch.from_numpy(np.repeat(np.arange(len(n)), n))
         self.start, self.end = (torch.from_numpy(np.repeat(o, n)) for o in (h.offsets[:-1], h.offsets[1:]))
         self.trained = torch.ones(len(self.items), dtype=torch.bool); self.trained[held] = False
-        step = torch.arange(1, length // 2 + 1); self.around, self.before = torch.cat([-step, step]), -torch.arange(1, length + 1)
 
     def to(self, device) -> _Positives:
         for k, t in self.__dict__.items(): setattr(self, k, t.to(device))
         return self
 
-    def window(self, p: Tensor, offsets: Tensor, drop: float = 0.0) -> Tensor: # item codes, long (B, L), -1 for padding
-        "The user's items at `offsets` from the positions `p`, without the item at p itself and without what is held out."
-        at = p[:, None] + offsets
-        ok = (at >= self.start[p][:, None]) & (at < self.end[p][:, None]); at = at.clamp(0, len(self.items) - 1); items = self.items[at]
+    def before(self, p: Tensor, length: int, drop: float = 0.0) -> Tensor: # item codes, long (B, length), -1 for padding
+        "The user's items before the positions `p`, the latest first, without the item at p itself; a share `drop` of them is hidden."
+        at = p[:, None] - torch.arange(1, length + 1, device=p.device)
+        ok = at >= self.start[p][:, None]; at = at.clamp(min=0); items = self.items[at]
         ok &= (items != self.items[p][:, None]) & self.trained[at]
         if drop: ok &= torch.rand(ok.shape, device=ok.device) >= drop
         return torch.where(ok, items, -1)
+
+    def some(self, p: Tensor, length: int) -> Tensor: # item codes, long (B, length), -1 for padding
+        "Some of the user's other items: a random number of draws, at most `length`."
+        n = (self.end - self.start)[p][:, None]
+        at = self.start[p][:, None] + (torch.rand(len(p), length, device=p.device) * n).long(); items = self.items[at]
+        ok = torch.arange(length, device=p.device) < torch.rand(len(p), 1, device=p.device) * n.clamp(max=length)
+        return torch.where(ok & (items != self.items[p][:, None]) & self.trained[at], items, -1)
 
 # %% ../nbs/09_recommend.ipynb #bc967c6b
 class ItemIndex:
@@ -122,11 +126,18 @@ class _TowerSettings(_Settings, BaseRecommender):
     "The settings of a `TwoTowerRetriever`."
     def __init__(self,
         dim: int = 64, # length of all vectors
-        history: int = 50, # at most so many of a user's items are read, the latest
-        hidden_dims: tuple = (), # widths of hidden layers of both towers
-        temperature: float = 0.3, # T of the softmax
+        history: int = 50, # at most so many of a user's items are read, the latest (ten times as many where the log has no times)
+        recency: bool = True, # learn how much each place of the history counts, where the log has times
+        hidden_dims: tuple = (), # widths of hidden layers of both towers; none: factorisation
+        normalize: bool = True, # vectors of length 1
+        temperature: float = 0.15, # T of the softmax
+        learn_temperature: bool = False, # learn T from there
         drop: float = 0.3, # share of the history that is hidden in training
+        dropout: float = 0.2, # share of units dropped before each layer and before the output, in training
+        id_drop: float = 0.0, # share of items whose id is hidden in training, so that new ones are known by their features; 1: features only
         n_extra: int = 512, # random negatives a batch, beside the other users' items
+        log_q: bool = True, # correct the softmax for how often each item is drawn
+        debias: float = 0.0, # λ: scores in service lose T λ log(share of all positives), against popular items
         epochs: int = 20, # at most
         batch_size: int = 512, # positives a step
         lr: float = 1e-3, # learning rate
@@ -140,7 +151,14 @@ class _TowerSettings(_Settings, BaseRecommender):
         progress: bool = False, # show a progress bar
     ):
         self._keep(locals())
-        if history < 2: raise ValueError(f"history must be at least 2, got {history}")
+        for name, value in [("drop", drop), ("dropout", dropout), ("id_drop", id_drop)]:
+            if not 0 <= value <= 1: raise ValueError(f"{name} is a share between 0 and 1, got {value}")
+        if history < 1: raise ValueError(f"history must be at least 1, got {history}")
+
+    @property
+    def read(self) -> int: # how many items of a history are read in service
+        "The order of a history without times means nothing, so more of it is read."
+        return self.history if self.ordered else 10 * self.history
 
     def fresh(self) -> BaseRecommender:
         "An unfitted retriever with the same settings, without its checkpoints."
@@ -150,14 +168,16 @@ class _TowerSettings(_Settings, BaseRecommender):
 class _TowerModel(_TowerSettings):
     "The features of both sides and the model over them."
     def _build(self):
-        u = self.user_side = _Side(self.users, "user_id", torch.zeros(len(self.user_ids), dtype=torch.long))
-        i = self.item_side = _Side(self.items, "item_id", torch.arange(len(self.item_ids)))
+        n = len(self.item_ids); met = torch.from_numpy(self.popularity > 0)
+        u = self.user_side = _Side(self.users, "user_id", torch.zeros(len(self.user_ids), dtype=torch.long), 1)
+        i = self.item_side = _Side(self.items, "item_id", torch.where(met, torch.arange(n), n), n + 1) # code n: an item that nobody took
         d = self.dim; torch.manual_seed(self.seed)
         self.model = TwoTowerModel(TwoTowerConfig(d, d, d, user_categorical_cardinalities=u.cardinalities, item_categorical_cardinalities=i.cardinalities,
             num_user_dense=u.dense.shape[1], num_item_dense=i.dense.shape[1], user_hidden_dims=self.hidden_dims, item_hidden_dims=self.hidden_dims,
-            history=True, temperature=self.temperature, sparse=len(self.item_ids) * d > 2_000_000))
+            history=True, recency=self.history if self.recency and self.ordered else 0, dropout=self.dropout, normalize=self.normalize,
+            temperature=self.temperature, learn_temperature=self.learn_temperature, sparse=n * d > 2_000_000))
         with torch.no_grad(): # the features begin small beside the item itself
-            self.model.user_tower.table.weight.mul_(0.1); self.model.item_tower.table.weight[len(self.item_ids):].mul_(0.1)
+            self.model.user_tower.table.weight.mul_(0.1); self.model.item_tower.table.weight[n:].mul_(0.1)
         self.needs_history = u.encoder is None
 
     def _to(self, device):
@@ -168,21 +188,23 @@ class _TowerModel(_TowerSettings):
     def _finish(self):
         "The vectors of all items, ready to be searched."
         self.item_vectors = self.model.item(*self.item_side.take(torch.arange(len(self.item_ids)))).numpy()
-        self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(self.item_vectors, self.exact_to)
+        share = self.popularity.clip(min=1) / self.popularity.sum()
+        self.bonus = (-self.debias * float(self.model.temperature) * np.log(share)).astype(np.float32)
+        self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(np.c_[self.item_vectors, self.bonus], self.exact_to)
 
 # %% ../nbs/09_recommend.ipynb #80bd823f
 class _TowerTraining(_TowerModel):
     "How a `TwoTowerRetriever` learns."
     def _fit(self, train: Dataset):
-        self._build()
+        self.ordered = "timestamp" in train.interactions; self._build()
         held = self._held_out(self.histories); device = pick_device(self.device)
-        self.positives = p = _Positives(self.histories, self.history, held).to(device); self._to(device)
+        self.positives = p = _Positives(self.histories, held).to(device); self._to(device)
         counts = torch.bincount(p.items[p.trained], minlength=len(self.item_ids)).double()
-        self.log_q = log_draw(counts.clamp(min=1e-6), min(self.batch_size, int(p.trained.sum())), self.n_extra).float()
+        self.log_probabilities = log_draw(counts.clamp(min=1e-6), min(self.batch_size, int(p.trained.sum())), self.n_extra).float()
         check = {"valid": lambda model: self._validate(p, torch.from_numpy(held).to(device)), "monitor": "ndcg"} if len(held) else {}
         s = {k: self.settings[k] for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
         self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
-        self._to("cpu"); del self.positives, self.log_q
+        self._to("cpu"); del self.positives, self.log_probabilities
         self._finish()
 
     def _held_out(self, h: Histories) -> np.ndarray:
@@ -193,14 +215,17 @@ class _TowerTraining(_TowerModel):
 
     def _loss(self, model, batch):
         p, at = self.positives, batch["position"]; items = p.items[at]
-        extra = torch.randint(len(self.item_ids), (self.n_extra,), device=at.device)
-        u = model.user(*self.user_side.take(p.user[at]), history=p.window(at, p.around, self.drop))
-        v = model.item(*self.item_side.take(torch.cat([items, extra])))
-        return sampled_softmax_loss(u, v[:len(u)], model.temperature, self.log_q[items], items, (v[len(u):], self.log_q[extra], extra))
+        extra = torch.randint(len(self.item_ids), (self.n_extra,), device=at.device); columns = torch.cat([items, extra])
+        history = p.before(at, self.history, self.drop) if self.ordered else p.some(at, self.history)
+        sparse, dense = self.item_side.take(columns)
+        if self.id_drop: sparse[torch.rand(len(sparse), device=at.device) < self.id_drop, 0] = len(self.item_ids)
+        u, v = model.user(*self.user_side.take(p.user[at]), history=history), model.item(sparse, dense)
+        q = self.log_probabilities[columns] if self.log_q else torch.zeros_like(v[:, 0]); n = len(u)
+        return sampled_softmax_loss(u, v[:n], model.temperature, q[:n], items, (v[n:], q[n:], extra))
 
     def _validate(self, p, held):
         "NDCG of one held-out item each among all items, those of the user's history left out."
-        u = self.model.user(*self.user_side.take(p.user[held]), history=p.window(held, p.before))
+        u = self.model.user(*self.user_side.take(p.user[held]), history=p.before(held, self.read))
         scores = u @ self.model.item(*self.item_side.take(torch.arange(len(self.item_ids), device=u.device))).T
         mine = scores.gather(1, p.items[held][:, None]); n = held - p.start[held]
         row = torch.repeat_interleave(torch.arange(len(held), device=u.device), n)
@@ -217,7 +242,7 @@ class TwoTowerRetriever(_TowerTraining):
         h: Histories, # of n users
     ) -> np.ndarray: # float32 (n, dim), of length 1
         "The vectors of users by their latest items and their row in the users table."
-        at = h.offsets[1:, None] - np.arange(1, self.history + 1); real = at >= h.offsets[:-1, None]
+        at = h.offsets[1:, None] - np.arange(1, min(self.read, int(np.diff(h.offsets).max(initial=1))) + 1); real = at >= h.offsets[:-1, None]
         items = np.where(real, np.append(h.items, 0)[np.where(real, at, -1)], -1)
         return self.model.user(*self.user_side.take(torch.from_numpy(np.array(h.rows))), history=torch.from_numpy(items.astype(np.int64))).numpy()
 
@@ -232,11 +257,11 @@ class TwoTowerRetriever(_TowerTraining):
         items, best = top_k(scores[None], min(k, len(scores) - 1))
         return pd.DataFrame({"item_id": self.item_ids[items[0]], "rank": np.arange(1, items.shape[1] + 1), "score": best[0]})
 
-    def _scores(self, h: Histories) -> np.ndarray: return self.user_vectors(h) @ self.item_vectors.T
+    def _scores(self, h: Histories) -> np.ndarray: return self.user_vectors(h) @ self.item_vectors.T + self.bonus
 
     def _best(self, h, cold, k, exclude_seen):
         if self.index is None or cold.any(): return super()._best(h, cold, k, exclude_seen)
-        n = np.diff(h.offsets); items, scores = self.index.search(self.user_vectors(h), k + (int(n.max(initial=0)) if exclude_seen else 0))
+        n = np.diff(h.offsets); items, scores = self.index.search(np.c_[self.user_vectors(h), np.ones(len(h), np.float32)], k + (int(n.max(initial=0)) if exclude_seen else 0))
         pair = lambda row, item: row * len(self.item_ids) + item
         hidden = items < 0
         if exclude_seen: hidden |= np.isin(pair(np.arange(len(h))[:, None], items), pair(np.repeat(np.arange(len(h)), n), h.items))
@@ -352,8 +377,10 @@ class _RankerExamples(_RankerSettings):
 
     def _candidates(self, ds: Dataset, retriever):
         "The candidates of a retriever that has not seen the last fifth of each user's items; the label is whether that fifth has them."
-        if "timestamp" not in ds.interactions: ds = ds.replace(ds.interactions.assign(timestamp=pd.to_datetime(np.arange(len(ds)), unit="s")))
-        head, tail = split_leave_last_out(ds, last=0.2); first = retriever.fresh().fit(head.positives()); asked = tail.positives().interactions
+        timed = ds if "timestamp" in ds.interactions else ds.replace(ds.interactions.assign(timestamp=pd.to_datetime(np.arange(len(ds)), unit="s")))
+        head, tail = split_leave_last_out(timed, last=0.2)
+        if timed is not ds: head = head.replace(head.interactions.drop(columns="timestamp"))
+        first = retriever.fresh().fit(head.positives()); asked = tail.positives().interactions
         user = ds.user_ids.get_indexer(asked.user_id); rows = np.unique(user); h = first.histories.take(rows)
         items, _ = first._best(h, np.zeros(len(h), bool), self.candidates, exclude_seen=True)
         owner = np.repeat(np.arange(len(h)), items.shape[1])[items.ravel() >= 0]; items = items[items >= 0]
@@ -447,7 +474,7 @@ def _write(rec: Recommender, folder: Path):
     r, k = rec.retriever, rec.ranker
     arrays = {"history.items": r.histories.items, "history.offsets": r.histories.offsets, "popularity": r.popularity}
     tensors = {n: torch.from_numpy(np.array(a)) for n, a in arrays.items()} | {f"retriever.{n}": t for n, t in r.model.state_dict().items()}
-    meta = {"format": FORMAT, "candidates": rec.candidates, "retriever": r.settings | {"folder": None}, "ranker": None}
+    meta = {"format": FORMAT, "candidates": rec.candidates, "retriever": r.settings | {"folder": None}, "ordered": r.ordered, "ranker": None}
     for side in ("user", "item"):
         pd.DataFrame({f"{side}_id": getattr(r, f"{side}_ids")}).to_parquet(folder/f"{side}_ids.parquet")
         if getattr(r, f"{side}s") is not None: getattr(r, f"{side}s").to_parquet(folder/f"{side}s.parquet")
@@ -478,7 +505,7 @@ def _part(tensors: dict, prefix: str) -> dict: return {n[len(prefix):]: t for n,
 def _read(cls, folder: Path) -> Recommender:
     "The recommender of a folder."
     meta, tensors = _checked_meta(folder), load_file(folder/"tensors.safetensors")
-    r = TwoTowerRetriever(**meta["retriever"])
+    r = TwoTowerRetriever(**meta["retriever"]); r.ordered = meta["ordered"]
     for side in ("user", "item"):
         table = folder/f"{side}s.parquet"
         setattr(r, f"{side}_ids", pd.Index(pd.read_parquet(folder/f"{side}_ids.parquet")[f"{side}_id"], name=None))
@@ -529,7 +556,7 @@ class Recommender(BaseRecommender):
         items, scores = self.retriever._best(h, cold, max(k, self.candidates), exclude_seen)
         if self.ranker is not None:
             known = (items >= 0) & ~cold[:, None]; owner, _ = known.nonzero()
-            scores[known] = self.ranker.logits(h, owner, items[known]) + scores[known] / self.retriever.temperature
+            scores[known] = self.ranker.logits(h, owner, items[known]) + scores[known] / float(self.retriever.model.temperature)
             order = np.argsort(-scores, axis=1, kind="stable"); items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
         return items[:, :k], scores[:, :k]
 

@@ -30,6 +30,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
 from .data import BaseRecommender, DataError, Histories, top_k
+from .two_tower import history_weights
 
 # %% ../nbs/12_serve.ipynb #c3fac3bc
 MAX_K = 1000 # the longest list that is given in one answer
@@ -187,8 +188,8 @@ class _UserTower(nn.Module):
         x = t.table(sparse + t.offsets).sum(1)
         if dense is not None: x = x + t.dense(dense)
         if history is not None:
-            real = (history >= 0)[..., None]
-            x = x + m.history_layers((m.item_tower.table(history.clamp(min=0)) * real).sum(1) / real.sum(1).clamp(min=1))
+            weights = history_weights(history, m.recency)[..., None]
+            x = x + m.history_layers((m.item_tower.table(history.clamp(min=0)) * weights).sum(1))
         x = t.layers(x)
         return nn.functional.normalize(x, dim=-1) if t.normalize else x
 
@@ -260,7 +261,7 @@ def _columns(retriever, ranker) -> dict: # network -> input -> names of its colu
     "What each column of each input is."
     names = {s: (list(e.sparse_names), list(e.dense_names)) if (e := getattr(retriever, f"{s}_side").encoder) else ([], []) for s in ("user", "item")}
     (us, ud), (vs, vd) = [[[f"{s}: {n}" for n in part] for part in names[s]] for s in ("user", "item")]
-    out = {"user_tower": {"sparse": ["0", *us], "dense": ud, "history": [f"item codes, the latest first, -1 is padding; at most {retriever.history}"]}}
+    out = {"user_tower": {"sparse": ["0", *us], "dense": ud, "history": [f"item codes, the latest first, -1 is padding; at most {retriever.read}"]}}
     if ranker is not None: out["ranker"] = {"sparse": [*us, *vs, *ranker.context], "dense":
         ["log(1 + length of the history)", "user vector · item vector", "log(1 + times taken)", "log(1 + times taken lately)", "share taken when shown", "log(1 + 10 · similarity to the history)", *ud, *vd]}
     return out

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['T_RANGE', 'TwoTowerConfig', 'check_codes', 'Tower', 'history_bag', 'Temperature', 'TwoTowerModel',
+__all__ = ['T_RANGE', 'TwoTowerConfig', 'check_codes', 'Tower', 'history_weights', 'history_bag', 'Temperature', 'TwoTowerModel',
            'sampled_softmax_loss', 'log_draw']
 
 # %% ../nbs/04_two_tower.ipynb #25b1a775
@@ -44,7 +44,8 @@ class TwoTowerConfig:
     user_hidden_dims: Sequence[int] = () # widths of the user tower's hidden layers
     item_hidden_dims: Sequence[int] = () # widths of the item tower's hidden layers
     history: bool = False # whether the user tower reads the items that the user met
-    dropout: float = 0.0 # share of units dropped after each hidden layer
+    recency: int = 0 # number of learnt weights for the places of a history, which then goes from the latest item back; 0: all items count alike
+    dropout: float = 0.0 # share of units dropped before each layer, in training
     temperature: float = 0.1 # T of the loss; where it starts if it is learnt
     learn_temperature: bool = False # learn T within T_RANGE
     normalize: bool = True # vectors of length 1: the score is a cosine
@@ -53,6 +54,7 @@ class TwoTowerConfig:
     def __post_init__(self):
         for side in ("user", "item"): _check_side(self, side)
         if self.history and not self.item_categorical_cardinalities: raise ValueError("history=True reads codes of item feature 0, but item_categorical_cardinalities is empty.")
+        if self.recency and not self.history: raise ValueError(f"recency={self.recency} weighs the items of a history; set history=True, too.")
         if not self.temperature > 0: raise ValueError(f"temperature must be above 0, got {self.temperature}.")
         if self.learn_temperature and not T_RANGE[0] < self.temperature < T_RANGE[1]: raise ValueError(f"a learnt temperature must start between {T_RANGE[0]} and {T_RANGE[1]}, got {self.temperature}.")
 
@@ -107,7 +109,7 @@ class Tower(nn.Module):
         out_dim: int, # length of the vector
         num_dense: int = 0, # number of dense features
         hidden_dims: Sequence[int] = (), # widths of the hidden layers
-        dropout: float = 0.0, # share of units dropped after each
+        dropout: float = 0.0, # share of units dropped before each layer and before the output
         normalize: bool = True, # vectors of length 1
         sparse: bool = False, # sparse gradients of the table
         side: str = "item", # for messages
@@ -119,7 +121,7 @@ class Tower(nn.Module):
         self.table = nn.Embedding(int(cards.sum()), dim, sparse=sparse)
         nn.init.normal_(self.table.weight, std=dim ** -0.5)
         self.dense = nn.Linear(num_dense, dim) if num_dense else None
-        self.layers = _layers(dim, hidden_dims, out_dim, dropout)
+        self.drop, self.layers = nn.Dropout(dropout), _layers(dim, hidden_dims, out_dim, dropout)
         self.num_dense, self.normalize, self.side = num_dense, normalize, side
 
     def forward(self,
@@ -133,38 +135,51 @@ class Tower(nn.Module):
         x = self.table(sparse + self.offsets).sum(1)
         if dense is not None: x = x + self.dense(dense)
         if bag is not None: x = x + bag
-        x = self.layers(x)
+        x = self.layers(self.drop(x))
         return F.normalize(x, dim=-1) if self.normalize else x
+
+# %% ../nbs/04_two_tower.ipynb #5460f1ae
+def history_weights(
+    history: Tensor, # item codes, long (B, L), -1 is padding
+    recency: Tensor | None = None, # learnt logarithms of the weights of the first places (R,); None: all items count alike
+) -> Tensor: # float (B, L); a row sums to 1, or to 0 where there is only padding
+    "The weight of each item of a history."
+    real = (history >= 0).float() if recency is None else (history >= 0).to(recency.dtype)
+    if recency is not None:
+        place = torch.arange(history.shape[1], device=history.device).clamp(max=len(recency) - 1)
+        real = real * (recency - recency.max()).exp()[place]
+    return real / real.sum(1, keepdim=True).clamp(min=1e-30)
 
 # %% ../nbs/04_two_tower.ipynb #567cb5e1
 class _Bag(torch.autograd.Function):
     "The weighted sum of each row's embeddings; the gradient has one row for each distinct item of the batch."
     @staticmethod
     def forward(ctx, table, history, weights, sparse):
-        ctx.save_for_backward(history, weights); ctx.n, ctx.sparse = len(table), sparse
+        ctx.save_for_backward(table, history, weights); ctx.sparse = sparse
         return F.embedding_bag(history.clamp(min=0), table, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        history, weights = ctx.saved_tensors
+        table, history, weights = ctx.saved_tensors
+        by_weight = torch.bmm(table[history.clamp(min=0)], grad[..., None].to(table.dtype))[..., 0] if ctx.needs_input_grad[2] else None
         places = (history.flatten() >= 0).nonzero()[:, 0]
         codes, order = history.flatten()[places].sort(); places = places[order]
         codes, counts = torch.unique_consecutive(codes, return_counts=True)
         sums = F.embedding_bag(places // history.shape[1], grad.contiguous(), counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights.flatten()[places])
-        shape = (ctx.n, grad.shape[1])
-        if ctx.sparse: return torch.sparse_coo_tensor(codes[None], sums, shape, is_coalesced=True, check_invariants=False), None, None, None
-        return sums.new_zeros(shape).index_copy_(0, codes, sums), None, None, None
+        if ctx.sparse: by_table = torch.sparse_coo_tensor(codes[None], sums, table.shape, is_coalesced=True, check_invariants=False)
+        else: by_table = sums.new_zeros(table.shape).index_copy_(0, codes, sums)
+        return by_table, None, by_weight, None
 
 # %% ../nbs/04_two_tower.ipynb #da2e8145
 def history_bag(
     table: nn.Embedding, # whose first rows are the items
     history: Tensor, # item codes, long (B, L), -1 is padding
+    recency: Tensor | None = None, # as in `history_weights`
 ) -> Tensor: # float (B, dim)
-    "The mean embedding of each row's items; zeros for a row of padding."
+    "The weighted mean embedding of each row's items; zeros for a row of padding."
     if history.shape[1] == 0: return table.weight.new_zeros(len(history), table.embedding_dim)
-    real = history >= 0
-    weights = (real / real.sum(1, keepdim=True).clamp(min=1)).to(table.weight.dtype)
+    weights = history_weights(history, recency).to(table.weight.dtype)
     if table.weight.requires_grad and torch.is_grad_enabled(): return _Bag.apply(table.weight, history, weights, table.sparse)
     return F.embedding_bag(history.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights) # what exporters understand
 
@@ -198,6 +213,7 @@ class TwoTowerModel(nn.Module):
         self.user_tower = Tower(c.user_categorical_cardinalities, c.user_embedding_dim, num_dense=c.num_user_dense, hidden_dims=c.user_hidden_dims, side="user", **shared)
         self.item_tower = Tower(c.item_categorical_cardinalities, c.item_embedding_dim, num_dense=c.num_item_dense, hidden_dims=c.item_hidden_dims, side="item", **shared)
         self.history_layers = _layers(c.item_embedding_dim, (), c.user_embedding_dim) if c.history else None
+        self.recency = nn.Parameter(torch.zeros(c.recency)) if c.recency else None
         self._temperature = Temperature(c.temperature, c.learn_temperature)
 
     @property
@@ -215,11 +231,12 @@ class TwoTowerModel(nn.Module):
     def user(self,
         sparse: Tensor, # codes of the users' features, long (B, S); S may be 0
         dense: Tensor | None = None, # float (B, D)
-        history: Tensor | None = None, # codes of item feature 0, long (B, L), -1 is padding
+        history: Tensor | None = None, # codes of item feature 0, long (B, L), -1 is padding; the latest first where the model has recency
     ) -> Tensor: # (B, d)
         "Vectors u of users."
         _check_history(self.config, history, len(sparse))
-        return self.user_tower(sparse, dense, self.history_layers(history_bag(self.item_tower.table, history)) if self.config.history else None)
+        bag = self.history_layers(history_bag(self.item_tower.table, history, self.recency)) if self.config.history else None
+        return self.user_tower(sparse, dense, bag)
 
     def forward(self,
         user_sparse: Tensor, # as `sparse` of `user`
