@@ -204,7 +204,7 @@ class SRM:
         ax, t = ax or plt.subplots(figsize=(5, 3.2))[1], self.to_frame()
         ax.bar(t.variant.astype(str), t.share * 100, color=sns.color_palette("colorblind")[0], width=.6)
         for i, e in enumerate(t.expected / t.expected.sum()): ax.hlines(e * 100, i - .4, i + .4, color="black", ls="--", label="expected" if i == 0 else None)
-        ax.set(title="Sample ratio mismatch" if self.mismatch else "The split is as expected", xlabel="variant", ylabel="share of users (%)"); ax.legend(loc="lower right")
+        ax.set(title="Sample ratio mismatch" if self.mismatch else "The split is as expected", xlabel="variant", ylabel="share of users (%)", ylim=(0, t.share.max() * 125)); ax.legend(loc="upper right")
         return ax
 
 # %% ../nbs/11_abtest.ipynb #3eff5371
@@ -462,7 +462,7 @@ _NAMES = {"holm": "p (Holm)", "bh": "p (BH)", "none": "p"}
 
 def _shown(a, t):
     "A table for readers: rounded, with one interval."
-    short, p, dash = (lambda x: "-" if np.isnan(x) else f"{x:.4g}"), (lambda x: "-" if np.isnan(x) else f"{x:.4f}"), "-"
+    short, p, dash = (lambda x: "-" if np.isnan(x) else f"{x:.4g}"), (lambda x: "-" if np.isnan(x) else "<.0001" if x < 1e-4 else f"{x:.4f}"), "-"
     cols = {c: t[c] for c in ("metric", "segment", "level", "variant") if c in t}
     cols |= {"users": (t.n_control + t.n_treatment).map("{:,}".format), "control": t.control.map(short), "treatment": t.treatment.map(short), "lift": t.lift.map(_pct)}
     cols[f"{1 - a.alpha:.0%} interval"] = ["-" if np.isnan(d) else "unbounded" if np.isnan(l) else f"{_pct(l)} to {_pct(h)}" for l, h, d in zip(t.fieller_low, t.fieller_high, t.difference)]
@@ -497,8 +497,8 @@ def _forest(a, ax=None):
 
 # %% ../nbs/11_abtest.ipynb #77141f26
 _PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title><style>
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c} h1{margin-bottom:.3rem} table{border-collapse:collapse;margin:1rem 0;font-size:.9rem}
-th,td{padding:.35rem .7rem;border-bottom:1px solid #ddd;text-align:right} th{background:#f4f4f4} td:first-child,th:first-child{text-align:left} img{max-width:100%} .scroll{overflow-x:auto}
+body{font:16px/1.5 system-ui,sans-serif;max-width:74rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c} h1{margin-bottom:.3rem} table{border-collapse:collapse;margin:1rem 0;font-size:.9rem}
+th,td{padding:.35rem .6rem;white-space:nowrap;border-bottom:1px solid #ddd;text-align:right} th{background:#f4f4f4} td:first-child,th:first-child{text-align:left} img{max-width:100%} .scroll{overflow-x:auto}
 .decision{padding:.8rem 1rem;border-left:.4rem solid {{ color }};background:#f7f7f7;font-size:1.1rem} .srm{color:{{ "#b00020" if a.srm.mismatch else "#444" }}} dt{font-weight:600} dd{margin:0 0 .5rem 1rem}
 </style></head><body><h1>{{ title }}</h1><p class="srm">{{ a.srm }}</p><p class="decision">{{ a.decision }}</p>
 <h2>Every metric</h2><div class="scroll">{{ table }}</div><img alt="Lift of each metric with its interval" src="{{ forest }}">
@@ -524,7 +524,7 @@ def _page(a, title):
     color = "#b00020" if a.srm.mismatch or "Do not" in a.decision else "#2a7d46" if a.decision.startswith("Ship") else "#c98a00"
     table = lambda t: Markup(_shown(a, t).to_html(index=False, border=0))
     first = None if a.segments is None else a.segments[a.segments.metric == a.table.metric.iloc[0]]
-    return Environment(autoescape=True).from_string(_PAGE).render(a=a, title=title, color=color, words=_WORDS, table=table(a.table), segments="" if first is None else table(first),
+    return Environment(autoescape=True).from_string(_PAGE).render(a=a, title=title, color=color, words=_WORDS, table=table(a.table), segments="" if first is None else table(first.drop(columns="metric")),
         differs="" if first is None else _differs(a, first), forest=_picture(a.plot, (8, 1.6 + .45 * len(a.table))), split=_picture(a.srm.plot, (5, 3)))
 
 # %% ../nbs/11_abtest.ipynb #d4b81341

@@ -296,3 +296,24 @@ def test_without_tea_tasting(monkeypatch):
     monkeypatch.setitem(sys.modules, "tea_tasting", None)
     with pytest.raises(ImportError, match=r"recsys_nb\[abtest\]"): analyze(users(100), metrics="revenue")
     two_proportion_test(5, 100, 9, 100)
+
+
+def test_command(tmp_path, capsys):
+    "The command prints the decision, writes a whole page or none, and says what is wrong with its words."
+    from recsys_nb.cli import main
+    d = users(2_000).assign(country=lambda x: x.user_id % 2, arm=lambda x: x.variant.map({"control": 0, "treatment": 1})).rename(columns={"user_id": "member"})
+    d.to_csv(tmp_path / "shop.csv", index=False)
+    words = ["abtest", str(tmp_path / "shop.csv"), "--variant", "arm", "--control", "0", "--metric", "clicks/impressions", "--user", "member"]
+    more = ["--guardrail", "revenue=-0.3", "--covariate", "clicks/impressions=clicks_before/impressions_before", "--strata", "country", "--segment", "country", "--correction", "bh", "--alpha", "0.1"]
+    assert main([*words, *more, "--out", str(tmp_path / "page.html")]) == 0
+    out, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    found = analyze(d, "arm", metrics=["clicks/impressions", "revenue"], user="member", alpha=.1, guardrails={"revenue": -.3}, covariates={"clicks/impressions": "clicks_before/impressions_before"}, strata="country", segments=["country"], correction="bh")
+    assert out.startswith(str(found)) and "page.html" in out and "Experiment shop" in page and [p.name for p in tmp_path.glob("page*")] == ["page.html"]
+    assert main([*words[:2], "--metric", "revenue", "--variant", "variant", "--user", "member"]) == 0 and "decision" in capsys.readouterr().out.lower()
+    for extra, message in [(["--guardrail", "revenue"], "--guardrail 'revenue' is not of the form METRIC=VALUE"), (["--guardrail", "revenue=much"], "could not convert"), (["--out", "page.csv"], "name an .html file"),
+                           (["--out", str(tmp_path / "no" / "p.html")], "in a folder that exists"), (["--segment", "city"], "no column 'city'"), (["--variant", "group"], "no column 'group'"), (["--alpha", "7"], "alpha must lie between")]:
+        assert main([*words, *extra]) == 2 and message in capsys.readouterr().err
+    d[(d.arm == 0) | (d.member % 3 > 0)].to_csv(tmp_path / "lost.csv", index=False)
+    assert main(["abtest", str(tmp_path / "lost.csv"), *words[2:]]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("SAMPLE RATIO MISMATCH") and "Do not decide" in said.out and not said.err
