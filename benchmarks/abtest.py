@@ -30,7 +30,8 @@ def make(n: int, seed: int = 0) -> pd.DataFrame:
     "A row a user: arm, counts, three positive measures, and all of them from before."
     rng = np.random.default_rng(seed)
     rate, m, before = rng.beta(2, 30, n), rng.geometric(.1, n), rng.geometric(.1, n)
-    d = {"user_id": rng.permutation(n), "variant": rng.choice(["control", "treatment"], n), "impressions": m, "clicks": rng.binomial(m, rate), "impressions_before": before, "clicks_before": rng.binomial(before, rate)}
+    d = {"user_id": rng.permutation(n), "variant": rng.choice(["control", "treatment"], n), "impressions": m, "clicks": rng.binomial(m, rate),
+         "impressions_before": before, "clicks_before": rng.binomial(before, rate)}
     for name in MEANS:
         base = rng.lognormal(0, 1, n)
         d |= {name: base * rng.lognormal(0, .5, n), f"{name}_before": base * rng.lognormal(0, .5, n)}

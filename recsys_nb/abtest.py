@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import warnings
 from collections.abc import Mapping, Sequence
@@ -138,7 +137,8 @@ def _proportion_plot(r, ax=None):
     for i in range(2):
         e = t.iloc[i]
         ax[1].errorbar(e.estimate * 100, i, xerr=[[max(e.estimate - e.low, 0) * 100], [max(e.high - e.estimate, 0) * 100]], fmt="o", capsize=6, color=color[i])
-    ax[1].set(title=f"Difference {_pct(r.ci[0], 2)} to {_pct(r.ci[1], 2)}", xlabel=f"click-through rate (%), {1 - r.alpha:.0%} interval", ylabel="variant", yticks=[0, 1], yticklabels=arms, ylim=(-.6, 1.6))
+    ax[1].set(title=f"Difference {_pct(r.ci[0], 2)} to {_pct(r.ci[1], 2)}",
+              xlabel=f"click-through rate (%), {1 - r.alpha:.0%} interval", ylabel="variant", yticks=[0, 1], yticklabels=arms, ylim=(-.6, 1.6))
     return ax
 
 # %% ../nbs/11_abtest.ipynb #bb543124
@@ -204,7 +204,8 @@ class SRM:
         ax, t = ax or plt.subplots(figsize=(5, 3.2))[1], self.to_frame()
         ax.bar(t.variant.astype(str), t.share * 100, color=sns.color_palette("colorblind")[0], width=.6)
         for i, e in enumerate(t.expected / t.expected.sum()): ax.hlines(e * 100, i - .4, i + .4, color="black", ls="--", label="expected" if i == 0 else None)
-        ax.set(title="Sample ratio mismatch" if self.mismatch else "The split is as expected", xlabel="variant", ylabel="share of users (%)", ylim=(0, t.share.max() * 125)); ax.legend(loc="upper right")
+        ax.set(title="Sample ratio mismatch" if self.mismatch else "The split is as expected",
+               xlabel="variant", ylabel="share of users (%)", ylim=(0, t.share.max() * 125)); ax.legend(loc="upper right")
         return ax
 
 # %% ../nbs/11_abtest.ipynb #3eff5371
@@ -269,7 +270,8 @@ def _users(frame, user, arm, names):
     if (code < 0).any(): raise ExperimentError(f"{user} is null in {(code < 0).sum()} rows, the first is row {_plain(frame.index[code < 0][0])!r}; drop them.")
     first = np.empty(len(ids), int); first[code[::-1]] = np.arange(len(code))[::-1]
     torn = np.flatnonzero(arm != arm[first][code])
-    if len(torn): raise ExperimentError(f"user {_plain(ids[code[torn[0]]])!r} is in two variants, {names[arm[first[code[torn[0]]]]]!r} and {names[arm[torn[0]]]!r} ({len(set(code[torn]))} such users); drop them or fix the assignment.")
+    if len(torn): raise ExperimentError(f"user {_plain(ids[code[torn[0]]])!r} is in two variants, {names[arm[first[code[torn[0]]]]]!r} and {names[arm[torn[0]]]!r} "
+                                         f"({len(set(code[torn]))} such users); drop them or fix the assignment.")
     return code, first
 
 # %% ../nbs/11_abtest.ipynb #dda64b79
@@ -296,19 +298,22 @@ def _groups(frame, columns, code, first, what):
     columns = [columns] if isinstance(columns, str) else list(columns)
     for c in columns:
         if c not in frame.columns: raise ExperimentError(f"there is no column {c!r} for {what}; the frame has {list(frame.columns)}.")
-    each = [pd.factorize(frame[c], sort=True) for c in columns]
-    for c, (k, _) in zip(columns, each):
+    label, group = None, np.zeros(len(first), int)
+    for c in columns:
+        k, levels = pd.factorize(frame[c], sort=True)
         if (k < 0).any(): raise ExperimentError(f"{what}: {c} is null in {(k < 0).sum()} rows, the first is row {_plain(frame.index[k < 0][0])!r}; fill it, 'unknown' will do.")
         if (k != k[first][code]).any(): raise ExperimentError(f"{what}: {c} differs between rows of one user; it must be one value a user, from before the experiment.")
-    group, found = pd.factorize(pd.Series(list(zip(*(k[first] for k, _ in each)))), sort=True) if len(each) > 1 else (each[0][0][first], [(i,) for i in range(len(each[0][1]))])
-    return group, [_plain(each[0][1][g[0]]) if len(g) == 1 else ", ".join(str(names[i]) for i, (_, names) in zip(g, each)) for g in found]
+        group, found = pd.factorize(group * len(levels) + k[first], sort=True)
+        label = [_plain(v) for v in levels] if label is None else [f"{label[f // len(levels)]}, {levels[f % len(levels)]}" for f in found]
+    return group, label
 
 # %% ../nbs/11_abtest.ipynb #e34653f8
 def _check_counts(name, spec, cols, label):
     "Raise unless the metric's whole-number columns are plausible counts; `label(i)` names user i."
     whole = {k: (cols[k] == np.floor(cols[k])).all() for k in ("x", "m") if k in cols}
     for k, c in zip(whole, spec):
-        if whole[k] and (cols[k] < 0).any(): raise ExperimentError(f"column {c!r} has negative counts, first for user {label(np.argmax(cols[k] < 0))!r}; fix them, or pass unbounded=[{name!r}] if it is no count.")
+        if whole[k] and (cols[k] < 0).any():
+            raise ExperimentError(f"column {c!r} has negative counts, first for user {label(np.argmax(cols[k] < 0))!r}; fix them, or pass unbounded=[{name!r}] if it is no count.")
     if "m" in cols and all(whole.values()):
         over = cols["x"] > cols["m"]
         if over.any(): raise ExperimentError(f"{spec[0]} exceeds {spec[1]} for {over.sum()} users, first for {label(np.argmax(over))!r}; fix them, or pass unbounded=[{name!r}] if that can be.")
@@ -431,7 +436,8 @@ def _decide(table, srm, alpha):
     for v, rows in table.groupby("variant", sort=False):
         first, *rest = rows.itertuples()
         verdict, against = _verdict(first, rest)
-        out.append(f"{verdict} {v!r}: {_says(first, alpha)}" + (", but " + ", ".join(_reason(r, alpha) for r in against) if against else "") + ("; chance alone can do this" if not first.significant else "") + ".")
+        but = ", but " + ", ".join(_reason(r, alpha) for r in against) if against else ""
+        out.append(f"{verdict} {v!r}: {_says(first, alpha)}{but}{'' if first.significant else '; chance alone can do this'}.")
     return " ".join(out)
 
 # %% ../nbs/11_abtest.ipynb #8f6df1ac
@@ -445,11 +451,11 @@ class Analysis:
     alpha: float # significance level
     correction: str = "holm" # for several comparisons
     segments: pd.DataFrame | None = None # the table by segment, and p_differs: the chance of so different effects in a segment's levels if they were the same
-    def to_frame(self) -> pd.DataFrame: # columns metric, variant, n_*, control, treatment, difference, low, high, lift, lift_* (log-ratio), fieller_*, statistic, p_value, [margin, guardrail, p_margin,] p_adjusted, significant
-        "One row a metric and treatment."
+    def to_frame(self) -> pd.DataFrame: # see its text
+        """One row a metric and treatment: metric, variant, n_*, control, treatment, difference, low, high, lift, lift_* (log-ratio), fieller_*,
+        statistic, p_value, where there are guardrails margin, guardrail and p_margin, then p_adjusted and significant."""
         return self.table.copy()
     def __repr__(self): return _analysis_text(self)
-    def _repr_html_(self): return f"<pre>{html.escape(repr(self))}</pre>"
     def plot(self, ax=None): return _forest(self, ax)
     def page(self,
         title: str = "Experiment", # heading of the page
@@ -490,16 +496,18 @@ def _forest(a, ax=None):
         ax.errorbar(rows.lift * 100, rows.index, xerr=gap, fmt="o", capsize=5, color=color, label=f"{v} against {a.control}")
     ax.axvline(0, color="grey", ls="--")
     for i, m in enumerate(t.margin if "margin" in t else []): ax.plot([100 * m] * 2, [i - .3, i + .3], color="black", lw=2)
-    ax.set(title="Broken split: do not read this" if a.srm.mismatch else f"{int(t.significant.sum())} of {int(t.p_adjusted.notna().sum())} comparisons significant", xlabel=f"lift (%), {1 - a.alpha:.0%} interval" + ("; black: margin of a guardrail" if "margin" in t else ""),
-           ylabel="metric", yticks=t.index, yticklabels=t.metric, ylim=(len(t) - .4, -.6))
+    ax.set(title="Broken split: do not read this" if a.srm.mismatch else f"{int(t.significant.sum())} of {int(t.p_adjusted.notna().sum())} comparisons significant",
+           xlabel=f"lift (%), {1 - a.alpha:.0%} interval" + ("; black: margin of a guardrail" if "margin" in t else ""), ylabel="metric", yticks=t.index, yticklabels=t.metric, ylim=(len(t) - .4, -.6))
     ax.legend(loc="best")
     return ax
 
 # %% ../nbs/11_abtest.ipynb #77141f26
 _PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title><style>
 body{font:16px/1.5 system-ui,sans-serif;max-width:74rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c} h1{margin-bottom:.3rem} table{border-collapse:collapse;margin:1rem 0;font-size:.9rem}
-th,td{padding:.35rem .6rem;white-space:nowrap;border-bottom:1px solid #ddd;text-align:right} th{background:#f4f4f4} td:first-child,th:first-child{text-align:left} img{max-width:100%} .scroll{overflow-x:auto}
-.decision{padding:.8rem 1rem;border-left:.4rem solid {{ color }};background:#f7f7f7;font-size:1.1rem} .srm{color:{{ "#b00020" if a.srm.mismatch else "#444" }}} dt{font-weight:600} dd{margin:0 0 .5rem 1rem}
+th,td{padding:.35rem .6rem;white-space:nowrap;
+border-bottom:1px solid #ddd;text-align:right} th{background:#f4f4f4} td:first-child,th:first-child{text-align:left} img{max-width:100%} .scroll{overflow-x:auto}
+.decision{padding:.8rem 1rem;border-left:.4rem solid {{ color }};background:#f7f7f7;
+font-size:1.1rem} .srm{color:{{ "#b00020" if a.srm.mismatch else "#444" }}} dt{font-weight:600} dd{margin:0 0 .5rem 1rem}
 </style></head><body><h1>{{ title }}</h1><p class="srm">{{ a.srm }}</p><p class="decision">{{ a.decision }}</p>
 <h2>Every metric</h2><div class="scroll">{{ table }}</div><img alt="Lift of each metric with its interval" src="{{ forest }}">
 {% if segments %}<h2>By segment</h2><p>{{ differs }}</p><div class="scroll">{{ segments }}</div>{% endif %}
@@ -524,7 +532,8 @@ def _page(a, title):
     color = "#b00020" if a.srm.mismatch or "Do not" in a.decision else "#2a7d46" if a.decision.startswith("Ship") else "#c98a00"
     table = lambda t: Markup(_shown(a, t).to_html(index=False, border=0))
     first = None if a.segments is None else a.segments[a.segments.metric == a.table.metric.iloc[0]]
-    return Environment(autoescape=True).from_string(_PAGE).render(a=a, title=title, color=color, words=_WORDS, table=table(a.table), segments="" if first is None else table(first.drop(columns="metric")),
+    return Environment(autoescape=True).from_string(_PAGE).render(
+        a=a, title=title, color=color, words=_WORDS, table=table(a.table), segments="" if first is None else table(first.drop(columns="metric")),
         differs="" if first is None else _differs(a, first), forest=_picture(a.plot, (8, 1.6 + .45 * len(a.table))), split=_picture(a.srm.plot, (5, 3)))
 
 # %% ../nbs/11_abtest.ipynb #d4b81341

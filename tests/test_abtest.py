@@ -307,11 +307,14 @@ def test_command(tmp_path, capsys):
     more = ["--guardrail", "revenue=-0.3", "--covariate", "clicks/impressions=clicks_before/impressions_before", "--strata", "country", "--segment", "country", "--correction", "bh", "--alpha", "0.1"]
     assert main([*words, *more, "--out", str(tmp_path / "page.html")]) == 0
     out, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
-    found = analyze(d, "arm", metrics=["clicks/impressions", "revenue"], user="member", alpha=.1, guardrails={"revenue": -.3}, covariates={"clicks/impressions": "clicks_before/impressions_before"}, strata="country", segments=["country"], correction="bh")
+    found = analyze(d, "arm", metrics=["clicks/impressions", "revenue"], user="member", alpha=.1, guardrails={"revenue": -.3},
+                    covariates={"clicks/impressions": "clicks_before/impressions_before"}, strata="country", segments=["country"], correction="bh")
     assert out.startswith(str(found)) and "page.html" in out and "Experiment shop" in page and [p.name for p in tmp_path.glob("page*")] == ["page.html"]
     assert main([*words[:2], "--metric", "revenue", "--variant", "variant", "--user", "member"]) == 0 and "decision" in capsys.readouterr().out.lower()
-    for extra, message in [(["--guardrail", "revenue"], "--guardrail 'revenue' is not of the form METRIC=VALUE"), (["--guardrail", "revenue=much"], "could not convert"), (["--out", "page.csv"], "name an .html file"),
-                           (["--out", str(tmp_path / "no" / "p.html")], "in a folder that exists"), (["--segment", "city"], "no column 'city'"), (["--variant", "group"], "no column 'group'"), (["--alpha", "7"], "alpha must lie between")]:
+    for extra, message in [(["--guardrail", "revenue"], "--guardrail 'revenue' is not of the form METRIC=VALUE"), (["--guardrail", "revenue=much"], "could not convert"),
+                           (["--out", "page.csv"], "name an .html file"),
+                           (["--out", str(tmp_path / "no" / "p.html")], "in a folder that exists"),
+                           (["--segment", "city"], "no column 'city'"), (["--variant", "group"], "no column 'group'"), (["--alpha", "7"], "alpha must lie between")]:
         assert main([*words, *extra]) == 2 and message in capsys.readouterr().err
     d[(d.arm == 0) | (d.member % 3 > 0)].to_csv(tmp_path / "lost.csv", index=False)
     assert main(["abtest", str(tmp_path / "lost.csv"), *words[2:]]) == 0

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
+from scipy.integrate import trapezoid
 
 matplotlib.use("Agg")
 pytest.importorskip("tea_tasting")
@@ -38,7 +39,7 @@ def test_sequence_inverts_the_mixture():
     for se, tau, alpha in [(.1, .05, .05), (.02, .3, .1), (1., 1., .01)]:
         edge = confidence_sequence(0., se, tau, alpha)[1]
         g = np.linspace(-12 * max(tau, se), 12 * max(tau, se), 400_001)
-        ratio = np.trapezoid(stats.norm.pdf(g, 0, tau) * np.exp(g * edge / se**2 - g**2 / (2 * se**2)), g)
+        ratio = trapezoid(stats.norm.pdf(g, 0, tau) * np.exp(g * edge / se**2 - g**2 / (2 * se**2)), g)
         np.testing.assert_allclose(ratio, 1 / alpha, rtol=1e-6)
         np.testing.assert_allclose(always_valid_p(np.array([edge]), np.array([se]), tau), alpha, rtol=1e-9)
     assert np.isnan(confidence_sequence(np.nan, .1, .1)[0]) and always_valid_p(np.array([np.nan, 5.]), np.array([.1, .1]), .1)[0] == 1
@@ -58,7 +59,8 @@ def log(n=400, days=5, seed=0):
     g = np.random.default_rng(seed)
     who, day = np.nonzero(g.random((n, days)) < .5)
     shown = 1 + g.poisson(5, len(who))
-    return pd.DataFrame({"user_id": who, "variant": np.where(who % 2, "treatment", "control"), "timestamp": pd.Timestamp("2024-05-01") + pd.to_timedelta(day, "D") + pd.to_timedelta(g.uniform(0, 24, len(who)), "h"), "impressions": shown, "clicks": g.binomial(shown, .2), "bought": g.random(len(who)) < .2})
+    t = pd.Timestamp("2024-05-01") + pd.to_timedelta(day, "D") + pd.to_timedelta(g.uniform(0, 24, len(who)), "h")
+    return pd.DataFrame({"user_id": who, "variant": np.where(who % 2, "treatment", "control"), "timestamp": t, "impressions": shown, "clicks": g.binomial(shown, .2), "bought": g.random(len(who)) < .2})
 
 
 def test_monitor_is_the_analysis_of_each_day():
@@ -82,12 +84,14 @@ def test_monitor_says_what_is_wrong():
     d = log()
     early = monitor(d.assign(clicks=np.where(d.timestamp < "2024-05-02", 0, d.clicks)), "clicks/impressions")
     assert early.table.lift.isna()[0] and early.table.lift.notna()[1:].all() and "nan" not in repr(early) and early.plot().get_xlabel() == "time"
-    flips = d.assign(clicks=np.where((d.timestamp < "2024-05-02") == (d.variant == "control"), 0, d.impressions).astype(int), impressions=np.where(d.timestamp < "2024-05-02", d.impressions, 50 * d.impressions))
+    early_day = d.timestamp < "2024-05-02"
+    flips = d.assign(clicks=np.where(early_day == (d.variant == "control"), 0, d.impressions).astype(int), impressions=np.where(early_day, d.impressions, 50 * d.impressions))
     flips["clicks"] = np.where(flips.clicks > 0, flips.impressions, 1)
     with pytest.warns(UserWarning, match="the effect changes over time"): monitor(flips, "clicks/impressions", effect=1.)
     with pytest.warns(UserWarning, match="SAMPLE RATIO MISMATCH"): monitor(d[(d.variant == "control") | (d.user_id < 200)], "clicks/impressions")
     with pytest.raises(ExperimentError, match="is in two variants"): monitor(pd.concat([d, d.head(1).assign(variant="treatment")]), "clicks")
-    with pytest.raises(ExperimentError, match="null or no time in 1 rows, the first is row 3"): monitor(d.astype({"timestamp": str}).assign(timestamp=lambda x: x.timestamp.where(x.index != 3, "soon")), "clicks")
+    with pytest.raises(ExperimentError, match="null or no time in 1 rows, the first is row 3"):
+        monitor(d.astype({"timestamp": str}).assign(timestamp=lambda x: x.timestamp.where(x.index != 3, "soon")), "clicks")
     assert duration(d, "clicks", days=[2, 5]).plot().get_xlabel() == "days"
     with pytest.raises(ExperimentError, match="nothing to detect"): duration(d.assign(clicks=0), "clicks", days=[2])
     matplotlib.pyplot.close("all")
