@@ -612,12 +612,12 @@ def analyze(
     covariates: Mapping[str, str] | None = None, # {metric name: column or ratio from before the experiment}, for CUPED
     strata: str | Sequence[str] | None = None, # column(s) known before the experiment, by which to stratify
     guardrails: Mapping[str, float] | None = None, # {metric name: the lift that is just tolerable, -.02 or .05}; tested for non-inferiority, outside the correction
-    segments: str | Sequence[str] = (), # columns known before the experiment, by each of which the table is repeated
+    segments: str | Sequence[str] = (), # columns known before the experiment; for the values of each the table is repeated, without strata
     correction: str = "holm", # for several comparisons: 'holm', 'bh' (Benjamini-Hochberg) or 'none'
     expected: Mapping | None = None, # planned split, {arm: share}; None: equal
     unbounded: Sequence[str] = (), # metrics of whole numbers that are no counts: may be negative, or above their denominator
 ) -> Analysis: # .decision, .srm, .segments, .to_frame(), .plot(), .page()
-    "From raw rows to a decision: the split first, then each metric by user, corrected for their number."
+    "From raw rows to a decision: the split first, then each metric by user, corrected for their number; ExperimentError where the data or options cannot be right."
     specs, before, guardrails = _specs(metrics), _specs(covariates) if covariates else {}, dict(guardrails or {})
     _check_options(specs, before, unbounded, guardrails, correction, alpha)
     arm, names = _arms(frame, variant, control)
