@@ -5,6 +5,8 @@
 # %% ../nbs/11_abtest.ipynb #56e4171e
 from __future__ import annotations
 
+import base64
+import io
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,11 @@ import seaborn as sns
 from scipy import optimize, stats
 
 # %% auto #0
-__all__ = ['ProportionTest', 'two_proportion_test', 'delta_method', 'SRM', 'srm_test', 'Analysis', 'analyze', 'Power', 'power']
+__all__ = ['ExperimentError', 'ProportionTest', 'two_proportion_test', 'delta_method', 'SRM', 'srm_test', 'Analysis', 'analyze',
+           'Power', 'power']
+
+# %% ../nbs/11_abtest.ipynb #290e9ea3
+class ExperimentError(ValueError): "The data of an experiment cannot be analysed as asked; the message says which column, row, user or arm, and what to do."
 
 # %% ../nbs/11_abtest.ipynb #8ee257ef
 def _count(name, x):
@@ -73,7 +79,6 @@ def _fieller(m0, v0, m1, v1, z):
 def _pct(v, digits=1): return "-" if np.isnan(v) else f"{v:+.{digits}%}"
 def _p_text(p): return "p < 0.0001" if p < 1e-4 else f"p = {p:.4f}"
 
-# %% ../nbs/11_abtest.ipynb #95c23215
 @dataclass(frozen=True, repr=False)
 class ProportionTest:
     "A pooled z-test of two click-through rates, with intervals of their difference and of the lift."
@@ -122,7 +127,6 @@ def _proportion_text(r):
     for c in ["estimate", "low", "high"]: table[c] = ["-" if np.isnan(v) else f"{v:.3%}" for v in table[c]]
     return f"Treatment {p1:.2%} against control {p0:.2%}{lift}. {verdict}{note}\n\n{table.to_string(index=False)}"
 
-# %% ../nbs/11_abtest.ipynb #fcab7c8c
 def _proportion_plot(r, ax=None):
     "The seed notebook's two figures: bars of the rates with labels; their intervals. Returns the two axes."
     if ax is None: _, ax = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -133,7 +137,8 @@ def _proportion_plot(r, ax=None):
     for i in range(2):
         e = t.iloc[i]
         ax[1].errorbar(e.estimate * 100, i, xerr=[[max(e.estimate - e.low, 0) * 100], [max(e.high - e.estimate, 0) * 100]], fmt="o", capsize=6, color=color[i])
-    ax[1].set(title=f"Difference {_pct(r.ci[0], 2)} to {_pct(r.ci[1], 2)}", xlabel=f"click-through rate (%), {1 - r.alpha:.0%} interval", ylabel="variant", yticks=[0, 1], yticklabels=arms, ylim=(-.6, 1.6))
+    ax[1].set(title=f"Difference {_pct(r.ci[0], 2)} to {_pct(r.ci[1], 2)}",
+              xlabel=f"click-through rate (%), {1 - r.alpha:.0%} interval", ylabel="variant", yticks=[0, 1], yticklabels=arms, ylim=(-.6, 1.6))
     return ax
 
 # %% ../nbs/11_abtest.ipynb #bb543124
@@ -199,7 +204,8 @@ class SRM:
         ax, t = ax or plt.subplots(figsize=(5, 3.2))[1], self.to_frame()
         ax.bar(t.variant.astype(str), t.share * 100, color=sns.color_palette("colorblind")[0], width=.6)
         for i, e in enumerate(t.expected / t.expected.sum()): ax.hlines(e * 100, i - .4, i + .4, color="black", ls="--", label="expected" if i == 0 else None)
-        ax.set(title="Sample ratio mismatch" if self.mismatch else "The split is as expected", xlabel="variant", ylabel="share of users (%)"); ax.legend(loc="lower right")
+        ax.set(title="Sample ratio mismatch" if self.mismatch else "The split is as expected",
+               xlabel="variant", ylabel="share of users (%)", ylim=(0, t.share.max() * 125)); ax.legend(loc="upper right")
         return ax
 
 # %% ../nbs/11_abtest.ipynb #3eff5371
@@ -222,10 +228,10 @@ def _specs(metrics):
     "Metrics as {name: (numerator, denominator or None)}."
     if isinstance(metrics, str): metrics = [metrics]
     if not isinstance(metrics, Mapping): metrics = {m: m for m in metrics}
-    if not metrics: raise ValueError("metrics is empty: name a column ('revenue') or a ratio of two ('clicks/impressions').")
+    if not metrics: raise ExperimentError("metrics is empty: name a column ('revenue') or a ratio of two ('clicks/impressions').")
     out = {name: tuple(p.strip() for p in spec.split("/")) for name, spec in metrics.items()}
     bad = next((n for n, p in out.items() if len(p) > 2 or not all(p)), None)
-    if bad is not None: raise ValueError(f"metric {bad!r}: {metrics[bad]!r} is neither 'column' nor 'numerator/denominator'.")
+    if bad is not None: raise ExperimentError(f"metric {bad!r}: {metrics[bad]!r} is neither 'column' nor 'numerator/denominator'.")
     return {name: (p + (None,))[:2] for name, p in out.items()}
 
 # %% ../nbs/11_abtest.ipynb #f11774ee
@@ -233,25 +239,25 @@ def _plain(x): return getattr(x, "item", lambda: x)() # 3 rather than np.int64(3
 
 def _values(frame, column):
     "A column as finite floats."
-    if column not in frame.columns: raise ValueError(f"there is no column {column!r}; the frame has {list(frame.columns)}.")
+    if column not in frame.columns: raise ExperimentError(f"there is no column {column!r}; the frame has {list(frame.columns)}.")
     if not (pd.api.types.is_numeric_dtype(frame[column]) or pd.api.types.is_bool_dtype(frame[column])): raise TypeError(f"column {column!r} is not numeric but {frame[column].dtype}.")
     x = frame[column].to_numpy(float, na_value=np.nan)
     bad = ~np.isfinite(x)
-    if bad.any(): raise ValueError(f"column {column!r} is null or infinite in {bad.sum()} rows, the first is row {_plain(frame.index[bad][0])!r}; a user who did nothing counts as 0.")
+    if bad.any(): raise ExperimentError(f"column {column!r} is null or infinite in {bad.sum()} rows, the first is row {_plain(frame.index[bad][0])!r}; a user who did nothing counts as 0.")
     return x
 
 # %% ../nbs/11_abtest.ipynb #7f857dbe
 def _arms(frame, variant, control):
     "Each row's arm number (0: the control) and the arms' names."
-    if variant not in frame.columns: raise ValueError(f"there is no column {variant!r}; name the column of the arms: variant=..., one of {list(frame.columns)}.")
-    if not len(frame): raise ValueError("the frame has no rows.")
+    if variant not in frame.columns: raise ExperimentError(f"there is no column {variant!r}; name the column of the arms: variant=..., one of {list(frame.columns)}.")
+    if not len(frame): raise ExperimentError("the frame has no rows.")
     null = frame[variant].isna()
-    if null.any(): raise ValueError(f"{variant} is null in {int(null.sum())} rows, the first is row {_plain(frame.index[null][0])!r}; drop users who were in no arm.")
+    if null.any(): raise ExperimentError(f"{variant} is null in {int(null.sum())} rows, the first is row {_plain(frame.index[null][0])!r}; drop users who were in no arm.")
     code, names = pd.factorize(frame[variant], sort=True)
     names = [_plain(n) for n in names]
-    if len(names) < 2: raise ValueError(f"{variant} has only the variant {names[0]!r}: there is nothing to compare it with.")
+    if len(names) < 2: raise ExperimentError(f"{variant} has only the variant {names[0]!r}: there is nothing to compare it with.")
     if control is None: control = next((n for n in names if str(n).lower() in ("control", "a", "0", "false")), None)
-    if control not in names: raise ValueError(f"which variant is the control? control={control!r} is not one of {names}; pass control=...")
+    if control not in names: raise ExperimentError(f"which variant is the control? control={control!r} is not one of {names}; pass control=...")
     order = [control] + [n for n in names if n != control]
     return np.array([order.index(n) for n in names])[code], order
 
@@ -259,12 +265,13 @@ def _arms(frame, variant, control):
 def _users(frame, user, arm, names):
     "Each row's user number, and the first row of each user; a user in two arms is an error."
     if user is None: return np.arange(len(frame)), np.arange(len(frame))
-    if user not in frame.columns: raise ValueError(f"there is no column {user!r}; name the column of the users: user=..., or user=None if each row is a user of its own.")
+    if user not in frame.columns: raise ExperimentError(f"there is no column {user!r}; name the column of the users: user=..., or user=None if each row is a user of its own.")
     code, ids = pd.factorize(frame[user])
-    if (code < 0).any(): raise ValueError(f"{user} is null in {(code < 0).sum()} rows, the first is row {_plain(frame.index[code < 0][0])!r}; drop them.")
+    if (code < 0).any(): raise ExperimentError(f"{user} is null in {(code < 0).sum()} rows, the first is row {_plain(frame.index[code < 0][0])!r}; drop them.")
     first = np.empty(len(ids), int); first[code[::-1]] = np.arange(len(code))[::-1]
     torn = np.flatnonzero(arm != arm[first][code])
-    if len(torn): raise ValueError(f"user {_plain(ids[code[torn[0]]])!r} is in two variants, {names[arm[first[code[torn[0]]]]]!r} and {names[arm[torn[0]]]!r} ({len(set(code[torn]))} such users); drop them or fix the assignment.")
+    if len(torn): raise ExperimentError(f"user {_plain(ids[code[torn[0]]])!r} is in two variants, {names[arm[first[code[torn[0]]]]]!r} and {names[arm[torn[0]]]!r} "
+                                         f"({len(set(code[torn]))} such users); drop them or fix the assignment.")
     return code, first
 
 # %% ../nbs/11_abtest.ipynb #dda64b79
@@ -279,60 +286,106 @@ def _metric(frame, spec, covariate, code, first):
     for key, c in zip(("bx", "bm"), covariate):
         if not c: continue
         v = _values(frame, c)
-        if (v != v[first][code]).any(): raise ValueError(f"covariate {c!r} differs between rows of one user; it must be one value a user, from before the experiment.")
+        if (v != v[first][code]).any(): raise ExperimentError(f"covariate {c!r} differs between rows of one user; it must be one value a user, from before the experiment.")
         out[key] = v[first]
     for key, c in [("m", spec[1]), ("bm", covariate[1])]:
-        if c and (out[key] < 0).any(): raise ValueError(f"the denominator {c!r} is negative for some users.")
+        if c and (out[key] < 0).any(): raise ExperimentError(f"the denominator {c!r} is negative for some users.")
     return out
+
+# %% ../nbs/11_abtest.ipynb #f4adbfdc
+def _groups(frame, columns, code, first, what):
+    "Each user's group number by the columns, and the groups' names."
+    columns = [columns] if isinstance(columns, str) else list(columns)
+    for c in columns:
+        if c not in frame.columns: raise ExperimentError(f"there is no column {c!r} for {what}; the frame has {list(frame.columns)}.")
+    label, group = None, np.zeros(len(first), int)
+    for c in columns:
+        k, levels = pd.factorize(frame[c], sort=True)
+        if (k < 0).any(): raise ExperimentError(f"{what}: {c} is null in {(k < 0).sum()} rows, the first is row {_plain(frame.index[k < 0][0])!r}; fill it, 'unknown' will do.")
+        if (k != k[first][code]).any(): raise ExperimentError(f"{what}: {c} differs between rows of one user; it must be one value a user, from before the experiment.")
+        group, found = pd.factorize(group * len(levels) + k[first], sort=True)
+        label = [_plain(v) for v in levels] if label is None else [f"{label[f // len(levels)]}, {levels[f % len(levels)]}" for f in found]
+    return group, label
 
 # %% ../nbs/11_abtest.ipynb #e34653f8
 def _check_counts(name, spec, cols, label):
     "Raise unless the metric's whole-number columns are plausible counts; `label(i)` names user i."
     whole = {k: (cols[k] == np.floor(cols[k])).all() for k in ("x", "m") if k in cols}
     for k, c in zip(whole, spec):
-        if whole[k] and (cols[k] < 0).any(): raise ValueError(f"column {c!r} has negative counts, first for user {label(np.argmax(cols[k] < 0))!r}; fix them, or pass unbounded=[{name!r}] if it is no count.")
+        if whole[k] and (cols[k] < 0).any():
+            raise ExperimentError(f"column {c!r} has negative counts, first for user {label(np.argmax(cols[k] < 0))!r}; fix them, or pass unbounded=[{name!r}] if it is no count.")
     if "m" in cols and all(whole.values()):
         over = cols["x"] > cols["m"]
-        if over.any(): raise ValueError(f"{spec[0]} exceeds {spec[1]} for {over.sum()} users, first for {label(np.argmax(over))!r}; fix them, or pass unbounded=[{name!r}] if that can be.")
+        if over.any(): raise ExperimentError(f"{spec[0]} exceeds {spec[1]} for {over.sum()} users, first for {label(np.argmax(over))!r}; fix them, or pass unbounded=[{name!r}] if that can be.")
 
 # %% ../nbs/11_abtest.ipynb #234d76a8
+def _moments(cols, group, shape):
+    "Sizes, means and covariances of the columns {name: values} in each group of rows, arrays of `shape` (the last two axes: arms, strata)."
+    n_groups, names = int(np.prod(shape)), list(cols)
+    n, total = np.bincount(group, minlength=n_groups).reshape(shape), lambda v: np.bincount(group, v, n_groups).reshape(shape)
+    c = {k: v - v.mean() for k, v in cols.items()}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        mean, shift = {k: total(v) / n for k, v in cols.items()}, {k: total(v) / n for k, v in c.items()}
+        square = {(j, k): total(c[j] * c[k]) for i, k in enumerate(names) for j in names[:i + 1]}
+        cov = {(j, k): (s - n * shift[j] * shift[k]) / (n - 1) for (j, k), s in square.items()}
+        noise = {(j, k): 1e-12 * np.sqrt(square[j, j] * square[k, k]) / n for j, k in square}
+    return n, mean, {jk: np.where(np.abs(v) > noise[jk], v, 0) for jk, v in cov.items()}
+
+# %% ../nbs/11_abtest.ipynb #552f6334
 def _tea_tasting():
     "The package, or an error that names the extra."
-    try: import tea_tasting
+    try: import tea_tasting.aggr
     except ImportError as e: raise ImportError("analyze needs the package tea-tasting: pip install 'recsys_nb[abtest]'") from e
     return tea_tasting
 
-def _aggregates(tt, cols, mask):
-    "Counts, means and covariances of one arm's users."
-    import tea_tasting.aggr
-    k = list(cols)
-    X = np.stack([cols[c][mask] for c in k])
-    mean, cov = X.mean(1), np.atleast_2d(np.cov(X))
-    return tea_tasting.aggr.Aggregates(X.shape[1], dict(zip(k, mean.tolist())), {c: float(cov[i, i]) for i, c in enumerate(k)},
-                                       {(k[i], k[j]): float(cov[i, j]) for i in range(len(k)) for j in range(i)})
+def _pick(moments, i, share):
+    "tea-tasting's statistics of arm `i`, its strata put together by their shares of all users."
+    n, mean, cov = moments
+    n, N = n[..., i, :], n[..., i, :].sum(-1)
+    number = (lambda v: v) if np.ndim(N) else (lambda v: v.item())
+    mean = {k: number((share * m[..., i, :]).sum(-1)) for k, m in mean.items()}
+    cov = {jk: number(N * (share**2 * c[..., i, :] / n).sum(-1)) for jk, c in cov.items()}
+    return _tea_tasting().aggr.Aggregates(number(N), mean, {k: cov[k, k] for k in mean}, {jk: v for jk, v in cov.items() if jk[0] != jk[1]})
 
-# %% ../nbs/11_abtest.ipynb #552f6334
-def _variances(a, b, keys):
-    "Variances of the two arms' (CUPED-adjusted) means."
+# %% ../nbs/11_abtest.ipynb #5b969b53
+def _keys(cols): return [k if k in cols else None for k in ("x", "m", "bx", "bm")]
+
+def _estimates(a, b, keys):
+    "(CUPED-adjusted) means of two arms and the variances of these means; for arrays of experiments too."
     x, m, bx, bm = keys
     total = a + b
-    theta = total.ratio_cov(*keys) / total.ratio_var(bx, bm) if bx and total.ratio_var(bx, bm) > 0 else 0
-    return [(s.ratio_var(x, m) - 2 * theta * s.ratio_cov(*keys) + theta**2 * s.ratio_var(bx, bm)) / s.count() for s in (a, b)]
+    if not bx: return a.mean(x) / a.mean(m), a.ratio_var(x, m) / a.count(), b.mean(x) / b.mean(m), b.ratio_var(x, m) / b.count()
+    spread = np.asarray(total.ratio_var(bx, bm), float)
+    theta = np.divide(total.ratio_cov(*keys), spread, out=np.zeros_like(spread), where=spread > 0)
+    off = lambda s: s.mean(x) / s.mean(m) - theta * (s.mean(bx) / s.mean(bm) - total.mean(bx) / total.mean(bm))
+    var = lambda s: (s.ratio_var(x, m) - 2 * theta * s.ratio_cov(*keys) + theta**2 * s.ratio_var(bx, bm)) / s.count()
+    return off(a), var(a), off(b), var(b)
+
+# %% ../nbs/11_abtest.ipynb #5498ab7a
+def _guard(m0, v0, m1, v1, margin, t, df_sf):
+    "Verdict of a guardrail, and the one-sided p of being within the margin."
+    if m0 <= 0: return "not shown", np.nan
+    stat = -np.sign(margin) * (m1 - (1 + margin) * m0) / np.sqrt(v1 + (1 + margin)**2 * v0)
+    return "holds" if stat > t else "broken" if stat < -t else "not shown", float(df_sf(stat))
 
 # %% ../nbs/11_abtest.ipynb #366995b0
-def _compare(name, cols, control, treatment, alpha):
-    "One row of the analysis: treatment against control (boolean masks over users)."
-    tt, keys = _tea_tasting(), [k if k in cols else None for k in ("x", "m", "bx", "bm")]
-    if any(k in cols and cols[k][mask].sum() == 0 for k in ("m", "bm") for mask in (control, treatment)): raise ValueError(f"metric {name!r}: a denominator is 0 for every user of an arm.")
-    a, b = (_aggregates(tt, cols, mask) for mask in (control, treatment))
-    v0, v1 = _variances(a, b, keys)
-    r = None if max(v0, v1) <= 0 else tt.RatioOfMeans(*keys, confidence_level=1 - alpha, use_t=True, equal_var=False, alternative="two-sided").analyze_aggregates(a, b)
-    if r is None or np.sqrt(v0 + v1) < 1e-12 * (abs(r.control) + abs(r.treatment)): raise ValueError(f"metric {name!r} has zero variance: every user has the same value, so there is nothing to test.")
-    t = (r.effect_size_ci_upper - r.effect_size) / np.sqrt(v0 + v1)
-    log = (r.rel_effect_size_ci_lower, r.rel_effect_size_ci_upper) if min(r.control, r.treatment) > 0 else (np.nan, np.nan)
-    lift = r.rel_effect_size if r.control > 0 else np.nan
-    return dict(n_control=a.count(), n_treatment=b.count(), control=r.control, treatment=r.treatment, difference=r.effect_size, low=r.effect_size_ci_lower, high=r.effect_size_ci_upper,
-                lift=lift, lift_low=log[0], lift_high=log[1], **dict(zip(("fieller_low", "fieller_high"), _fieller(r.control, v0, r.treatment, v1, t))), statistic=r.statistic, p_value=r.pvalue)
+def _compare(name, a, b, keys, alpha, margin=None, strict=True):
+    "One row of the analysis: arm b against the control a; without variance an error, or no numbers where not `strict`."
+    tt, size = _tea_tasting(), dict(n_control=a.count(), n_treatment=b.count())
+    if any(k and s.mean(k) == 0 for k in (keys[1], keys[3]) for s in (a, b)):
+        if strict: raise ExperimentError(f"metric {name!r}: a denominator is 0 for every user of an arm.")
+        return size
+    m0, v0, m1, v1 = map(float, _estimates(a, b, keys))
+    if v0 + v1 <= 0 or np.sqrt(v0 + v1) < 1e-12 * (abs(m0) + abs(m1)):
+        if strict: raise ExperimentError(f"metric {name!r} has zero variance: every user has the same value, so there is nothing to test.")
+        return size
+    r = tt.RatioOfMeans(*keys, confidence_level=1 - alpha, use_t=True, equal_var=False, alternative="two-sided").analyze_aggregates(a, b)
+    t, df = (r.effect_size_ci_upper - r.effect_size) / np.sqrt(v0 + v1), (v0 + v1)**2 / (v0**2 / (a.count() - 1) + v1**2 / (b.count() - 1))
+    lift = (r.rel_effect_size, r.rel_effect_size_ci_lower, r.rel_effect_size_ci_upper) if min(m0, m1) > 0 else (m1 / m0 - 1 if m0 > 0 else np.nan, np.nan, np.nan)
+    row = size | dict(control=m0, treatment=m1, difference=r.effect_size, low=r.effect_size_ci_lower, high=r.effect_size_ci_upper) | dict(zip(("lift", "lift_low", "lift_high"), lift))
+    row |= dict(zip(("fieller_low", "fieller_high"), _fieller(m0, v0, m1, v1, t))) | dict(statistic=r.statistic, p_value=r.pvalue)
+    if margin is not None: row |= dict(margin=margin) | dict(zip(("guardrail", "p_margin"), _guard(m0, v0, m1, v1, margin, t, lambda s: stats.t.sf(s, df))))
+    return row
 
 # %% ../nbs/11_abtest.ipynb #b9d55031
 def _holm(p):
@@ -342,26 +395,49 @@ def _holm(p):
     out[order] = np.minimum(np.maximum.accumulate((len(p) - np.arange(len(p))) * p[order]), 1)
     return out
 
+_ADJUST = {"holm": _holm, "bh": stats.false_discovery_control, "none": np.asarray}
+
+def _adjusted(table, correction, alpha):
+    "Adds p_adjusted and significant; rows of guardrails, which must all hold, and rows without a p stand outside."
+    tested = table.p_value.notna() & (table.margin.isna() if "margin" in table else True)
+    table["p_adjusted"] = np.nan
+    if tested.any(): table.loc[tested, "p_adjusted"] = _ADJUST[correction](table.p_value[tested].to_numpy(float))
+    table["significant"] = table.p_adjusted < alpha
+    return table
+
 # %% ../nbs/11_abtest.ipynb #1b145439
 def _says(r, alpha):
     "A row of the analysis in words."
     verb, level = ("rose by" if r.difference > 0 else "fell by") if r.significant else "moved by", f"{1 - alpha:.0%} interval"
     size = (_pct(r.lift) if r.fieller_low == r.fieller_low else f"{r.difference:+.4g}").lstrip("+-" if r.significant else "")
-    p = ("Holm " if r.p_adjusted != r.p_value else "") + _p_text(r.p_adjusted)
+    p = ("adjusted " if r.p_adjusted != r.p_value else "") + _p_text(r.p_adjusted)
     if np.isnan(r.fieller_low): return f"{r.metric} {verb} {size} ({level} {r.low:+.4g} to {r.high:+.4g}; {p})"
     return f"{r.metric} {verb} {size} ({level} {_pct(r.fieller_low)} to {_pct(r.fieller_high)}; {p})"
 
-# %% ../nbs/11_abtest.ipynb #d1efd10b
+def _verdict(first, rest):
+    "What to do, and the rows to name as reasons against it."
+    g = lambda v: [r for r in rest if getattr(r, "guardrail", None) == v]
+    fell = [r for r in rest if r.significant and r.difference < 0]
+    if g("broken"): return "Do not ship", g("broken")
+    if not first.significant: return "No decision for", []
+    if first.difference < 0: return "Do not ship", []
+    if g("not shown"): return "Not yet", g("not shown")
+    return ("Weigh", fell) if fell else ("Ship", [])
+
+def _reason(r, alpha):
+    if getattr(r, "guardrail", None) not in ("broken", "not shown"): return _says(r, alpha)
+    interval = "no interval" if np.isnan(r.fieller_low) else f"{1 - alpha:.0%} interval {_pct(r.fieller_low)} to {_pct(r.fieller_high)}"
+    return f"the guardrail {r.metric} ({_pct(r.margin)} at worst) is {'broken' if r.guardrail == 'broken' else 'not yet shown to hold'} ({interval})"
+
 def _decide(table, srm, alpha):
     "One sentence a treatment; only a warning where the split is broken."
     if srm.mismatch: return "Do not decide: the arms' sizes are not what was planned, so the arms may hold different users. Find the cause first."
     out = []
     for v, rows in table.groupby("variant", sort=False):
-        first, fell = rows.iloc[0], [_says(r, alpha) for r in rows.iloc[1:].itertuples() if r.significant and r.difference < 0]
-        if not first.significant: verdict = "No decision for"
-        elif first.difference < 0: verdict = "Do not ship"
-        else: verdict = "Weigh" if fell else "Ship"
-        out.append(f"{verdict} {v!r}: {_says(first, alpha)}" + (", but " + ", ".join(fell) if fell else "") + ("; chance alone can do this" if not first.significant else "") + ".")
+        first, *rest = rows.itertuples()
+        verdict, against = _verdict(first, rest)
+        but = ", but " + ", ".join(_reason(r, alpha) for r in against) if against else ""
+        out.append(f"{verdict} {v!r}: {_says(first, alpha)}{but}{'' if first.significant else '; chance alone can do this'}.")
     return " ".join(out)
 
 # %% ../nbs/11_abtest.ipynb #8f6df1ac
@@ -373,16 +449,41 @@ class Analysis:
     decision: str # in words
     control: object # name of the control arm
     alpha: float # significance level
-    def to_frame(self) -> pd.DataFrame: # columns metric, variant, n_*, control, treatment, difference, low, high, lift, lift_* (log-ratio), fieller_*, statistic, p_value, p_adjusted, significant
-        "One row a metric and treatment."
+    correction: str = "holm" # for several comparisons
+    segments: pd.DataFrame | None = None # the table by segment, and p_differs: the chance of so different effects in a segment's levels if they were the same
+    def to_frame(self) -> pd.DataFrame: # see its text
+        """One row a metric and treatment: metric, variant, n_*, control, treatment, difference, low, high, lift, lift_* (log-ratio), fieller_*,
+        statistic, p_value, where there are guardrails margin, guardrail and p_margin, then p_adjusted and significant."""
         return self.table.copy()
-    def __repr__(self):
-        t, short = self.table, lambda x: f"{x:.4g}"
-        cols = {"metric": t.metric, "variant": t.variant, "control": t.control.map(short), "treatment": t.treatment.map(short), "lift": t.lift.map(_pct),
-                f"{1 - self.alpha:.0%} interval": ["unbounded" if np.isnan(l) else f"{_pct(l)} to {_pct(h)}" for l, h in zip(t.fieller_low, t.fieller_high)],
-                "p": t.p_value.map("{:.4f}".format), "p (Holm)": t.p_adjusted.map("{:.4f}".format), "significant": t.significant.map({True: "yes", False: "no"})}
-        return f"{self.srm}\n{self.decision}\n\n{pd.DataFrame(cols).to_string(index=False)}"
+    def __repr__(self): return _analysis_text(self)
     def plot(self, ax=None): return _forest(self, ax)
+    def page(self,
+        title: str = "Experiment", # heading of the page
+    ) -> str: # HTML, self-contained
+        "The analysis as a web page to send round: the decision first, then the figures, then how to read them."
+        return _page(self, title)
+
+# %% ../nbs/11_abtest.ipynb #a69f809b
+_NAMES = {"holm": "p (Holm)", "bh": "p (BH)", "none": "p"}
+
+def _shown(a, t):
+    "A table for readers: rounded, with one interval."
+    short, p, dash = (lambda x: "-" if np.isnan(x) else f"{x:.4g}"), (lambda x: "-" if np.isnan(x) else "<.0001" if x < 1e-4 else f"{x:.4f}"), "-"
+    cols = {c: t[c] for c in ("metric", "segment", "level", "variant") if c in t}
+    cols |= {"users": (t.n_control + t.n_treatment).map("{:,}".format), "control": t.control.map(short), "treatment": t.treatment.map(short), "lift": t.lift.map(_pct)}
+    cols[f"{1 - a.alpha:.0%} interval"] = ["-" if np.isnan(d) else "unbounded" if np.isnan(l) else f"{_pct(l)} to {_pct(h)}" for l, h, d in zip(t.fieller_low, t.fieller_high, t.difference)]
+    cols["p"] = t.p_value.map(p)
+    cols[_NAMES[a.correction]] = t.p_adjusted.map(p)
+    cols["significant"] = [dash if np.isnan(q) else "yes" if s else "no" for q, s in zip(t.p_adjusted, t.significant)]
+    if "margin" in t and t.margin.notna().any(): cols["guardrail"] = [dash if pd.isna(m) else f"{_pct(m)}: {g}" for m, g in zip(t.margin, t.guardrail)]
+    return pd.DataFrame(cols)
+
+def _analysis_text(a):
+    "The split, the decision, the table, and the first metric by segment."
+    text = f"{a.srm}\n{a.decision}\n\n{_shown(a, a.table).to_string(index=False)}"
+    if a.segments is None: return text
+    s = a.segments[a.segments.metric == a.table.metric.iloc[0]]
+    return text + f"\n\n{_differs(a, s)}\n{_shown(a, s).to_string(index=False)}"
 
 # %% ../nbs/11_abtest.ipynb #deeab24a
 def _forest(a, ax=None):
@@ -394,12 +495,112 @@ def _forest(a, ax=None):
         gap = (rows[["lift", "fieller_high"]].to_numpy() - rows[["fieller_low", "lift"]].to_numpy()).T * 100
         ax.errorbar(rows.lift * 100, rows.index, xerr=gap, fmt="o", capsize=5, color=color, label=f"{v} against {a.control}")
     ax.axvline(0, color="grey", ls="--")
-    ax.set(title="Broken split: do not read this" if a.srm.mismatch else f"{int(t.significant.sum())} of {len(t)} comparisons significant", xlabel=f"lift (%), {1 - a.alpha:.0%} interval",
-           ylabel="metric", yticks=t.index, yticklabels=t.metric, ylim=(len(t) - .4, -.6))
+    for i, m in enumerate(t.margin if "margin" in t else []): ax.plot([100 * m] * 2, [i - .3, i + .3], color="black", lw=2)
+    ax.set(title="Broken split: do not read this" if a.srm.mismatch else f"{int(t.significant.sum())} of {int(t.p_adjusted.notna().sum())} comparisons significant",
+           xlabel=f"lift (%), {1 - a.alpha:.0%} interval" + ("; black: margin of a guardrail" if "margin" in t else ""), ylabel="metric", yticks=t.index, yticklabels=t.metric, ylim=(len(t) - .4, -.6))
     ax.legend(loc="best")
     return ax
 
+# %% ../nbs/11_abtest.ipynb #77141f26
+_PAGE = """<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{{ title }}</title><style>
+body{font:16px/1.5 system-ui,sans-serif;max-width:74rem;margin:2rem auto;padding:0 1rem;color:#1c1c1c} h1{margin-bottom:.3rem} table{border-collapse:collapse;margin:1rem 0;font-size:.9rem}
+th,td{padding:.35rem .6rem;white-space:nowrap;
+border-bottom:1px solid #ddd;text-align:right} th{background:#f4f4f4} td:first-child,th:first-child{text-align:left} img{max-width:100%} .scroll{overflow-x:auto}
+.decision{padding:.8rem 1rem;border-left:.4rem solid {{ color }};background:#f7f7f7;
+font-size:1.1rem} .srm{color:{{ "#b00020" if a.srm.mismatch else "#444" }}} dt{font-weight:600} dd{margin:0 0 .5rem 1rem}
+</style></head><body><h1>{{ title }}</h1><p class="srm">{{ a.srm }}</p><p class="decision">{{ a.decision }}</p>
+<h2>Every metric</h2><div class="scroll">{{ table }}</div><img alt="Lift of each metric with its interval" src="{{ forest }}">
+{% if segments %}<h2>By segment</h2><p>{{ differs }}</p><div class="scroll">{{ segments }}</div>{% endif %}
+<h2>The split</h2><img style="max-width:28rem" alt="Share of users in each arm" src="{{ split }}">
+<h2>How to read this</h2><dl>{% for k, v in words %}<dt>{{ k }}</dt><dd>{{ v }}</dd>{% endfor %}</dl></body></html>"""
+
+_WORDS = [("lift", "The treatment's value divided by the control's, minus 1."), ("interval", "The range of lifts that the data do not contradict. If it contains 0, the difference may be chance."),
+          ("p", "How often chance alone makes a difference at least this large, if there is none."), ("p (Holm), p (BH)", "The same, allowing for the number of comparisons; this one decides."),
+          ("guardrail", "A metric that must not get worse than its margin; it holds when its whole interval is on the good side."),
+          ("users", "Users were assigned, so users are counted: several visits of one are one observation.")]
+
+def _picture(draw, size):
+    "What `draw(ax)` draws, as an address that holds the image."
+    from matplotlib.figure import Figure
+    with sns.axes_style("whitegrid"): fig = Figure(figsize=size, layout="constrained"); draw(fig.subplots())
+    png = io.BytesIO(); fig.savefig(png, format="png", dpi=110)
+    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
+
+def _page(a, title):
+    from jinja2 import Environment
+    from markupsafe import Markup
+    color = "#b00020" if a.srm.mismatch or "Do not" in a.decision else "#2a7d46" if a.decision.startswith("Ship") else "#c98a00"
+    table = lambda t: Markup(_shown(a, t).to_html(index=False, border=0))
+    first = None if a.segments is None else a.segments[a.segments.metric == a.table.metric.iloc[0]]
+    return Environment(autoescape=True).from_string(_PAGE).render(
+        a=a, title=title, color=color, words=_WORDS, table=table(a.table), segments="" if first is None else table(first.drop(columns="metric")),
+        differs="" if first is None else _differs(a, first), forest=_picture(a.plot, (8, 1.6 + .45 * len(a.table))), split=_picture(a.srm.plot, (5, 3)))
+
+# %% ../nbs/11_abtest.ipynb #d4b81341
+def _cochran(rows):
+    "p of Cochran's Q for the differences of a segment's levels; nan with fewer than two."
+    r = rows[rows.p_value.notna()]
+    if len(r) < 2: return np.nan
+    w = (r.statistic / r.difference)**2 if (r.difference != 0).all() else 1 / ((r.high - r.low) / (2 * 1.96))**2
+    return float(stats.chi2.sf((w * (r.difference - np.average(r.difference, weights=w))**2).sum(), len(r) - 1))
+
+def _differs(a, segments):
+    "A sentence for each segment and treatment."
+    out = []
+    for (s, v), rows in segments.groupby(["segment", "variant"], sort=False):
+        p = rows.p_differs.iloc[0]
+        says = "cannot be told" if np.isnan(p) else f"{'differs' if p < a.alpha else 'no sign that it differs'} ({_p_text(p)})"
+        out.append(f"Does the effect on {rows.metric.iloc[0]} of {v!r} differ by {s}? {says}")
+    return "\n".join(out)
+
 # %% ../nbs/11_abtest.ipynb #e27222a1
+def _check_options(specs, before, unbounded, guardrails, correction, alpha):
+    for what, given in [("covariates", before), ("unbounded", unbounded), ("guardrails", guardrails)]:
+        if set(given) - set(specs): raise ExperimentError(f"{what} names {sorted(set(given) - set(specs))[0]!r}, which is not among the metrics {list(specs)}.")
+    if next(iter(specs)) in guardrails: raise ExperimentError(f"the first metric, {next(iter(specs))!r}, decides, so it cannot be a guardrail; name another one first.")
+    for name, m in guardrails.items():
+        if not -1 < m < np.inf or m == 0: raise ExperimentError(f"the margin of guardrail {name!r} is {m!r}; give the lift that is just tolerable, such as -.02 (2% less) or .05 (5% more).")
+    if correction not in _ADJUST: raise ExperimentError(f"correction={correction!r} is not one of {list(_ADJUST)}.")
+    _alpha(alpha)
+
+def _rows(name, cols, group, arms, names, share, margin, alpha, strict=True):
+    "A row for each of the treatments `arms`; `group` is arm * strata + stratum of each user."
+    moments = _moments(cols, group, (len(names), len(share)))
+    return [dict(metric=name, variant=names[i]) | _compare(name, _pick(moments, 0, share), _pick(moments, i, share), _keys(cols), alpha, margin, strict) for i in arms]
+
+# %% ../nbs/11_abtest.ipynb #ee1b1815
+def _strata(frame, strata, code, first, arm, names):
+    "Each user's stratum and the strata's shares; every arm needs two users in each."
+    if strata is None: return np.zeros(len(first), int), np.ones(1)
+    stratum, labels = _groups(frame, strata, code, first, "strata")
+    n = np.bincount(arm * len(labels) + stratum, minlength=len(names) * len(labels)).reshape(len(names), -1)
+    if n.min() < 2:
+        a, s = np.unravel_index(n.argmin(), n.shape)
+        raise ExperimentError(f"stratum {labels[s]!r} has {n[a, s]} users in variant {names[a]!r}, at least 2 are needed; merge small strata.")
+    return stratum, n.sum(0) / n.sum()
+
+# %% ../nbs/11_abtest.ipynb #7668c6bc
+def _by_segment(name, cols, segments, arm, names, margin, alpha):
+    "A metric's rows for every level of every segment (column, users' groups, labels); a level with under two users in an arm has no numbers."
+    out = []
+    for column, group, labels in segments:
+        for g, label in enumerate(labels):
+            at = group == g
+            n = np.bincount(arm[at], minlength=len(names))
+            able = [i for i in range(1, len(names)) if min(n[0], n[i]) > 1]
+            rows = _rows(name, {k: v[at] for k, v in cols.items()}, arm[at], able, names, np.ones(1), margin, alpha, strict=False) if able else []
+            rows += [dict(metric=name, variant=names[i], n_control=int(n[0]), n_treatment=int(n[i])) for i in range(1, len(names)) if i not in able]
+            out += [dict(segment=column, level=label) | r for r in rows]
+    return out
+
+_NUMBERS = ["control", "treatment", "difference", "low", "high", "lift", "lift_low", "lift_high", "fieller_low", "fieller_high", "statistic", "p_value"]
+
+def _segment_table(rows, correction, alpha):
+    t = _adjusted(pd.DataFrame([dict.fromkeys(_NUMBERS, np.nan) | r for r in rows]), correction, alpha)
+    for _, r in t.groupby(["metric", "segment", "variant"], sort=False): t.loc[r.index, "p_differs"] = _cochran(r)
+    return t
+
+# %% ../nbs/11_abtest.ipynb #b79dddb5
 def analyze(
     frame: pd.DataFrame, # one row a user, or several: sessions, events
     variant: str = "variant", # column with the arm's name
@@ -409,29 +610,33 @@ def analyze(
     user: str | None = "user_id", # column with the user's id; None: each row is a user
     alpha: float = .05, # significance level, of all comparisons together
     covariates: Mapping[str, str] | None = None, # {metric name: column or ratio from before the experiment}, for CUPED
+    strata: str | Sequence[str] | None = None, # column(s) known before the experiment, by which to stratify
+    guardrails: Mapping[str, float] | None = None, # {metric name: the lift that is just tolerable, -.02 or .05}; tested for non-inferiority, outside the correction
+    segments: str | Sequence[str] = (), # columns known before the experiment; for the values of each the table is repeated, without strata
+    correction: str = "holm", # for several comparisons: 'holm', 'bh' (Benjamini-Hochberg) or 'none'
     expected: Mapping | None = None, # planned split, {arm: share}; None: equal
     unbounded: Sequence[str] = (), # metrics of whole numbers that are no counts: may be negative, or above their denominator
-) -> Analysis: # .decision, .srm, .to_frame(), .plot()
-    "From raw rows to a decision: the split first, then each metric by user, Holm-corrected."
-    specs, before = _specs(metrics), _specs(covariates) if covariates else {}
-    for what, given in [("covariates", before), ("unbounded", unbounded)]:
-        if set(given) - set(specs): raise ValueError(f"{what} names {sorted(set(given) - set(specs))[0]!r}, which is not among the metrics {list(specs)}.")
+) -> Analysis: # .decision, .srm, .segments, .to_frame(), .plot(), .page()
+    "From raw rows to a decision: the split first, then each metric by user, corrected for their number; ExperimentError where the data or options cannot be right."
+    specs, before, guardrails = _specs(metrics), _specs(covariates) if covariates else {}, dict(guardrails or {})
+    _check_options(specs, before, unbounded, guardrails, correction, alpha)
     arm, names = _arms(frame, variant, control)
     code, first = _users(frame, user, arm, names)
     arm, label = arm[first], lambda i: _plain(frame[user].iloc[first[i]] if user else frame.index[i])
     sizes = pd.Series(np.bincount(arm, minlength=len(names)), names)
-    if sizes.min() < 2: raise ValueError(f"variant {sizes.idxmin()!r} has {sizes.min()} user: no variance can be estimated.")
+    if sizes.min() < 2: raise ExperimentError(f"variant {sizes.idxmin()!r} has {sizes.min()} user: no variance can be estimated.")
     srm = srm_test(sizes, expected)
     if srm.mismatch: warnings.warn(str(srm), stacklevel=2)
-    rows = []
+    stratum, share = _strata(frame, strata, code, first, arm, names)
+    parts = [(c, *_groups(frame, c, code, first, "segments")) for c in ([segments] if isinstance(segments, str) else segments)]
+    rows, by = [], []
     for name, spec in specs.items():
-        cols = _metric(frame, spec, before.get(name, (None, None)), code, first)
+        cols, margin = _metric(frame, spec, before.get(name, (None, None)), code, first), guardrails.get(name)
         if name not in unbounded: _check_counts(name, spec, cols, label)
-        for i, v in enumerate(names[1:], 1): rows.append(dict(metric=name, variant=v) | _compare(name, cols, arm == 0, arm == i, _alpha(alpha)))
-    table = pd.DataFrame(rows)
-    table["p_adjusted"] = _holm(table.p_value)
-    table["significant"] = table.p_adjusted < alpha
-    return Analysis(table, srm, _decide(table, srm, alpha), names[0], alpha)
+        rows += _rows(name, cols, arm * len(share) + stratum, range(1, len(names)), names, share, margin, alpha)
+        by += _by_segment(name, cols, parts, arm, names, margin, alpha)
+    table = _adjusted(pd.DataFrame(rows), correction, alpha)
+    return Analysis(table, srm, _decide(table, srm, alpha), names[0], alpha, correction, _segment_table(by, correction, alpha) if by else None)
 
 # %% ../nbs/11_abtest.ipynb #21120498
 def _spread(p0, p1, sd):
@@ -446,7 +651,6 @@ def _power_at(p0, mde, n, alpha, sd):
     d, z = abs(p0 * mde) * np.sqrt(n), stats.norm.isf(alpha / 2)
     return stats.norm.cdf((d - z * s0) / s1) + stats.norm.cdf((-d - z * s0) / s1)
 
-# %% ../nbs/11_abtest.ipynb #fe5894a9
 def _solve(p0, mde, n, target, alpha, sd):
     "Fill in the one of mde, n and power that is None."
     if target is None: return mde, n, float(_power_at(p0, mde, n, alpha, sd))

@@ -431,10 +431,27 @@ def _judge(o: argparse.Namespace) -> int:
     print(evaluate(lists, _read(o.truth), k=o.k or (10, 20), name=Path(o.recommendations).stem))
     return 0
 
+def _pairs(given: list[str], option: str) -> dict[str, str]:
+    "NAME=VALUE words as a dictionary."
+    bad = next((g for g in given if not all(g.partition("="))), None)
+    if bad is not None: raise DataError(f"--{option} {bad!r} is not of the form METRIC=VALUE.")
+    return {k: v for k, _, v in (g.partition("=") for g in given)}
+
 def _test(o: argparse.Namespace) -> int:
-    frame = _read(o.file)
-    try: print(analyze(frame, o.variant, metrics=o.metric, user=o.user, control=o.control))
+    frame, out = _read(o.file), Path(o.out or "page.html")
+    if out.suffix != ".html" or not out.resolve().parent.is_dir(): raise DataError(f"--out {out}: name an .html file in a folder that exists.")
+    control = next((v for v in frame[o.variant].dropna().unique() if str(v) == o.control), o.control) if o.variant in frame else None
+    try:
+        guardrails = {k: float(v) for k, v in _pairs(o.guardrail, "guardrail").items()}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="SAMPLE RATIO MISMATCH") # the text begins with it
+            found = analyze(frame, o.variant, metrics=list(dict.fromkeys([*o.metric, *guardrails])), user=o.user, control=control, alpha=o.alpha, guardrails=guardrails,
+                            covariates=_pairs(o.covariate, "covariate"), strata=o.strata or None, segments=o.segment, correction=o.correction)
     except (ValueError, TypeError) as e: raise DataError(str(e)) from e
+    print(found)
+    if o.out:
+        part = out.with_name(out.name + ".partial"); part.write_text(found.page(f"Experiment {Path(o.file).stem}"), encoding="utf-8"); part.replace(out)
+        print(f"\npage: {out.resolve()}")
     return 0
 
 # %% ../nbs/13_cli.ipynb #eaed175a
@@ -481,6 +498,11 @@ def _other_options(command: Callable) -> None: # `command(name, what it does, wh
     p.add_argument("file", help="rows of users, sessions or events: csv or parquet"); p.add_argument("--variant", default="variant", help="column of the arm (default: variant)")
     p.add_argument("--metric", required=True, action="append", help="a column or a ratio such as clicks/impressions; several times for several, the first decides")
     p.add_argument("--user", default="user_id", help="column of the user (default: user_id)"); p.add_argument("--control", help="name of the control arm; told from the names if left out")
+    p.add_argument("--out", metavar="PAGE.html", help="also write the analysis as a web page")
+    p.add_argument("--guardrail", action="append", default=[], metavar="METRIC=LIFT", help="what must not get worse than so, e.g. revenue=-0.02; several times for several")
+    p.add_argument("--covariate", action="append", default=[], metavar="METRIC=BEFORE", help="the same from before the experiment, for CUPED, e.g. revenue=revenue_before")
+    p.add_argument("--strata", action="append", default=[], metavar="COLUMN", help="stratify by what was known before"); p.add_argument("--segment", action="append", default=[], metavar="COLUMN", help="repeat the table by its values")
+    p.add_argument("--correction", choices=("holm", "bh", "none"), default="holm", help="for several comparisons (default: holm)"); p.add_argument("--alpha", type=float, default=.05, help="significance level (default: 0.05)")
     p = command("serve", "answer over HTTP", _serve)
     p.add_argument("--model", required=True, help="the --out of a run"); p.add_argument("--host", default="127.0.0.1"); p.add_argument("--port", type=int, default=8000)
     p = command("export", "write the models for other programs (ONNX)", _export)

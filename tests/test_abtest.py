@@ -113,6 +113,84 @@ def test_holm_against_statsmodels():
         np.testing.assert_allclose(_holm(p), multipletests(p, method="holm")[1])
 
 
+def test_bh_against_statsmodels():
+    from statsmodels.stats.multitest import multipletests
+    t = analyze(users(arms=("control", "b", "c")), metrics=METRICS, correction="bh").to_frame()
+    np.testing.assert_allclose(t.p_adjusted, multipletests(t.p_value, method="fdr_bh")[1])
+    none = analyze(users(arms=("control", "b", "c")), metrics=METRICS, correction="none").to_frame()
+    np.testing.assert_array_equal(none.p_adjusted, none.p_value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_strata_against_the_formula(seed):
+    "Post-stratified means and their variance, by a plain loop over strata; a regression with strata and their interactions gives the same estimate."
+    import statsmodels.formula.api as smf
+    d = users(2_000, seed=seed)
+    d["stratum"] = np.digitize(d.clicks_before, [1, 3])
+    d["revenue"] *= 1 + d.stratum
+    t = analyze(d, metrics="revenue", strata="stratum").table.iloc[0]
+    share, parts = d.stratum.value_counts(normalize=True), d.groupby(["variant", "stratum"]).revenue
+    mean = (parts.mean() * share).groupby("variant").sum()
+    var = (parts.var() / parts.size() * share**2).groupby("variant").sum()
+    np.testing.assert_allclose([t.control, t.treatment], mean[["control", "treatment"]])
+    np.testing.assert_allclose(t.statistic, (mean["treatment"] - mean["control"]) / np.sqrt(var.sum()))
+    fit = smf.ols("revenue ~ T * C(stratum)", d.assign(T=(d.variant == "treatment") * 1.0)).fit()
+    effect = fit.params["T"] + sum(share[s] * fit.params[f"T:C(stratum)[T.{s}]"] for s in (1, 2))
+    np.testing.assert_allclose(t.difference, effect)
+    two = analyze(d.assign(half=d.user_id % 2), metrics=METRICS, strata=["stratum", "half"], covariates={"ctr": "clicks_before/impressions_before"})
+    assert len(two.table) == 3 and two.table.p_value.between(0, 1).all()
+
+
+def test_one_stratum_is_no_stratum():
+    d = users().assign(one="x")
+    kw = dict(metrics=METRICS, covariates={"ctr": "clicks_before/impressions_before"})
+    pd.testing.assert_frame_equal(analyze(d, strata="one", **kw).to_frame(), analyze(d, **kw).to_frame())
+
+
+def test_guardrail_is_the_end_of_fiellers_interval():
+    "A margin just inside the interval does not hold, just outside it does; the one-sided p agrees at half the level."
+    d = users(seed=3)
+    base = analyze(d, metrics=METRICS).to_frame().set_index("metric").loc["revenue"]
+    for margin, verdict in [(base.fieller_low - 1e-6, "holds"), (base.fieller_low + 1e-6, "not shown")]:
+        row = analyze(d, metrics=METRICS, guardrails={"revenue": margin}).to_frame().set_index("metric").loc["revenue"]
+        assert (row.guardrail == verdict) and (row.p_margin < .025) == (verdict == "holds") and np.isnan(row.p_adjusted)
+    worse = d.assign(revenue=np.where(d.variant == "treatment", .5, 1.) * d.revenue)
+    a = analyze(worse, metrics=METRICS, guardrails={"revenue": -.1})
+    assert a.decision.startswith("Do not ship") and "broken" in a.decision and a.plot().get_xlabel()
+    slower = d.assign(revenue=np.where(d.variant == "treatment", 2., 1.) * d.revenue)  # a rise to be avoided: 10% more is tolerable
+    assert analyze(slower, metrics=["converted", "revenue"], guardrails={"revenue": .1}).table.guardrail[1] == "broken"
+    matplotlib.pyplot.close("all")
+
+
+def test_segments_are_the_analyses_of_their_users():
+    d = users().assign(country=lambda x: np.array(["DE", "FR", "US"])[x.user_id % 3], half=lambda x: x.user_id % 2)
+    a = analyze(d, metrics=METRICS, segments=["country", "half"], correction="none")
+    for (s, level), rows in a.segments.groupby(["segment", "level"]):
+        alone = analyze(d[d[s] == level], metrics=METRICS, correction="none").to_frame()
+        np.testing.assert_allclose(rows.set_index("metric").loc[alone.metric, ["p_value", "lift", "low"]].to_numpy(), alone[["p_value", "lift", "low"]].to_numpy())
+    assert "country" in repr(a) and (a.segments.groupby(["segment", "metric"]).p_differs.nunique() == 1).all()
+    d.loc[d.country == "US", "clicks"] = np.where(d.variant == "treatment", 0, d.clicks)[d.country == "US"]
+    assert analyze(d, metrics=METRICS, segments="country").segments.p_differs[0] < 1e-6
+    tiny = d.assign(country=d.country.where(d.user_id > 0, "AT"))
+    row = analyze(tiny, metrics=METRICS, segments="country").segments.query("level == 'AT'")
+    assert row.p_value.isna().all() and not row.significant.any() and len(row) == 3
+
+
+def test_cochran_against_statsmodels():
+    from statsmodels.stats.meta_analysis import combine_effects
+    d = users(6_000).assign(country=lambda x: x.user_id % 4)
+    s = analyze(d, metrics="revenue", segments="country").segments
+    ref = combine_effects(s.difference.to_numpy(), ((s.difference / s.statistic)**2).to_numpy())
+    np.testing.assert_allclose(s.p_differs[0], stats.chi2.sf(ref.q, 3))
+
+
+def test_page_stands_alone():
+    d = users().assign(country=lambda x: x.user_id % 3)
+    page = analyze(d, metrics=METRICS, segments="country", guardrails={"revenue": -.5}).page("<Test> & more")
+    assert "&lt;Test&gt; &amp; more" in page and page.count("data:image/png;base64,") == 2 and "//" not in page.replace("data:image/png;base64,", "").split("src=")[0]
+    assert not [w for w in ("http://", "https://", "<script", "nan") if w in page.split("base64,")[0]]
+
+
 def test_several_arms_types_and_options():
     d = users(arms=(0, 1, 2)).drop(columns="user_id")
     a = analyze(d, metrics=METRICS, user=None, expected={0: 1, 1: 1, 2: 1})
@@ -160,6 +238,15 @@ def change(**kw):
     (lambda d: d, {"alpha": 0}, "alpha must lie between"),
     (lambda d: d, {"unbounded": ["x"]}, "'x', which is not among the metrics"),
     (lambda d: d, {"expected": {"control": 1}}, "the data has"),
+    (lambda d: d, {"strata": "city"}, "no column 'city' for strata"),
+    (lambda d: d.assign(city=pd.Series(["x"] * (len(d) - 1) + [None], dtype=object)), {"strata": "city"}, "strata: city is null in 1 rows"),
+    (lambda d: d.assign(city=d.user_id), {"strata": "city"}, "at least 2 are needed; merge small strata"),
+    (lambda d: d, {"segments": ["variant", "city"]}, "no column 'city' for segments"),
+    (lambda d: pd.concat([d, d.assign(city=1)]).assign(city=lambda x: x.city.fillna(0) if "city" in x else 0), {"segments": "city"}, "city differs between rows of one user"),
+    (lambda d: d, {"guardrails": {"sales": -.1}}, "guardrails names 'sales'"),
+    (lambda d: d, {"guardrails": {"ctr": -.1}}, "the first metric, 'ctr', decides"),
+    (lambda d: d, {"guardrails": {"revenue": -2}}, "the margin of guardrail 'revenue' is -2"),
+    (lambda d: d, {"correction": "x"}, "correction='x' is not one of"),
     (lambda d: d.assign(variant=["treatment"] + ["control"] * (len(d) - 1)), {}, "'treatment' has 1 user"),
 ])
 def test_bad_frames(broken, kw, message):
@@ -209,3 +296,27 @@ def test_without_tea_tasting(monkeypatch):
     monkeypatch.setitem(sys.modules, "tea_tasting", None)
     with pytest.raises(ImportError, match=r"recsys_nb\[abtest\]"): analyze(users(100), metrics="revenue")
     two_proportion_test(5, 100, 9, 100)
+
+
+def test_command(tmp_path, capsys):
+    "The command prints the decision, writes a whole page or none, and says what is wrong with its words."
+    from recsys_nb.cli import main
+    d = users(2_000).assign(country=lambda x: x.user_id % 2, arm=lambda x: x.variant.map({"control": 0, "treatment": 1})).rename(columns={"user_id": "member"})
+    d.to_csv(tmp_path / "shop.csv", index=False)
+    words = ["abtest", str(tmp_path / "shop.csv"), "--variant", "arm", "--control", "0", "--metric", "clicks/impressions", "--user", "member"]
+    more = ["--guardrail", "revenue=-0.3", "--covariate", "clicks/impressions=clicks_before/impressions_before", "--strata", "country", "--segment", "country", "--correction", "bh", "--alpha", "0.1"]
+    assert main([*words, *more, "--out", str(tmp_path / "page.html")]) == 0
+    out, page = capsys.readouterr().out, (tmp_path / "page.html").read_text()
+    found = analyze(d, "arm", metrics=["clicks/impressions", "revenue"], user="member", alpha=.1, guardrails={"revenue": -.3},
+                    covariates={"clicks/impressions": "clicks_before/impressions_before"}, strata="country", segments=["country"], correction="bh")
+    assert out.startswith(str(found)) and "page.html" in out and "Experiment shop" in page and [p.name for p in tmp_path.glob("page*")] == ["page.html"]
+    assert main([*words[:2], "--metric", "revenue", "--variant", "variant", "--user", "member"]) == 0 and "decision" in capsys.readouterr().out.lower()
+    for extra, message in [(["--guardrail", "revenue"], "--guardrail 'revenue' is not of the form METRIC=VALUE"), (["--guardrail", "revenue=much"], "could not convert"),
+                           (["--out", "page.csv"], "name an .html file"),
+                           (["--out", str(tmp_path / "no" / "p.html")], "in a folder that exists"),
+                           (["--segment", "city"], "no column 'city'"), (["--variant", "group"], "no column 'group'"), (["--alpha", "7"], "alpha must lie between")]:
+        assert main([*words, *extra]) == 2 and message in capsys.readouterr().err
+    d[(d.arm == 0) | (d.member % 3 > 0)].to_csv(tmp_path / "lost.csv", index=False)
+    assert main(["abtest", str(tmp_path / "lost.csv"), *words[2:]]) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("SAMPLE RATIO MISMATCH") and "Do not decide" in said.out and not said.err
