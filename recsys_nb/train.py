@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,11 +57,13 @@ def _resident(data: dict[str, Tensor], device: torch.device) -> dict[str, Tensor
     return {name: t.to(device) for name, t in data.items()}
 
 # %% ../nbs/06_train.ipynb #bbf42c51
-def _sum_by_row(grad: Tensor) -> tuple[Tensor, Tensor]:
-    "The distinct rows of a sparse gradient and the sum of each one's values."
+def _sums_by_row(grad: Tensor, most: int = 4096) -> Iterator[tuple[Tensor, Tensor]]:
+    "The distinct rows of a sparse gradient and the sum of each one's values, `most` rows at a time."
     rows, order = grad._indices()[0].sort()
     rows, counts = torch.unique_consecutive(rows, return_counts=True)
-    return rows, nn.functional.embedding_bag(order, grad._values(), counts.cumsum(0) - counts, mode="sum")
+    sizes = [int(n.sum()) for n in counts.split(most)]
+    for part, n, places in zip(rows.split(most), counts.split(most), order.split(sizes)):
+        yield part, nn.functional.embedding_bag(places, grad._values(), n.cumsum(0) - n, mode="sum")
 
 # %% ../nbs/06_train.ipynb #34b13172
 class RowAdam(torch.optim.Optimizer):
@@ -84,14 +86,15 @@ class RowAdam(torch.optim.Optimizer):
     def _update(self, p: Tensor, lr: float, beta: float, eps: float) -> None:
         if not p.grad.is_sparse:
             raise TypeError(f"RowAdam needs sparse gradients, got a dense one of shape {tuple(p.shape)}: make the embedding with sparse=True, or take AdamW")
-        s, (rows, g) = self.state[p], _sum_by_row(p.grad)
+        s = self.state[p]
         if not s: s |= {"step": 0, "second": p.new_zeros(len(p)), "last": p.new_zeros(len(p))}
         s["step"] = t = s["step"] + 1
-        missed = (t - s["last"][rows]).mul_(math.log(beta)).exp_() # the decay, faster than a power
-        v = s["second"][rows] * missed + (1 - beta) / g.shape[1] * torch.linalg.vector_norm(g, dim=1).square()
-        s["second"][rows], s["last"][rows] = v, float(t)
-        step = lr / ((v / (1 - beta ** t)).sqrt_() + eps)
-        p.index_copy_(0, rows, p.index_select(0, rows).addcmul_(g, step[:, None], value=-1)) # the rows are distinct: faster than index_add_
+        for rows, g in _sums_by_row(p.grad):
+            missed = (t - s["last"].index_select(0, rows)).mul_(math.log(beta)).exp_() # the decay, faster than a power
+            v = s["second"].index_select(0, rows) * missed + (1 - beta) / g.shape[1] * torch.linalg.vector_norm(g, dim=1).square()
+            s["second"].index_copy_(0, rows, v); s["last"].index_fill_(0, rows, t)
+            step = lr / ((v / (1 - beta ** t)).sqrt_() + eps)
+            p.index_copy_(0, rows, p.index_select(0, rows).addcmul_(g, step[:, None], value=-1)) # the rows are distinct: faster than index_add_
 
 # %% ../nbs/06_train.ipynb #0d1eeb3b
 def _optimizers(model: nn.Module, lr: float, weight_decay: float, device: torch.device) -> list[torch.optim.Optimizer]:
