@@ -302,13 +302,14 @@ def _defaults(model: Callable, space: dict) -> dict | None:
 # %% ../nbs/08_baselines.ipynb #8ecc240c
 def _validation(train: Dataset, split: Callable | None, seed: int) -> tuple[Dataset, pd.DataFrame]: # the rest to learn from; user_id, item_id to be found
     "Hold out a part of `train`: pairs that are new, of users with a past."
-    if split is None: split = partial(split_leave_last_out, last=.2) if "timestamp" in train.interactions else partial(split_random, seed=seed)
-    head, tail = split(train)
+    if split is None and "timestamp" in train.interactions: split = partial(split_leave_last_out, last=.2)
+    head, tail = (split or partial(split_random, seed=seed))(train)
     pairs = lambda ds: pd.MultiIndex.from_frame(ds.positives().interactions[["user_id", "item_id"]]).unique()
     past = pairs(head)
     truth = pairs(tail).difference(past).to_frame(index=False)
     truth = truth[truth.user_id.isin(past.get_level_values("user_id"))]
-    if not len(truth): raise TuneError("the split leaves nothing to validate on: no positive of its second part is a new item of a user with a past; give another split=.")
+    if not len(truth):
+        raise TuneError("the split leaves nothing to validate on: no positive of its second part is a new item of a user with a past; give another split=.")
     return head, truth
 
 # %% ../nbs/08_baselines.ipynb #7548c122
@@ -318,14 +319,15 @@ def _study(file: str | Path | None, about: dict):
     if file is not None: Path(file).absolute().parent.mkdir(parents=True, exist_ok=True)
     verbosity = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try: study = optuna.create_study(storage=None if file is None else f"sqlite:///{Path(file).absolute()}", study_name="tune", direction="maximize", load_if_exists=True)
+    storage = None if file is None else f"sqlite:///{Path(file).absolute()}"
+    try: study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
     finally: optuna.logging.set_verbosity(verbosity)
     for key, value in about.items():
         if study.user_attrs.setdefault(key, value) != value:
             raise TuneError(f"{file} holds another search: its {key} is {study.user_attrs[key]}, here it is {value}. Ask for the same, or give another file.")
         study.set_user_attr(key, value)
     for trial in study.trials:
-        if trial.state == optuna.trial.TrialState.RUNNING: study.tell(trial.number, state=optuna.trial.TrialState.FAIL) # of a run that was killed
+        if trial.state.name == "RUNNING": study.tell(trial.number, state=optuna.trial.TrialState.FAIL) # of a run that was killed
     return study
 
 def _finished(study) -> list:
@@ -367,8 +369,9 @@ class Tuning:
     def __repr__(self):
         show = lambda v: f"{v:.4g}" if isinstance(v, float) else str(v)
         failed, first = self.trials[self.trials.score.isna()], self.trials.score.iloc[0]
-        lines = [f"{self.name}: {self.metric} {self.score:.3f} with {', '.join(f'{n}={show(v)}' for n, v in self.best.items())} · {len(self.trials)} trials, the first {first:.3f}"]
-        return "\n".join(lines + [f"{len(g)} failed, the first is trial {g.trial.iloc[0]}: {reason}" for reason, g in failed.groupby("reason", sort=False)])
+        best = ", ".join(f"{n}={show(v)}" for n, v in self.best.items())
+        lines = [f"{self.name}: {self.metric} {self.score:.3f} with {best} · {len(self.trials)} trials, the first {first:.3f}"]
+        return "\n".join(lines + [f"{len(g)} failed, the first is trial {g.trial.iloc[0]}: {why}" for why, g in failed.groupby("reason", sort=False)])
     def plot(self, ax=None): # the matplotlib axes
         "The score of each trial, and the best so far."
         ax, t = ax or plt.subplots(figsize=(7, 3))[1], self.trials
@@ -376,7 +379,8 @@ class Tuning:
         ax.step(t.trial, t.score.cummax().ffill(), where="post", color="C0", label="best so far")
         ax.plot(t.trial, t.score, "o", color="C0", alpha=.6, label="a trial")
         if failed.any(): ax.plot(t.trial[failed], np.full(failed.sum(), t.score.min()), "x", color="C3", label="failed")
-        ax.set(title=f"{self.name}: {self.metric} {self.score:.3f}, after {t.score.iloc[0]:.3f} in the first trial", xlabel="trial", ylabel=f"{self.metric}, validation (0 to 1)")
+        title = f"{self.name}: {self.metric} {self.score:.3f}, after {t.score.iloc[0]:.3f} in the first trial"
+        ax.set(title=title, xlabel="trial", ylabel=f"{self.metric}, validation (0 to 1)")
         ax.legend()
         return ax
 
@@ -384,8 +388,8 @@ class Tuning:
 def _tuning(study, space: dict, train: Dataset, model: Callable, name: str, metric: str) -> Tuning:
     "The trials as a frame, and the model of the best one."
     done = _finished(study)
-    rows = [{"trial": i, "score": np.nan if t.value is None else t.value, "reason": t.user_attrs.get("reason"), "seconds": t.duration.total_seconds(), **_decoded(space, t.params)} for i, t in enumerate(done)]
-    trials = pd.DataFrame(rows)
+    row = lambda t: {"score": np.nan if t.value is None else t.value, "reason": t.user_attrs.get("reason"), "seconds": t.duration.total_seconds()}
+    trials = pd.DataFrame([{"trial": i} | row(t) | _decoded(space, t.params) for i, t in enumerate(done)])
     if trials.score.isna().all(): raise TuneError(f"all {len(trials)} trials of {name} failed; the first: {trials.reason[0]}")
     best = _decoded(space, done[trials.score.argmax()].params)
     return Tuning(trials, best, model(**best).fit(train), name, metric)
@@ -397,12 +401,12 @@ def _name(model: Callable) -> str:
 
 # %% ../nbs/08_baselines.ipynb #4c819dea
 def tune(
-    model: Callable[..., BaseRecommender], # a class, e.g. EASE or TwoTowerRetriever, with arguments fixed by functools.partial, or any function from hyperparameters to a recommender
+    model: Callable[..., BaseRecommender], # a class such as EASE or TwoTowerRetriever (functools.partial fixes arguments), or any function of the hyperparameters
     train: Dataset, # what it learns from; the test set is not touched
     space: dict | None = None, # hyperparameter -> Range, list of choices, or distribution of Optuna; default: the class's own `space`
     trials: int = 20, # the budget; those in `file` count
     k: int = 10, # the score is NDCG@k
-    split: Callable[[Dataset], tuple[Dataset, Dataset]] | None = None, # to hold out validation data; default: the last fifth of each user's items, or without timestamps a random fifth
+    split: Callable[[Dataset], tuple[Dataset, Dataset]] | None = None, # holds out validation data; default: each user's last fifth, or a random one without timestamps
     seed: int = 0, # of the proposals, and of the random split
     file: str | Path | None = None, # where the trials are kept (an SQLite file, which Optuna's tools read too); one search at a time
     progress: bool = True, # show a progress bar
