@@ -286,7 +286,6 @@ def _decoded(space: dict, params: dict) -> dict:
     "Hyperparameters as the model takes them."
     return {n: next(v for v in g if repr(v) == params[n]) if isinstance(g, (list, tuple)) else params[n] for n, g in space.items()}
 
-# %% ../nbs/08_baselines.ipynb #f7f749c0
 def _inside(given, value) -> bool:
     "Whether a Range, a list of choices, or a distribution of Optuna holds a value."
     choices = given if isinstance(given, (list, tuple)) else getattr(given, "choices", None)
@@ -404,9 +403,9 @@ def tune(
     model: Callable[..., BaseRecommender], # a class such as EASE or TwoTowerRetriever (functools.partial fixes arguments), or any function of the hyperparameters
     train: Dataset, # what it learns from; the test set is not touched
     space: dict | None = None, # hyperparameter -> Range, list of choices, or distribution of Optuna; default: the class's own `space`
-    trials: int = 20, # the budget; those in `file` count
+    trials: int = 20, # the budget, with those in `file`
     k: int = 10, # the score is NDCG@k
-    split: Callable[[Dataset], tuple[Dataset, Dataset]] | None = None, # holds out validation data; default: each user's last fifth, or a random one without timestamps
+    split: Callable[[Dataset], tuple[Dataset, Dataset]] | None = None, # holds out validation data; default: each user's last fifth, or without times a random one
     seed: int = 0, # of the proposals, and of the random split
     file: str | Path | None = None, # where the trials are kept (an SQLite file, which Optuna's tools read too); one search at a time
     progress: bool = True, # show a progress bar
