@@ -320,6 +320,7 @@ def _study(file: str | Path | None, about: dict):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = None if file is None else f"sqlite:///{Path(file).absolute()}"
     try: study = optuna.create_study(storage=storage, study_name="tune", direction="maximize", load_if_exists=True)
+    except importlib.import_module("sqlalchemy.exc").DatabaseError as e: raise TuneError(f"{file} is no saved search ({e.orig}); give another file.") from e
     finally: optuna.logging.set_verbosity(verbosity)
     for key, value in about.items():
         if study.user_attrs.setdefault(key, value) != value:
@@ -380,6 +381,7 @@ class Tuning:
         if failed.any(): ax.plot(t.trial[failed], np.full(failed.sum(), t.score.min()), "x", color="C3", label="failed")
         title = f"{self.name}: {self.metric} {self.score:.3f}, after {t.score.iloc[0]:.3f} in the first trial"
         ax.set(title=title, xlabel="trial", ylabel=f"{self.metric}, validation (0 to 1)")
+        ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend()
         return ax
 
