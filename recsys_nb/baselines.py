@@ -168,7 +168,7 @@ class EASE(BaseRecommender):
     l2: float = 100.0 # lambda, the ridge penalty: more for sparser data
     max_gib: float = 4.0 # the memory that the weights may take, GiB
 
-    space = {"l2": Range(.1, 10_000., log=True)}
+    space = {"l2": Range(1., 100_000., log=True)}
 
     def __post_init__(self): _above_0(l2=self.l2) # or the matrix has no inverse
 
@@ -202,7 +202,7 @@ class ALS(BaseRecommender):
     iterations: int = 15 # sweeps over both sides
     seed: int = 0 # of the random start
 
-    space = {"factors": Range(8, 256, log=True), "regularization": Range(.01, 1000., log=True), "alpha": Range(.1, 100., log=True)}
+    space = {"factors": Range(4, 256, log=True), "regularization": Range(.1, 1000., log=True), "alpha": Range(.1, 100., log=True)}
 
     def __post_init__(self):
         _at_least(1, factors=self.factors, iterations=self.iterations)
@@ -233,7 +233,7 @@ class BPR(BaseRecommender):
     regularization: float = 0.01 # lambda
     iterations: int = 100 # passes, of as many draws as there are distinct pairs of user and item
     seed: int = 0 # of the random start and the draws
-    space = {"factors": Range(8, 128, log=True), "learning_rate": Range(.001, .2, log=True), "regularization": Range(1e-4, .3, log=True),
+    space = {"factors": Range(8, 128, log=True), "learning_rate": Range(.001, .1, log=True), "regularization": Range(1e-4, .3, log=True),
         "iterations": Range(10, 500, log=True)}
 
     def __post_init__(self):
@@ -363,14 +363,15 @@ class Tuning:
     def score(self) -> float: # on the validation data
         "The score of the best trial."
         return float(self.trials.score.max())
+    def _first(self) -> str: return "failed" if np.isnan(first := self.trials.score.iloc[0]) else f"{first:.3f}"
     def to_frame(self) -> pd.DataFrame: # trial, score, reason, seconds, and the hyperparameters
         "A row a trial."
         return self.trials.copy()
     def __repr__(self):
         show = lambda v: f"{v:.4g}" if isinstance(v, float) else str(v)
-        failed, first = self.trials[self.trials.score.isna()], self.trials.score.iloc[0]
+        failed = self.trials[self.trials.score.isna()]
         best = ", ".join(f"{n}={show(v)}" for n, v in self.best.items())
-        lines = [f"{self.name}: {self.metric} {self.score:.3f} with {best} · {len(self.trials)} trials, the first {first:.3f}"]
+        lines = [f"{self.name}: {self.metric} {self.score:.3f} with {best} · {len(self.trials)} trials, the first {self._first()}"]
         return "\n".join(lines + [f"{len(g)} failed, the first is trial {g.trial.iloc[0]}: {why}" for why, g in failed.groupby("reason", sort=False)])
     def plot(self, ax=None): # the matplotlib axes
         "The score of each trial, and the best so far."
@@ -379,7 +380,7 @@ class Tuning:
         ax.step(t.trial, t.score.cummax().ffill(), where="post", color="C0", label="best so far")
         ax.plot(t.trial, t.score, "o", color="C0", alpha=.6, label="a trial")
         if failed.any(): ax.plot(t.trial[failed], np.full(failed.sum(), t.score.min()), "x", color="C3", label="failed")
-        title = f"{self.name}: {self.metric} {self.score:.3f}, after {t.score.iloc[0]:.3f} in the first trial"
+        title = f"{self.name}: {self.metric} {self.score:.3f} after {len(t)} trials; the first: {self._first()}"
         ax.set(title=title, xlabel="trial", ylabel=f"{self.metric}, validation (0 to 1)")
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.legend()
