@@ -18,7 +18,7 @@ import pandas as pd
 import scipy.sparse as sp
 from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from .data import BaseRecommender, DataError, Dataset, Histories, MissingColumnError, split_leave_last_out, split_random
 from .metrics import evaluate
