@@ -1,14 +1,17 @@
 """Who finds what people take next? The Two-Tower retriever against tuned baselines and other libraries, on the same data in one run.
 
-    python benchmarks/retrieval.py [--data simulated movielens-100k PATH ...] [--split last|time] [--seeds 1] [--trials 20] [--tower-trials 0] [--peers torch-rechub rectools recbole]
+    python benchmarks/retrieval.py [--data simulated movielens-100k PATH ...] [--split last|time] [--seeds 1] [--trials 20] [--tower-trials 0]
+        [--peers torch-rechub rectools recbole] [--cache FOLDER]
 
-Every contestant is a process of its own, on one thread: it reads the positives of the training part as one parquet file and writes 20 items for each user to be tested, none of them seen.
-Quality is always judged here, over the whole catalogue, by `recsys_nb.metrics.evaluate`: a user's truth are the new items among the test positives; users without a past are left out and counted.
-The baselines are tuned with --trials trials each on a validation part of the training data, held out in the way of the test; the Two-Tower with --tower-trials (0: as it comes).
-Several --seeds: those that draw at random run once a seed, and each user's values are averaged. CPU and wall seconds are of fitting and answering, without imports and without the search
-("search s", CPU); "MB" is the peak resident memory of the process, imports included.
+Every contestant is a process of its own, on one thread: it reads the positives of the training part as one parquet file and writes 20 items
+for each user to be tested, none of them seen. Quality is always judged here, over the whole catalogue, by `recsys_nb.metrics.evaluate`:
+a user's truth are the new items among the test positives; users without a past are left out and counted.
+The baselines are tuned with --trials trials each on a validation part of the training data, held out in the way of the test; the Two-Tower with
+--tower-trials (0: as it comes). The peers are not tuned. Several --seeds: those that draw at random run once a seed, and each user's values are averaged.
+CPU and wall seconds are of fitting and answering, without imports and without the search ("search s", CPU); "MB" is the peak resident memory of
+the process, imports included.
 
-Peers live in environments under --cache: --peers makes those it names (torch is pinned there, the rest is what they ask for), without it those already made take part.
+Peers live in environments under --cache: --peers makes those it names (torch is pinned there, the rest is what they need); those already made take part.
   torch-rechub  DSSM as in its MovieLens example, with ids and histories (its temperature has no effect), batches of 512 at a learning rate of 1e-3
   rectools      SASRec with its defaults, 10 epochs
   recbole       LightGCN with its defaults, 50 epochs; without its quick start and metrics, which do not run on current numpy and torch
@@ -104,18 +107,20 @@ def torch_rechub():
         codes, items = pd.factorize(train.item_id, sort=True)
         u, who = pd.factorize(train.user_id, sort=True)
         log = pd.DataFrame({"user_id": u + 1, "item_id": codes + 1, "timestamp": np.arange(len(u))}) # 0 is padding
-        ask = log.groupby("user_id").tail(1).assign(timestamp=len(u)) # its examples leave out each user's last event, so one more is put there: it asks with the whole history
-        examples, asked = generate_seq_feature_match(pd.concat([log, ask]), "user_id", "item_id", "timestamp", item_attribute_cols=[], sample_method=1, mode=0, neg_ratio=3, min_item=0)
+        ask = log.groupby("user_id").tail(1).assign(timestamp=len(u)) # its examples leave out each user's last event: one more there asks with the whole history
+        examples, asked = generate_seq_feature_match(pd.concat([log, ask]), "user_id", "item_id", "timestamp",
+            item_attribute_cols=[], sample_method=1, mode=0, neg_ratio=3, min_item=0)
         profiles = pd.DataFrame({"user_id": range(1, len(who) + 1)}), pd.DataFrame({"item_id": range(1, len(items) + 1)})
         model_input = lambda frame: gen_model_input(frame, profiles[0], "user_id", profiles[1], "item_id", seq_max_len=50)
         x, x_asked = model_input(examples), model_input(asked)
         tower = {"dims": [256, 128, 64], "activation": "prelu"}
-        model = DSSM([SparseFeature("user_id", vocab_size=len(who) + 1, embed_dim=16), SequenceFeature("hist_item_id", vocab_size=len(items) + 1, embed_dim=16, pooling="mean", shared_with="item_id")],
-            [SparseFeature("item_id", vocab_size=len(items) + 1, embed_dim=16)], user_params=tower, item_params=dict(tower), temperature=0.02)
+        size = {"vocab_size": len(items) + 1, "embed_dim": 16}
+        user = [SparseFeature("user_id", vocab_size=len(who) + 1, embed_dim=16), SequenceFeature("hist_item_id", pooling="mean", shared_with="item_id", **size)]
+        model = DSSM(user, [SparseFeature("item_id", **size)], user_params=tower, item_params=dict(tower), temperature=0.02)
         trainer = MatchTrainer(model, mode=0, optimizer_params={"lr": 1e-3, "weight_decay": 1e-6}, n_epoch=10, device="cpu", model_path=str(folder))
         loaders = MatchDataGenerator(x=x, y=x["label"]).generate_dataloader(x_asked, {"item_id": profiles[1].item_id.to_numpy()}, batch_size=512, num_workers=0)
         trainer.fit(loaders[0])
-        vectors = [trainer.inference_embedding(model=model, mode=m, data_loader=d, model_path=str(folder)).numpy() for m, d in (("user", loaders[1]), ("item", loaders[2]))]
+        vectors = [trainer.inference_embedding(model=model, mode=m, data_loader=d, model_path=str(folder)).numpy() for m, d in zip(("user", "item"), loaders[1:])]
         row = pd.Series(range(len(asked)), index=who[np.asarray(x_asked["user_id"]) - 1])[users].to_numpy()
         train = train.assign(item_id=codes)
         return np.asarray(items)[best(vectors[0][row], vectors[1], histories(train, users))]
@@ -151,8 +156,9 @@ def recbole():
         torch.set_num_threads(1)
         train = pd.read_parquet(folder/"train.parquet")[["user_id", "item_id"]]
         (folder/"log").mkdir(exist_ok=True)
-        train.astype(str).drop_duplicates().rename(columns={"user_id": "user_id:token", "item_id": "item_id:token"}).to_csv(folder/"log/log.inter", sep="\t", index=False)
-        settings = {"data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]}, "eval_args": {"split": {"RS": [1, 0, 0]}, "group_by": None, "order": "RO", "mode": "full"},
+        train.drop_duplicates().rename(columns=lambda c: c + ":token").to_csv(folder/"log/log.inter", sep="\t", index=False)
+        settings = {"data_path": str(folder), "load_col": {"inter": ["user_id", "item_id"]},
+            "eval_args": {"split": {"RS": [1, 0, 0]}, "group_by": None, "order": "RO", "mode": "full"},
             "epochs": 50, "seed": seed, "use_gpu": False, "state": "ERROR", "show_progress": False, "checkpoint_dir": str(folder)}
         argv, sys.argv = sys.argv, sys.argv[:1] # it reads the command line
         config = Config(model="LightGCN", dataset="log", config_dict=settings)
@@ -178,7 +184,8 @@ def contestant(name, folder, seed, params):
     cpu, wall = time.process_time(), time.perf_counter()
     found = run(folder, users, seed, params)
     cost = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "mb": peak_mb()}
-    if isinstance(found, np.ndarray): found = pd.DataFrame({"user_id": users.repeat(K), "item_id": found.ravel(), "rank": np.tile(np.arange(1, K + 1), len(users))})
+    if isinstance(found, np.ndarray):
+        found = pd.DataFrame({"user_id": users.repeat(K), "item_id": found.ravel(), "rank": np.tile(np.arange(1, K + 1), len(users))})
     found.to_parquet(folder/"out.parquet")
     (folder/"cost.json").write_text(json.dumps(cost))
 
@@ -266,48 +273,71 @@ def judge(name, folder, truth, python, seeds, params):
         lists = pd.read_parquet(folder/"out.parquet")
         seen = pd.read_parquet(folder/"train.parquet", columns=["user_id", "item_id"])
         assert not pd.MultiIndex.from_frame(lists[["user_id", "item_id"]]).isin(pd.MultiIndex.from_frame(seen)).any(), f"{name} recommends what was seen"
-        reports.append(evaluate(lists, truth, k=(10, K), metrics=["ndcg", "recall"], name=name)); costs.append(json.loads((folder/"cost.json").read_text()))
+        reports.append(evaluate(lists, truth, k=(10, K), metrics=["ndcg", "recall"], name=name))
+        costs.append(json.loads((folder/"cost.json").read_text()))
     mean = lambda part: sum(getattr(r, part) for r in reports) / len(reports)
     return replace(reports[0], values=mean("values"), draws=mean("draws"), per_user=mean("per_user")), pd.DataFrame(costs).mean()
 
 
+def tuned(name, folder, trials, split):
+    "Hyperparameters of a contestant of recsys_nb with their validation score and cost; empty without trials. And what went wrong."
+    if not trials: return {"params": {}, "score": np.nan, "cpu": np.nan}, None
+    wrong = call(sys.executable, folder, "--search", name, "--trials", trials, "--split", split)
+    return (None, wrong) if wrong else (json.loads((folder/"params.json").read_text()), None)
+
+
+def row(r, cost, found):
+    "A line of the table."
+    f = r.to_frame().set_index(r.values.index)
+    quality = {c: "{:.4f} [{:.4f}, {:.4f}]".format(*f.loc[m, ["value", "low", "high"]]) for c, m in (("NDCG@10", "ndcg@10"), ("Recall@20", "recall@20"))}
+    said = ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in found["params"].items())
+    return quality | {"CPU s": cost.cpu, "wall s": cost.wall, "MB": cost.mb, "search s": found["cpu"], "hyperparameters": said}
+
+
 def compete(data, split, seeds, trials, tower_trials, pythons, cache):
     "All contestants on one data set: print the table and the paired differences."
-    from recsys_nb.metrics import compare
-    ds = read(data, cache)
+    ds, reports, rows, scores, out = read(data, cache), {}, {}, {}, {}
     with tempfile.TemporaryDirectory() as tmp:
-        folder, reports, rows, scores, out = Path(tmp), {}, [], {}, {}
+        folder = Path(tmp)
         truth, counts = prepare(ds, split, folder)
-        print(f"\n{ds}, split by {split}: {counts['users_evaluated']:,} users with {counts['pairs_evaluated']:,} new items to find; left out: {counts['users_without_past']:,} users without a past", flush=True)
+        print(f"\n{ds}, split by {split}: {counts['users_evaluated']:,} users with {counts['pairs_evaluated']:,} new items to find;"
+            f" left out: {counts['users_without_past']:,} users without a past", flush=True)
         for name in [*BASELINES, "Two-Tower", "Two-Tower, ids only", *PEERS]:
             python, why = pythons.get(name, (sys.executable, None))
-            found, n = {"params": {}, "cpu": np.nan}, trials if name in BASELINES else tower_trials if name.startswith("Two-Tower") else 0
-            if python and n:
-                why = call(python, folder, "--search", name, "--trials", n, "--split", split)
-                if why is None: found = json.loads((folder/"params.json").read_text()); scores[name] = found["score"]
-            seeds_here = seeds if name not in BASELINES or name in DRAWN else seeds[:1]
-            r, cost = (None, why) if why else judge(name, folder, truth, python, seeds_here, found["params"])
+            n = trials if name in BASELINES else tower_trials if name.startswith("Two-Tower") else 0
+            found, why = (None, why) if why else tuned(name, folder, n, split)
+            drawn = name not in BASELINES or name in DRAWN
+            r, cost = (None, why) if why else judge(name, folder, truth, python, seeds if drawn else seeds[:1], found["params"])
             if r is None: out[name] = cost; print(f"  {name}: {cost}", flush=True); continue
-            reports[name] = r; f = r.to_frame().set_index(r.values.index)
-            shown = {c: "{:.4f} [{:.4f}, {:.4f}]".format(*f.loc[m, ["value", "low", "high"]]) for c, m in (("NDCG@10", "ndcg@10"), ("Recall@20", "recall@20"))}
-            rows.append({"model": name, **shown, "CPU s": cost.cpu, "wall s": cost.wall, "MB": cost.mb, "search s": found["cpu"], "hyperparameters": ", ".join(f"{k}={v:.3g}" if isinstance(v, float) else f"{k}={v}" for k, v in found["params"].items())})
-            print(f"  {name}: {shown['NDCG@10']}", flush=True)
-    table = pd.DataFrame(rows).set_index("model")
-    print("\n" + table.drop(columns="hyperparameters").to_string(float_format="{:.1f}".format, na_rep="", index_names=False))
+            reports[name], rows[name], scores[name] = r, row(r, cost, found), found["score"]
+            print(f"  {name}: {rows[name]['NDCG@10']}", flush=True)
+    show(reports, rows, out, {n: s for n, s in scores.items() if n in BASELINES and not np.isnan(s)})
+
+
+def show(reports, rows, out, scores):
+    "Print the table, who took no part, the hyperparameters, and everything against the best baseline."
+    from recsys_nb.metrics import compare
+    table = pd.DataFrame(rows).T
+    print("\n" + table.drop(columns="hyperparameters").to_string(float_format="{:.1f}".format, na_rep=""))
     for name, why in out.items(): print(f"  {name} took no part: {why}")
-    for name, text in table.hyperparameters.dropna().items():
+    for name, text in table.hyperparameters.items():
         if text: print(f"  {name}: {text}")
-    best_baseline = max((n for n in scores if n in BASELINES), key=scores.get, default=None)
-    if best_baseline: print(f"\nagainst {best_baseline}, the best baseline on validation data ({scores[best_baseline]:.4f}):")
+    if not scores: return
+    best_baseline = max(scores, key=scores.get)
+    print(f"\nagainst {best_baseline}, the best baseline on validation data ({scores[best_baseline]:.4f}):")
     for name, r in reports.items():
-        if best_baseline and name not in BASELINES: print(compare(reports[best_baseline], r))
+        if name not in BASELINES: print(compare(reports[best_baseline], r))
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data", nargs="+", default=["simulated"]); p.add_argument("--split", choices=["last", "time"], default="last")
-    p.add_argument("--seeds", type=int, default=1, help="how many"); p.add_argument("--trials", type=int, default=20); p.add_argument("--tower-trials", type=int, default=0)
-    p.add_argument("--peers", nargs="*", choices=list(PEERS), default=[]); p.add_argument("--cache", type=Path, default=Path.home()/".cache/recsys_nb/peers")
+    p.add_argument("--data", nargs="+", default=["simulated"])
+    p.add_argument("--split", choices=["last", "time"], default="last")
+    p.add_argument("--seeds", type=int, default=1, help="how many")
+    p.add_argument("--trials", type=int, default=20)
+    p.add_argument("--tower-trials", type=int, default=0)
+    p.add_argument("--peers", nargs="*", choices=list(PEERS), default=[])
+    p.add_argument("--cache", type=Path, default=Path.home()/".cache/recsys_nb/peers")
     for hidden in ("--contestant", "--search", "--folder"): p.add_argument(hidden, help=argparse.SUPPRESS)
     p.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args()
