@@ -403,7 +403,7 @@ def _name(model: Callable) -> str:
 
 # %% ../nbs/08_baselines.ipynb #4c819dea
 def tune(
-    model: Callable[..., BaseRecommender], # a class such as EASE or TwoTowerRetriever (functools.partial fixes arguments), or any function of the hyperparameters
+    model: Callable[..., BaseRecommender], # a class, e.g. EASE or TwoTowerRetriever (functools.partial fixes arguments), or a function of the hyperparameters
     train: Dataset, # what it learns from; the test set is not touched
     space: dict | None = None, # hyperparameter -> Range, list of choices, or distribution of Optuna; default: the class's own `space`
     trials: int = 20, # the budget, with those in `file`
