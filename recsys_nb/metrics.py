@@ -23,7 +23,7 @@ __all__ = ['MetricsError', 'RecommendationsError', 'ProtocolError', 'compute_met
 # %% ../nbs/07_metrics.ipynb #f6e1bd2e
 class MetricsError(ValueError): "The input of a metric cannot be used; the message says which column, user or item, and what to do."
 class RecommendationsError(MetricsError): "A user's list names an item twice, or its ranks are not 1, 2, 3, …"
-class ProtocolError(MetricsError): "Two reports that cannot be compared: other users, truth, cut-offs or conventions."
+class ProtocolError(MetricsError): "Two reports that cannot be compared: other users, truth, split, candidates, cut-offs or conventions; or lists that break the protocol they claim."
 
 # %% ../nbs/07_metrics.ipynb #5b5132bb
 def _midranks(s: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -100,14 +100,14 @@ class _Truth:
     item: np.ndarray # code of each pair's item, int64 (pairs,)
     fingerprint: str # the same for the same set of pairs
 
-def _truth(truth, users) -> _Truth:
+def _truth(truth, users, what: str = "truth") -> _Truth:
     "The distinct pairs of `truth`, of these `users` only if given."
     truth = truth.positives() if hasattr(truth, "positives") else truth
-    user, item = _columns(getattr(truth, "interactions", truth), ["user_id", "item_id"], "truth")
+    user, item = _columns(getattr(truth, "interactions", truth), ["user_id", "item_id"], what)
     if users is not None: asked = user.isin(users); user, item = user[asked], item[asked]
-    if not len(user): raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
+    if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
     (u, user_ids), (i, item_ids) = pd.factorize(user, sort=True), pd.factorize(item)
-    pair = np.sort(u * len(item_ids) + i); u, i = np.divmod(pair[np.r_[True, pair[1:] > pair[:-1]]], len(item_ids))
+    pair = np.sort(u * len(item_ids) + i); u, i = np.divmod(pair[np.r_[True, pair[1:] > pair[:-1]][:len(pair)]], max(1, len(item_ids)))
     pairs = [pd.util.hash_array(np.asarray(ids))[c] for ids, c in ((user_ids, u), (item_ids, i))]
     return _Truth(pd.Index(user_ids), pd.Index(item_ids), u, i, f"{np.bitwise_xor.reduce(pairs[0] * np.uint64(31) + pairs[1] * (pairs[0] | np.uint64(1))):016x}")
 
@@ -195,6 +195,27 @@ def _resample(V: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
         out[s:s + step] = W.astype(float) @ V / n
     return out
 
+# %% ../nbs/07_metrics.ipynb #06ac8a52
+def _stated(protocol: dict | None, **known) -> tuple[dict, dict]:
+    "The protocol as it was told, with what is `known` where it was not; and the counts of users left out before."
+    told = dict(protocol or {}); excluded = told.pop("excluded", None) or {}
+    for key in told: # what this module computes is not for telling
+        if key in _computed: raise MetricsError(f"protocol[{key!r}] is not told but computed; tell split, candidates, seen, excluded, or a name of your own.")
+    if not isinstance(excluded, dict): raise MetricsError(f"protocol['excluded'] is a dict of reason -> number of users, not {excluded!r}.")
+    return {key: told.get(key, known.get(key)) for key in ("split", "candidates", "seen")} | told, {f"left out: {why}": int(n) for why, n in excluded.items()}
+
+_computed = ("k", "metrics", "missing", "map_denominator", "n_boot", "seed", "level", "truth", "resampled", "gauc_weights")
+def _words(x) -> str:
+    "A part of a protocol in words: {'kind': 'time', 'test': 0.2} -> time (test 0.2)."
+    if isinstance(x, dict): first, *rest = x.items(); return f"{first[1]}" + (f" ({', '.join(f'{k} {v}' for k, v in rest)})" if rest else "")
+    return ", ".join(map(str, x)) if isinstance(x, (list, tuple)) else "not stated" if x is None else str(x)
+
+def _card(protocol: dict) -> str:
+    "Two lines: what was told, and what was computed."
+    told = [f"{key.replace('_', ' ')}: {_words(x)}" for key, x in protocol.items() if key not in _computed]
+    words = {"k": "cut-offs", "missing": "users without lists:", "map_denominator": "MAP over", "resampled": "resampled", "gauc_weights": "GAUC by", "n_boot": "resamples:", "seed": "seed"}
+    return "\n".join(" · ".join(line) for line in (told, [f"{w} {_words(protocol[key])}" for key, w in words.items() if key in protocol]))
+
 # %% ../nbs/07_metrics.ipynb #10d7febb
 _labels = {"ndcg": "NDCG", "map": "MAP", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC", "hit_rate": "hit rate", "log_loss": "log loss", "normalised_entropy": "normalised entropy"}
 def _label(name: str) -> str:
@@ -209,7 +230,7 @@ def _tidy(draws: pd.DataFrame, level: float, **columns) -> pd.DataFrame:
     return pd.DataFrame({"metric": metric, "k": pd.array(k, dtype="Int64"), **{c: v.to_numpy() for c, v in columns.items()}, "low": q.iloc[0].to_numpy(), "high": q.iloc[1].to_numpy()})
 
 def _count(counts: dict[str, int]) -> str:
-    "1,000 users · 3 without truth"
+    "1,000 users · 3 without truth · 7 left out: nothing new"
     return " · ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n)
 
 # %% ../nbs/07_metrics.ipynb #d9a63a2f
@@ -230,7 +251,7 @@ class Report:
     draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
     per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
     counts: dict[str, int] # who was evaluated and who was not
-    protocol: dict # k, conventions, n_boot, seed, level, and the fingerprint of the truth
+    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, the fingerprint of the truth
     name: str = "model" # shown in plots and comparisons
 
     def __getitem__(self, metric: str) -> float: return float(self.values[metric])
@@ -241,6 +262,9 @@ class Report:
         "Everything but the per-user values, ready for JSON."
         rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
         return {"name": self.name, "metrics": {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}, "counts": self.counts, "protocol": self.protocol}
+    def card(self) -> str: # two lines
+        "The protocol in words: what was told, and what was computed."
+        return _card(self.protocol)
     def plot(self, ax=None): # the matplotlib axes
         "Each metric with its interval; novelty, in bits, is left out."
         f = self.to_frame().assign(name=self.values.index); f = f[f.metric != "novelty"]
@@ -251,7 +275,7 @@ class Report:
         f = self.to_frame(); text = [f"{v:.3f} [{l:.3f}, {h:.3f}]" for v, l, h in f[["value", "low", "high"]].to_numpy()]
         t = pd.DataFrame({"m": f.metric.map(_label), "k": ["value" if pd.isna(k) else f"@{k}" for k in f.k], "t": text})
         t = t.pivot(index="m", columns="k", values="t").loc[t.m.unique(), t.k.unique()]
-        return f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals\n" + t.rename_axis(index=None, columns=None).to_string()
+        return f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals\n" + t.rename_axis(index=None, columns=None).to_string() + "\n" + self.card()
 
 # %% ../nbs/07_metrics.ipynb #c4335e08
 _per_user_metrics = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
@@ -271,6 +295,16 @@ def _catalogue(items, recommended: pd.Index) -> int:
     if out.any(): raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, the catalogue that coverage is a share of ({int(out.sum())} such items).")
     return len(items)
 
+# %% ../nbs/07_metrics.ipynb #47f11561
+def _seen(lists: np.ndarray, shown: pd.Index, users: pd.Index, train, told: dict) -> str | None:
+    "Whether the lists hold items of their users' past: 'left out' or 'kept', None where nobody knows."
+    if train is None: return None
+    past = _truth(train, users, what="train"); past.user = users.get_indexer(past.users)[past.user]
+    user, rank = _hits(lists, shown, past)
+    if len(user) and told.get("seen") == "left out":
+        raise ProtocolError(f"seen is 'left out', but user {_show(users[user[0]])} had item {_show(shown[lists[user[0], rank[0] - 1]])} before ({len(user)} such places in the lists).")
+    return "kept" if len(user) else "left out"
+
 # %% ../nbs/07_metrics.ipynb #622f5f73
 def evaluate(
     recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice); further columns are ignored
@@ -279,12 +313,14 @@ def evaluate(
     metrics: Sequence[str] | None = None, # names out of precision, recall, ndcg, map, mrr, hit_rate, coverage, novelty; default: all that the arguments allow
     items: Iterable | None = None, # the catalogue's item ids, for coverage
     popularity: pd.Series | None = None, # events of each item in the past, item_id -> count, for novelty
+    train=None, # what users had before, a frame of user_id, item_id, or a Dataset (its positives): tells whether lists hold such items
     users: Iterable | None = None, # evaluate only these users; default: every user with truth
     missing: str = "zero", # users with truth but without recommendations: "zero" counts them as 0, "drop" leaves them out
     map_denominator: str = "min", # MAP is divided by "min": min(true items, k), or "relevant": all true items, as trec_eval does
     n_boot: int = 1000, # resamples of the users for the intervals; 0: no intervals
     seed: int = 0, # of the resamples
     level: float = .95, # of the intervals
+    protocol: dict | None = None, # what else makes the numbers comparable: split, candidates, seen ("left out" or "kept"), excluded ({reason: users}), in your words; a Dataset's split is known
     name: str = "model", # shown in plots and comparisons
 ) -> Report: # estimates with intervals, and the values of each user
     "Ranking metrics of each user's list, averaged over users, with bootstrap intervals."
@@ -292,6 +328,7 @@ def evaluate(
     users = None if users is None else pd.Index(users).unique()
     ks, wanted, t = _cutoffs(k), _wanted(metrics, items, popularity), _truth(truth, users)
     lists, shown, others = _lists(recommendations, t.users, ks[-1])
+    told, left_out = _stated(protocol, split=getattr(truth, "split", None), seen=_seen(lists, shown, t.users, train, protocol or {}))
     served = lists[:, 0] >= 0; keep = served if missing == "drop" else np.ones(len(served), bool)
     values = _per_user(*_hits(lists, shown, t), np.bincount(t.user), ks, map_denominator)
     if "novelty" in wanted: values |= _novelty(lists, shown, popularity, ks)
@@ -299,8 +336,8 @@ def evaluate(
     V = pd.DataFrame({c: _over_all(x.to_numpy()) for c, x in per_user.items()})
     if "coverage" in wanted: V = V.assign(**{f"coverage@{k}": _coverage(lists[keep], k, _catalogue(items, shown)) for k in ks})
     V = V[[f"{m}@{k}" for m in wanted for k in ks]] # contributions: all metrics are means of these
-    counts = {"users": int(keep.sum()), "without_truth": others if users is None else len(users) - len(t.users), "without_recommendations": int((~served).sum())}
-    protocol = {"k": list(ks), "metrics": wanted, "missing": missing, "map_denominator": map_denominator, "n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint}
+    counts = {"users": int(keep.sum()), "without_truth": others if users is None else len(users) - len(t.users), "without_recommendations": int((~served).sum())} | left_out
+    protocol = told | {"k": list(ks), "metrics": wanted, "missing": missing, "map_denominator": map_denominator, "n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint}
     return Report(V.mean(), pd.DataFrame(_resample(V.to_numpy(), n_boot, seed), columns=V.columns), per_user, counts, protocol, name)
 
 # %% ../nbs/07_metrics.ipynb #826c3756
@@ -337,27 +374,7 @@ class Comparison:
     def __repr__(self):
         least = 2 / (len(self.draws) + 1); p = lambda p: f"p ≤ {least:.2g}" if p <= least else f"p = {p:.2g}"
         rows = [f"{_label(m):<14} {r.difference:+.3f} [{r.low:.3f}, {r.high:.3f}]  {p(r.p)}" for m, r in zip(self.a.values.index, self.to_frame().itertuples())]
-        return "\n".join([f"{self.b.name} − {self.a.name}, paired over {_count(self.a.counts)} · {self.a.protocol['level']:.0%} intervals", *rows])
-
-# %% ../nbs/07_metrics.ipynb #184471ba
-def _what_differs(a: Report, b: Report) -> list[str]:
-    "What keeps two reports from being compared, in words."
-    out = [f"{key} is {a.protocol.get(key)!r} in one and {b.protocol.get(key)!r} in the other" for key in {**a.protocol, **b.protocol} if a.protocol.get(key) != b.protocol.get(key)]
-    if a.per_user is None or b.per_user is None: return out
-    for x, y, which in [(a, b, "first"), (b, a, "second")]:
-        only = x.per_user.index.difference(y.per_user.index)
-        if len(only): out.append(f"{len(only)} users are only in the {which}, e.g. {_show(only[0])}")
-    return out
-
-def compare(
-    a: Report, # the one to beat
-    b: Report, # the other, over the same users and truth, with the same k, conventions, seed and n_boot
-    names: tuple[str, str] | None = None, # of a and b, for display; default: the reports' own
-) -> Comparison: # differences b − a with intervals and p-values
-    "Compare two reports in pairs, user by user."
-    if differs := _what_differs(a, b): raise ProtocolError("the two reports cannot be compared: " + "; ".join(differs) + ". Evaluate both alike.")
-    a_name, b_name = names or ((a.name, b.name) if a.name != b.name else ("a", "b"))
-    return Comparison(replace(a, name=a_name), replace(b, name=b_name))
+        return "\n".join([f"{self.b.name} − {self.a.name}, paired over {_count(self.a.counts)} · {self.a.protocol['level']:.0%} intervals", *rows, self.a.card()])
 
 # %% ../nbs/07_metrics.ipynb #184471ba
 def _what_differs(a: Report, b: Report) -> list[str]:
@@ -403,6 +420,7 @@ def ranker_metrics(
     n_boot: int = 1000, # resamples for the intervals; 0: no intervals. The cost grows with resamples × users (or rows)
     seed: int = 0, # of the resamples
     level: float = .95, # of the intervals
+    protocol: dict | None = None, # as in `evaluate`
     name: str = "ranker", # shown in plots and comparisons
 ) -> Report: # auc, log_loss, normalised_entropy and, with user_ids, gauc
     "Classification metrics of predicted probabilities, with bootstrap intervals through influence functions (DeLong 1988; by user: Obuchowski 1997)."
@@ -421,5 +439,6 @@ def ranker_metrics(
         per_user = pd.DataFrame({"rows": rows, "positives": np.bincount(unit, y).astype(int), "auc": a}, index=pd.Index(ids, name="user_id"))
     counts = {"rows": len(y), "positives": int(y.sum())} | ({} if ids is None else {"users": int(n), "users_of_one_class": int(np.isnan(a).sum())})
     fingerprint = f"{pd.util.hash_array(np.packbits(y)).sum() ^ pd.util.hash_array(unit).sum():016x}"
-    protocol = {"resampled": "rows" if ids is None else "users", "gauc_weights": gauc_weights, "n_boot": n_boot, "seed": seed, "level": level, "truth": fingerprint}
+    told, left_out = _stated(protocol); counts |= left_out
+    protocol = told | {"resampled": "rows" if ids is None else "users", "gauc_weights": gauc_weights, "n_boot": n_boot, "seed": seed, "level": level, "truth": fingerprint}
     return Report(V.mean(), pd.DataFrame(_resample(V.to_numpy(), n_boot, seed), columns=V.columns), per_user, counts, protocol, name)
