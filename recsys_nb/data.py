@@ -290,7 +290,7 @@ def split_by_time(
     t = ds.interactions.timestamp.to_numpy(); at = len(t) - max(1, round(test * len(t)))
     cut = np.partition(t, at)[at]
     if cut == t.min(): cut = t[t > cut].min() if (t > cut).any() else cut # so many ties that nothing would be earlier
-    return _parts(ds, t >= cut, kind="time", test=test, cut=str(cut))
+    return _parts(ds, t >= cut, kind="time", test=test, cut=str(pd.Timestamp(cut)))
 
 # %% ../nbs/00_data.ipynb #7e2428d4
 def _units(log):
@@ -561,7 +561,7 @@ def _tables(folder):
     if data and all(f.suffix == ".parquet" for f in data): return folder, {}
     raise DataError(f"{folder}: which file is the log? It holds {sorted(f.name for f in folder.iterdir())[:20]}; give the path of one file (and users=, items=), or call it events.csv.")
 
-# %% ../nbs/00_data.ipynb #162cf676
+# %% ../nbs/00_data.ipynb #5deaa83e
 def _lines(path):
     "user_id, item_id of a file with lines `user item item …`, and its users, also those without items."
     lines = [(n, x.split()) for n, x in enumerate(path.read_bytes().splitlines(), 1) if not x.isspace() and x]
