@@ -93,32 +93,43 @@ def _columns(df, names: list[str], what: str) -> list[pd.Series]:
         if (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
     return columns
 
+def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
+    "A code for each value, and the values they stand for; whole numbers of a narrow range are looked up, not hashed."
+    x = np.asarray(x) if isinstance(getattr(x, "dtype", None), np.dtype) else x
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x) or int(x.max()) - int(x.min()) > 8 * len(x): codes, ids = pd.factorize(x, sort=sort); return codes, pd.Index(ids)
+    at = (x - x.min()).astype(np.int64, copy=False) if x.itemsize == 8 else x.astype(np.int64) - int(x.min())
+    there = np.zeros(at.max() + 1, bool); there[at] = True; ids = np.flatnonzero(there)
+    return (there.cumsum() - 1)[at], pd.Index(ids.astype(x.dtype) + x.min())
+
+def _within(user: np.ndarray, n: int) -> np.ndarray:
+    "For sorted user codes the place of each row among its user's, from 0."
+    return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
+
 @dataclass
 class _Truth:
     users: pd.Index # the users to be judged, sorted
     items: pd.Index # the items of the pairs
     user: np.ndarray # code of each pair's user, sorted, int64 (pairs,)
-    item: np.ndarray # code of each pair's item, int64 (pairs,)
+    item: np.ndarray # code of each pair's item, sorted within a user, int64 (pairs,)
     gain: np.ndarray # what finding the pair is worth to NDCG, (pairs,)
     fingerprint: str # the same for the same set of pairs
 
 def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
     "The distinct pairs of `truth`, of these `users` only if given; of repeats the greatest gain counts."
     truth = truth.positives() if hasattr(truth, "positives") else truth; frame = getattr(truth, "interactions", truth)
-    user, item = _columns(frame, ["user_id", "item_id"], what); g = _gains(frame, gain)
-    if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], g[asked.to_numpy()]
+    user, item = _columns(frame, ["user_id", "item_id"], what); g = None if gain == "binary" else _gains(frame, gain)
+    if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
     if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
-    (u, user_ids), (i, item_ids) = pd.factorize(user, sort=True), pd.factorize(item); pair = u * len(item_ids) + i
-    if gain == "binary": pair.sort()
+    (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item); pair = u * len(item_ids) + i
+    if g is None: pair.sort()
     else: order = np.lexsort((-g, pair)); pair, g = pair[order], g[order]
-    new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]; (u, i), g = np.divmod(pair[new], max(1, len(item_ids))), g[new]
+    new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]; u, i = np.divmod(pair if new.all() else pair[new], max(1, len(item_ids)))
     hashes = [pd.util.hash_array(np.asarray(ids))[c] for ids, c in ((user_ids, u), (item_ids, i))]; mixed = hashes[0] * np.uint64(31) + hashes[1] * (hashes[0] | np.uint64(1))
-    if gain != "binary": mixed *= pd.util.hash_array(g) | np.uint64(1)
-    return _Truth(pd.Index(user_ids), pd.Index(item_ids), u, i, g, f"{np.bitwise_xor.reduce(mixed):016x}")
+    if g is not None: g = g[new]; mixed *= pd.util.hash_array(g) | np.uint64(1)
+    return _Truth(user_ids, item_ids, u, i, np.ones(len(u)) if g is None else g, f"{np.bitwise_xor.reduce(mixed):016x}")
 
 def _gains(frame, gain: str) -> np.ndarray:
-    "1 for each row, or its `value`, or 2**value - 1."
-    if gain == "binary": return np.ones(len(frame))
+    "Of each row its `value`, or 2**value - 1."
     v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
     if len(g) and not g.min() > 0: raise MetricsError(f"value is {v[g.argmin()]:g} in row {_show(frame.index[g.argmin()])} of the truth; a gain must be above 0: leave out what should not be found.")
     return g
@@ -135,16 +146,16 @@ def _ranked(recs, ties: str):
 def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
     user, item, rank = _columns(recs, ["user_id", "item_id", "rank"], "recommendations"); user, item, r = user.values, item.values, rank.to_numpy()
-    bad = r < 1 if r.dtype.kind in "iu" else (r < 1) | (r != np.floor(r))
+    whole = r.dtype.kind in "iu"; bad = ~(whole | (r == np.floor(r))) | (r < 1) if len(r) and (not whole or r.min() < 1) else r[:0]
     if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {r[bad.argmax()]}; ranks are 1, 2, 3, …")
-    if (r > K).any(): user, item, r = user[r <= K], item[r <= K], r[r <= K]
-    cell, ids = pd.factorize(user); row = users.get_indexer(ids)
+    if not (near := r <= K).all(): user, item, r = user[near], item[near], r[near]
+    cell, ids = _codes(user); row = users.get_indexer(ids)
     if len(ids) and (row < 0).all(): raise MetricsError(f"no user of the recommendations (e.g. {_show(ids[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
     cell = row[cell]; keep = cell >= 0; cell *= K; cell += r.astype(np.int64, copy=False); cell -= 1
     if not keep.all(): item, cell = item[keep], cell[keep]
-    code, items = pd.factorize(item); lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
+    code, items = _codes(item); lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
     _check_lists(lists.reshape(-1, K), users, items, cell)
-    return lists.reshape(-1, K), pd.Index(items), int((row < 0).sum())
+    return lists.reshape(-1, K), items, int((row < 0).sum())
 
 # %% ../nbs/07_metrics.ipynb #45a46828
 def _check_lists(lists, users, items, cell):
@@ -165,25 +176,28 @@ def _check_lists(lists, users, items, cell):
 # %% ../nbs/07_metrics.ipynb #bb70a8d4
 def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
-    code = items.get_indexer(t.items)[t.item]; found = np.flatnonzero(code >= 0)
-    pairs = pd.Index(t.user[found] * len(items) + code[found]); parts = []
+    m, pairs, parts = len(t.items), t.user * len(t.items) + t.item, []; code = np.append(t.items.get_indexer(items), -1) # in the truth's codes, sorted as its pairs are
+    may = np.zeros(2**22, bool); may[pairs & 2**22 - 1] = True # most keys that are not in the truth are known by their last bits
     for s in range(0, len(lists), step := max(1, 2**21 // lists.shape[1])): # in slices of 16 MiB
-        part = lists[s:s + step].astype(np.int64)
-        keys = np.where(part < 0, -1, part + len(items) * np.arange(s, s + len(part))[:, None])
-        at = pairs.get_indexer(keys.ravel()).reshape(part.shape); u, r = np.nonzero(at >= 0); parts.append((u + s, r + 1, found[at[u, r]]))
+        part = code[lists[s:s + step]]; key = part + m * np.arange(s, s + len(part))[:, None]
+        place = np.flatnonzero(may[key & 2**22 - 1] & (part >= 0)); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
+        hit = pairs[at] == key; u, r = np.divmod(place[hit], lists.shape[1]); parts.append((u + s, r + 1, at[hit]))
     return tuple(np.concatenate(x) for x in zip(*parts))
 
 # %% ../nbs/07_metrics.ipynb #aacc0004
 def _best_dcg(user: np.ndarray, gain: np.ndarray, n: int, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
     "DCG@k of each user's best list, from the true pairs, sorted by user."
-    order = slice(None) if not len(gain) or gain.min() == gain.max() else np.lexsort((-gain, user))
-    r = np.arange(len(user)) - np.searchsorted(user, user) + 1; w = gain[order] / np.log2(r + 1)
+    if not len(gain) or gain.min() == gain.max(): # all alike: only their number counts
+        dcg = np.append(0, np.cumsum(gain[:1] / np.log2(np.arange(2, ks[-1] + 2)))) if len(gain) else np.zeros(ks[-1] + 1)
+        return {k: dcg[np.minimum(np.bincount(user, minlength=n), k)] for k in ks}
+    order = np.lexsort((-gain, user))
+    r = _within(user, n) + 1; w = gain[order] / np.log2(np.arange(2, r.max(initial=1) + 3))[r - 1]
     return {k: np.bincount(user, np.where(r <= k, w, 0), minlength=n) for k in ks}
 
 def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str, n: int | None = None) -> dict[str, np.ndarray]:
     "Each metric for each of `n` users, from the hits alone; all 0 for a user without true items."
     user, rank, pair = hits; n = n or len(t.users); R = np.maximum(1, np.bincount(t.user, minlength=n)); best_dcg = _best_dcg(t.user, t.gain, n, ks); out = {}
-    h = np.arange(len(user)) - np.searchsorted(user, user) + 1; gain = t.gain[pair] / np.log2(rank + 1) # h: hits so far
+    h = _within(user, n) + 1; gain = t.gain[pair] / np.log2(rank + 1) # h: hits so far
     for k in ks:
         top = rank <= k; u, r, h_r = user[top], rank[top], h[top]
         total = lambda w: np.bincount(u, w, minlength=n)
@@ -199,7 +213,7 @@ def _coverage(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
     d = (shown == 1)[top].sum(axis=1)
     return ((shown > 0).sum() + (len(d) - 1) * (d - d.mean())) / n_items
 
-# %% ../nbs/07_metrics.ipynb #bbdd368d
+# %% ../nbs/07_metrics.ipynb #d684605f
 def _gini(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
     "Contributions (n_users,) whose mean is the Gini coefficient of the exposure of `n_items`; NaN where nothing is shown."
     top = lists[:, :k]; E = np.bincount(top[top >= 0], minlength=n_items); T = E.sum()
@@ -220,7 +234,7 @@ def _over_all(x: np.ndarray) -> np.ndarray:
     ok = ~np.isnan(x); mean = x[ok].mean() if ok.any() else np.nan
     return mean + np.where(ok, x - mean, 0) * (len(x) / max(1, ok.sum()))
 
-# %% ../nbs/07_metrics.ipynb #5895a945
+# %% ../nbs/07_metrics.ipynb #5384523b
 def _item_table(given, ids: pd.Index, what: str) -> np.ndarray:
     "Rows of `given`, a table by item, for `ids`, and a last one of zeros that code -1 looks up; a Series of categories becomes a column each."
     if not isinstance(given, (pd.Series, pd.DataFrame)): raise MetricsError(f"{what} must be a DataFrame or Series with the item ids as index, not {type(given).__name__}.")
@@ -243,7 +257,7 @@ def _shares(categories, ids: pd.Index) -> np.ndarray:
 def _slices(lists: np.ndarray, width: int): # slices of users whose items' rows take 16 MiB
     for s in range(0, len(lists), step := max(1, 2**21 // (lists.shape[1] * width))): yield slice(s, s + step)
 
-# %% ../nbs/07_metrics.ipynb #26c406e3
+# %% ../nbs/07_metrics.ipynb #e1c09767
 def _diversity(lists: np.ndarray, X: np.ndarray, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
     "Mean cosine distance of the pairs of each list, NaN for lists of fewer than two."
     X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-300); out = {k: np.empty(len(lists)) for k in ks}
@@ -266,7 +280,7 @@ def _calibration(lists: np.ndarray, X: np.ndarray, past: _Truth, X_past: np.ndar
                 out[k][part] = np.where(p == 0, 0, p * np.log(p / ((1 - alpha) * q + alpha * p))).sum(axis=1)
     return {f"calibration@{k}": v for k, v in out.items()}
 
-# %% ../nbs/07_metrics.ipynb #8a561226
+# %% ../nbs/07_metrics.ipynb #28459535
 def _lift(lists: np.ndarray, items: pd.Index, popularity: pd.Series, past: _Truth, k: int, rows=slice(None)) -> np.ndarray:
     "Contributions of the users at `rows` whose mean is the mean popularity of their lists over that of their pasts, less 1; users without either do not count."
     of = lambda ids: np.append(popularity.reindex(ids).fillna(0).to_numpy(float), 0); top = lists[:, :k]; R = np.bincount(past.user, minlength=len(lists))
@@ -284,7 +298,7 @@ def _resample(V: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
         out[s:s + step] = W.astype(float) @ V / n
     return out
 
-# %% ../nbs/07_metrics.ipynb #7ee0c862
+# %% ../nbs/07_metrics.ipynb #299be5ba
 def _stated(protocol: dict | None, **known) -> tuple[dict, dict]:
     "The protocol as it was told, with what is `known` where it was not; and the counts of users left out before."
     told = dict(protocol or {}); excluded = told.pop("excluded", None) or {}
@@ -418,7 +432,7 @@ def _catalogue(items, recommended: pd.Index) -> int:
     if out.any(): raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, the catalogue that coverage is a share of ({int(out.sum())} such items).")
     return len(items)
 
-# %% ../nbs/07_metrics.ipynb #7f122577
+# %% ../nbs/07_metrics.ipynb #9351da18
 def _past(train, users: pd.Index) -> tuple[_Truth | None, pd.Series | None]:
     "What `users` had before, by their codes; how often each item occurs in all of `train`."
     if train is None: return None, None
@@ -433,7 +447,7 @@ def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told
         raise ProtocolError(f"seen is 'left out', but user {_show(users[user[0]])} had item {_show(shown[lists[user[0], rank[0] - 1]])} before ({len(user)} such places in the lists).")
     return "kept" if len(user) else "left out"
 
-# %% ../nbs/07_metrics.ipynb #c0dde86a
+# %% ../nbs/07_metrics.ipynb #b836585e
 def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
     "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
     tables = {c: d.set_index(key)[c] for s in sources for d, key in [(getattr(s, "users", None), "user_id"), (getattr(s, "items", None), "item_id")] if isinstance(d, pd.DataFrame) for c in d if c != key}
@@ -454,7 +468,7 @@ def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
     n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
     return pd.Series(np.select([n >= least, n > 0], ["head", "tail"], "cold"), items.rename("item_id"), name="item_popularity")
 
-# %% ../nbs/07_metrics.ipynb #e7864887
+# %% ../nbs/07_metrics.ipynb #bf92ef81
 @dataclass
 class _Judge:
     "Everything that is known of the lists, to be summed up over all users or over some."
@@ -486,7 +500,7 @@ class _Judge:
                 if len(some) and judge.wanted: out[by][g] = judge.report(some, {"users": len(some)}, f"{by} {g}")
         return out
 
-# %% ../nbs/07_metrics.ipynb #a0807ad1
+# %% ../nbs/07_metrics.ipynb #57a6bb25
 def evaluate(
     recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; further columns are ignored
     truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
@@ -590,7 +604,7 @@ def compare(
     a_name, b_name = names or ((a.name, b.name) if a.name != b.name else ("a", "b"))
     return Comparison(replace(a, name=a_name), replace(b, name=b_name))
 
-# %% ../nbs/07_metrics.ipynb #75591884
+# %% ../nbs/07_metrics.ipynb #44db2b7e
 @dataclass(repr=False)
 class Comparisons:
     "Paired comparisons of several reports, corrected as one family."
