@@ -90,7 +90,7 @@ def _columns(df, names: list[str], what: str) -> list[pd.Series]:
     if missing: raise MetricsError(f"the {what} frame has no column {missing[0]!r}; it has {list(df.columns)}.")
     columns = [df[c].astype(df[c].cat.categories.dtype) if isinstance(df[c].dtype, pd.CategoricalDtype) else df[c] for c in names]
     for c in columns:
-        if (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
+        if not (isinstance(c.dtype, np.dtype) and c.dtype.kind in "iu") and (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
     return columns
 
 def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
@@ -99,7 +99,14 @@ def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x) or int(x.max()) - int(x.min()) > 8 * len(x): codes, ids = pd.factorize(x, sort=sort); return codes, pd.Index(ids)
     at = (x - x.min()).astype(np.int64, copy=False) if x.itemsize == 8 else x.astype(np.int64) - int(x.min())
     there = np.zeros(at.max() + 1, bool); there[at] = True; ids = np.flatnonzero(there)
-    return (there.cumsum() - 1)[at], pd.Index(ids.astype(x.dtype) + x.min())
+    return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index(ids.astype(x.dtype) + x.min())
+
+def _places(ids: pd.Index, of: pd.Index) -> np.ndarray:
+    "Where each of `of` stands in `ids`, which are sorted, or -1."
+    a, b = np.asarray(ids), np.asarray(of)
+    if a.dtype != b.dtype or a.dtype.kind not in "iu" or not len(a): return ids.get_indexer(of)
+    at = np.minimum(np.searchsorted(a, b), len(a) - 1)
+    return np.where(a[at] == b, at, -1)
 
 def _within(user: np.ndarray, n: int) -> np.ndarray:
     "For sorted user codes the place of each row among its user's, from 0."
@@ -124,7 +131,7 @@ def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
     if g is None: pair.sort()
     else: order = np.lexsort((-g, pair)); pair, g = pair[order], g[order]
     new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]; u, i = np.divmod(pair if new.all() else pair[new], max(1, len(item_ids)))
-    hashes = [pd.util.hash_array(np.asarray(ids))[c] for ids, c in ((user_ids, u), (item_ids, i))]; mixed = hashes[0] * np.uint64(31) + hashes[1] * (hashes[0] | np.uint64(1))
+    mixed = (pd.util.hash_array(np.asarray(user_ids)) ^ np.uint64(0x9E3779B97F4A7C15))[u] * (pd.util.hash_array(np.asarray(item_ids)) | np.uint64(1))[i] # 0 hashes to 0
     if g is not None: g = g[new]; mixed *= pd.util.hash_array(g) | np.uint64(1)
     return _Truth(user_ids, item_ids, u, i, np.ones(len(u)) if g is None else g, f"{np.bitwise_xor.reduce(mixed):016x}")
 
@@ -149,11 +156,11 @@ def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     whole = r.dtype.kind in "iu"; bad = ~(whole | (r == np.floor(r))) | (r < 1) if len(r) and (not whole or r.min() < 1) else r[:0]
     if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {r[bad.argmax()]}; ranks are 1, 2, 3, …")
     if not (near := r <= K).all(): user, item, r = user[near], item[near], r[near]
-    cell, ids = _codes(user); row = users.get_indexer(ids)
+    cell, ids = _codes(user); row = _places(users, ids); del user, near
     if len(ids) and (row < 0).all(): raise MetricsError(f"no user of the recommendations (e.g. {_show(ids[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
-    cell = row[cell]; keep = cell >= 0; cell *= K; cell += r.astype(np.int64, copy=False); cell -= 1
-    if not keep.all(): item, cell = item[keep], cell[keep]
-    code, items = _codes(item); lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
+    cell = (row * K - 1)[cell]; cell += r.astype(np.int64, copy=False)
+    if (row < 0).any(): keep = cell >= 0; item, cell = item[keep], cell[keep]
+    code, items = _codes(item); del item, r; lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
     _check_lists(lists.reshape(-1, K), users, items, cell)
     return lists.reshape(-1, K), items, int((row < 0).sum())
 
@@ -164,8 +171,7 @@ def _check_lists(lists, users, items, cell):
     if filled.sum() < len(cell):
         i, r = divmod(cell[pd.Series(cell).duplicated().argmax()], lists.shape[1])
         raise RecommendationsError(f"user {_show(users[i])} has two items at rank {r + 1}; rank them anew, best first.")
-    gap = filled[:, 1:] & ~filled[:, :-1]
-    if gap.any():
+    if not filled.all() and (gap := filled[:, 1:] & ~filled[:, :-1]).any():
         i, r = np.argwhere(gap)[0]
         raise RecommendationsError(f"user {_show(users[i])} has an item at rank {r + 2} but none at rank {r + 1}; after removing rows, rank anew: df.groupby('user_id').cumcount() + 1.")
     s = np.sort(lists, axis=1); again = (s[:, 1:] == s[:, :-1]) & (s[:, 1:] >= 0)
@@ -177,26 +183,27 @@ def _check_lists(lists, users, items, cell):
 def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
     m, pairs, parts = len(t.items), t.user * len(t.items) + t.item, []; code = np.append(t.items.get_indexer(items), -1) # in the truth's codes, sorted as its pairs are
-    may = np.zeros(2**22, bool); may[pairs & 2**22 - 1] = True # most keys that are not in the truth are known by their last bits
-    for s in range(0, len(lists), step := max(1, 2**21 // lists.shape[1])): # in slices of 16 MiB
+    may = np.zeros(2**23, bool); may[pairs & 2**23 - 1] = True # most keys that are not in the truth are known by their last bits
+    for s in range(0, len(lists), step := max(1, 2**16 // lists.shape[1])): # in slices that stay in the cache
         part = code[lists[s:s + step]]; key = part + m * np.arange(s, s + len(part))[:, None]
-        place = np.flatnonzero(may[key & 2**22 - 1] & (part >= 0)); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
+        place = np.flatnonzero(may[key & 2**23 - 1] & (part >= 0)); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
         hit = pairs[at] == key; u, r = np.divmod(place[hit], lists.shape[1]); parts.append((u + s, r + 1, at[hit]))
     return tuple(np.concatenate(x) for x in zip(*parts))
 
 # %% ../nbs/07_metrics.ipynb #aacc0004
-def _best_dcg(user: np.ndarray, gain: np.ndarray, n: int, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
-    "DCG@k of each user's best list, from the true pairs, sorted by user."
+def _best_dcg(user: np.ndarray, gain: np.ndarray, R: np.ndarray, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
+    "DCG@k of each user's best list, from the true pairs, sorted by user, `R` of each."
+    n = len(R)
     if not len(gain) or gain.min() == gain.max(): # all alike: only their number counts
         dcg = np.append(0, np.cumsum(gain[:1] / np.log2(np.arange(2, ks[-1] + 2)))) if len(gain) else np.zeros(ks[-1] + 1)
-        return {k: dcg[np.minimum(np.bincount(user, minlength=n), k)] for k in ks}
+        return {k: dcg[np.minimum(R, k)] for k in ks}
     order = np.lexsort((-gain, user))
     r = _within(user, n) + 1; w = gain[order] / np.log2(np.arange(2, r.max(initial=1) + 3))[r - 1]
     return {k: np.bincount(user, np.where(r <= k, w, 0), minlength=n) for k in ks}
 
 def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str, n: int | None = None) -> dict[str, np.ndarray]:
     "Each metric for each of `n` users, from the hits alone; all 0 for a user without true items."
-    user, rank, pair = hits; n = n or len(t.users); R = np.maximum(1, np.bincount(t.user, minlength=n)); best_dcg = _best_dcg(t.user, t.gain, n, ks); out = {}
+    user, rank, pair = hits; n = n or len(t.users); R = np.bincount(t.user, minlength=n); best_dcg = _best_dcg(t.user, t.gain, R, ks); R = np.maximum(R, 1); out = {}
     h = _within(user, n) + 1; gain = t.gain[pair] / np.log2(rank + 1) # h: hits so far
     for k in ks:
         top = rank <= k; u, r, h_r = user[top], rank[top], h[top]
@@ -213,7 +220,7 @@ def _coverage(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
     d = (shown == 1)[top].sum(axis=1)
     return ((shown > 0).sum() + (len(d) - 1) * (d - d.mean())) / n_items
 
-# %% ../nbs/07_metrics.ipynb #d684605f
+# %% ../nbs/07_metrics.ipynb #780aaee2
 def _gini(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
     "Contributions (n_users,) whose mean is the Gini coefficient of the exposure of `n_items`; NaN where nothing is shown."
     top = lists[:, :k]; E = np.bincount(top[top >= 0], minlength=n_items); T = E.sum()
@@ -234,7 +241,7 @@ def _over_all(x: np.ndarray) -> np.ndarray:
     ok = ~np.isnan(x); mean = x[ok].mean() if ok.any() else np.nan
     return mean + np.where(ok, x - mean, 0) * (len(x) / max(1, ok.sum()))
 
-# %% ../nbs/07_metrics.ipynb #5384523b
+# %% ../nbs/07_metrics.ipynb #c2391f67
 def _item_table(given, ids: pd.Index, what: str) -> np.ndarray:
     "Rows of `given`, a table by item, for `ids`, and a last one of zeros that code -1 looks up; a Series of categories becomes a column each."
     if not isinstance(given, (pd.Series, pd.DataFrame)): raise MetricsError(f"{what} must be a DataFrame or Series with the item ids as index, not {type(given).__name__}.")
@@ -257,7 +264,7 @@ def _shares(categories, ids: pd.Index) -> np.ndarray:
 def _slices(lists: np.ndarray, width: int): # slices of users whose items' rows take 16 MiB
     for s in range(0, len(lists), step := max(1, 2**21 // (lists.shape[1] * width))): yield slice(s, s + step)
 
-# %% ../nbs/07_metrics.ipynb #e1c09767
+# %% ../nbs/07_metrics.ipynb #574afb5c
 def _diversity(lists: np.ndarray, X: np.ndarray, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
     "Mean cosine distance of the pairs of each list, NaN for lists of fewer than two."
     X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-300); out = {k: np.empty(len(lists)) for k in ks}
@@ -280,7 +287,7 @@ def _calibration(lists: np.ndarray, X: np.ndarray, past: _Truth, X_past: np.ndar
                 out[k][part] = np.where(p == 0, 0, p * np.log(p / ((1 - alpha) * q + alpha * p))).sum(axis=1)
     return {f"calibration@{k}": v for k, v in out.items()}
 
-# %% ../nbs/07_metrics.ipynb #28459535
+# %% ../nbs/07_metrics.ipynb #fb2b5f83
 def _lift(lists: np.ndarray, items: pd.Index, popularity: pd.Series, past: _Truth, k: int, rows=slice(None)) -> np.ndarray:
     "Contributions of the users at `rows` whose mean is the mean popularity of their lists over that of their pasts, less 1; users without either do not count."
     of = lambda ids: np.append(popularity.reindex(ids).fillna(0).to_numpy(float), 0); top = lists[:, :k]; R = np.bincount(past.user, minlength=len(lists))
@@ -298,7 +305,7 @@ def _resample(V: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
         out[s:s + step] = W.astype(float) @ V / n
     return out
 
-# %% ../nbs/07_metrics.ipynb #299be5ba
+# %% ../nbs/07_metrics.ipynb #74aa3288
 def _stated(protocol: dict | None, **known) -> tuple[dict, dict]:
     "The protocol as it was told, with what is `known` where it was not; and the counts of users left out before."
     told = dict(protocol or {}); excluded = told.pop("excluded", None) or {}
@@ -432,7 +439,7 @@ def _catalogue(items, recommended: pd.Index) -> int:
     if out.any(): raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, the catalogue that coverage is a share of ({int(out.sum())} such items).")
     return len(items)
 
-# %% ../nbs/07_metrics.ipynb #9351da18
+# %% ../nbs/07_metrics.ipynb #5247a192
 def _past(train, users: pd.Index) -> tuple[_Truth | None, pd.Series | None]:
     "What `users` had before, by their codes; how often each item occurs in all of `train`."
     if train is None: return None, None
@@ -447,7 +454,7 @@ def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told
         raise ProtocolError(f"seen is 'left out', but user {_show(users[user[0]])} had item {_show(shown[lists[user[0], rank[0] - 1]])} before ({len(user)} such places in the lists).")
     return "kept" if len(user) else "left out"
 
-# %% ../nbs/07_metrics.ipynb #b836585e
+# %% ../nbs/07_metrics.ipynb #43f7a2aa
 def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
     "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
     tables = {c: d.set_index(key)[c] for s in sources for d, key in [(getattr(s, "users", None), "user_id"), (getattr(s, "items", None), "item_id")] if isinstance(d, pd.DataFrame) for c in d if c != key}
@@ -468,7 +475,7 @@ def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
     n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
     return pd.Series(np.select([n >= least, n > 0], ["head", "tail"], "cold"), items.rename("item_id"), name="item_popularity")
 
-# %% ../nbs/07_metrics.ipynb #bf92ef81
+# %% ../nbs/07_metrics.ipynb #cc3fcdde
 @dataclass
 class _Judge:
     "Everything that is known of the lists, to be summed up over all users or over some."
@@ -500,7 +507,7 @@ class _Judge:
                 if len(some) and judge.wanted: out[by][g] = judge.report(some, {"users": len(some)}, f"{by} {g}")
         return out
 
-# %% ../nbs/07_metrics.ipynb #57a6bb25
+# %% ../nbs/07_metrics.ipynb #dbfa5429
 def evaluate(
     recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; further columns are ignored
     truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
@@ -604,7 +611,7 @@ def compare(
     a_name, b_name = names or ((a.name, b.name) if a.name != b.name else ("a", "b"))
     return Comparison(replace(a, name=a_name), replace(b, name=b_name))
 
-# %% ../nbs/07_metrics.ipynb #44db2b7e
+# %% ../nbs/07_metrics.ipynb #9c248bae
 @dataclass(repr=False)
 class Comparisons:
     "Paired comparisons of several reports, corrected as one family."
