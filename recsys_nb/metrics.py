@@ -102,9 +102,9 @@ def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index(ids.astype(x.dtype) + x.min())
 
 def _places(ids: pd.Index, of: pd.Index) -> np.ndarray:
-    "Where each of `of` stands in `ids`, which are sorted, or -1."
+    "Where each of `of` stands in `ids`, or -1."
     a, b = np.asarray(ids), np.asarray(of)
-    if a.dtype != b.dtype or a.dtype.kind not in "iu" or not len(a): return ids.get_indexer(of)
+    if a.dtype != b.dtype or a.dtype.kind not in "iu" or not len(a) or not ids.is_monotonic_increasing: return ids.get_indexer(of)
     at = np.minimum(np.searchsorted(a, b), len(a) - 1)
     return np.where(a[at] == b, at, -1)
 
@@ -153,9 +153,9 @@ def _ranked(recs, ties: str):
 def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
     user, item, rank = _columns(recs, ["user_id", "item_id", "rank"], "recommendations"); user, item, r = user.values, item.values, rank.to_numpy()
-    whole = r.dtype.kind in "iu"; bad = ~(whole | (r == np.floor(r))) | (r < 1) if len(r) and (not whole or r.min() < 1) else r[:0]
-    if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {r[bad.argmax()]}; ranks are 1, 2, 3, …")
     if not (near := r <= K).all(): user, item, r = user[near], item[near], r[near]
+    whole = r.dtype.kind in "iu"; bad = (r < 1) | (False if whole else r != np.floor(r)) if len(r) and (not whole or r.min() < 1) else r[:0]
+    if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {r[bad.argmax()]}; ranks are 1, 2, 3, …")
     cell, ids = _codes(user); row = _places(users, ids); del user, near
     if len(ids) and (row < 0).all(): raise MetricsError(f"no user of the recommendations (e.g. {_show(ids[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
     cell = (row * K - 1)[cell]; cell += r.astype(np.int64, copy=False)
@@ -182,7 +182,7 @@ def _check_lists(lists, users, items, cell):
 # %% ../nbs/07_metrics.ipynb #bb70a8d4
 def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
-    m, pairs, parts = len(t.items), t.user * len(t.items) + t.item, []; code = np.append(t.items.get_indexer(items), -1) # in the truth's codes, sorted as its pairs are
+    m, pairs, parts = len(t.items), t.user * len(t.items) + t.item, []; code = np.append(_places(t.items, items), -1) # in the truth's codes, sorted as its pairs are
     may = np.zeros(2**23, bool); may[pairs & 2**23 - 1] = True # most keys that are not in the truth are known by their last bits
     for s in range(0, len(lists), step := max(1, 2**16 // lists.shape[1])): # in slices that stay in the cache
         part = code[lists[s:s + step]]; key = part + m * np.arange(s, s + len(part))[:, None]
@@ -220,7 +220,7 @@ def _coverage(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
     d = (shown == 1)[top].sum(axis=1)
     return ((shown > 0).sum() + (len(d) - 1) * (d - d.mean())) / n_items
 
-# %% ../nbs/07_metrics.ipynb #780aaee2
+# %% ../nbs/07_metrics.ipynb #04be7003
 def _gini(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
     "Contributions (n_users,) whose mean is the Gini coefficient of the exposure of `n_items`; NaN where nothing is shown."
     top = lists[:, :k]; E = np.bincount(top[top >= 0], minlength=n_items); T = E.sum()
@@ -241,7 +241,7 @@ def _over_all(x: np.ndarray) -> np.ndarray:
     ok = ~np.isnan(x); mean = x[ok].mean() if ok.any() else np.nan
     return mean + np.where(ok, x - mean, 0) * (len(x) / max(1, ok.sum()))
 
-# %% ../nbs/07_metrics.ipynb #c2391f67
+# %% ../nbs/07_metrics.ipynb #f8222d9c
 def _item_table(given, ids: pd.Index, what: str) -> np.ndarray:
     "Rows of `given`, a table by item, for `ids`, and a last one of zeros that code -1 looks up; a Series of categories becomes a column each."
     if not isinstance(given, (pd.Series, pd.DataFrame)): raise MetricsError(f"{what} must be a DataFrame or Series with the item ids as index, not {type(given).__name__}.")
@@ -264,7 +264,7 @@ def _shares(categories, ids: pd.Index) -> np.ndarray:
 def _slices(lists: np.ndarray, width: int): # slices of users whose items' rows take 16 MiB
     for s in range(0, len(lists), step := max(1, 2**21 // (lists.shape[1] * width))): yield slice(s, s + step)
 
-# %% ../nbs/07_metrics.ipynb #574afb5c
+# %% ../nbs/07_metrics.ipynb #99fe0050
 def _diversity(lists: np.ndarray, X: np.ndarray, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
     "Mean cosine distance of the pairs of each list, NaN for lists of fewer than two."
     X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-300); out = {k: np.empty(len(lists)) for k in ks}
@@ -287,7 +287,7 @@ def _calibration(lists: np.ndarray, X: np.ndarray, past: _Truth, X_past: np.ndar
                 out[k][part] = np.where(p == 0, 0, p * np.log(p / ((1 - alpha) * q + alpha * p))).sum(axis=1)
     return {f"calibration@{k}": v for k, v in out.items()}
 
-# %% ../nbs/07_metrics.ipynb #fb2b5f83
+# %% ../nbs/07_metrics.ipynb #f4baf962
 def _lift(lists: np.ndarray, items: pd.Index, popularity: pd.Series, past: _Truth, k: int, rows=slice(None)) -> np.ndarray:
     "Contributions of the users at `rows` whose mean is the mean popularity of their lists over that of their pasts, less 1; users without either do not count."
     of = lambda ids: np.append(popularity.reindex(ids).fillna(0).to_numpy(float), 0); top = lists[:, :k]; R = np.bincount(past.user, minlength=len(lists))
@@ -305,7 +305,7 @@ def _resample(V: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
         out[s:s + step] = W.astype(float) @ V / n
     return out
 
-# %% ../nbs/07_metrics.ipynb #74aa3288
+# %% ../nbs/07_metrics.ipynb #db0b2768
 def _stated(protocol: dict | None, **known) -> tuple[dict, dict]:
     "The protocol as it was told, with what is `known` where it was not; and the counts of users left out before."
     told = dict(protocol or {}); excluded = told.pop("excluded", None) or {}
@@ -439,7 +439,7 @@ def _catalogue(items, recommended: pd.Index) -> int:
     if out.any(): raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, the catalogue that coverage is a share of ({int(out.sum())} such items).")
     return len(items)
 
-# %% ../nbs/07_metrics.ipynb #5247a192
+# %% ../nbs/07_metrics.ipynb #fb54fe4c
 def _past(train, users: pd.Index) -> tuple[_Truth | None, pd.Series | None]:
     "What `users` had before, by their codes; how often each item occurs in all of `train`."
     if train is None: return None, None
@@ -454,7 +454,7 @@ def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told
         raise ProtocolError(f"seen is 'left out', but user {_show(users[user[0]])} had item {_show(shown[lists[user[0], rank[0] - 1]])} before ({len(user)} such places in the lists).")
     return "kept" if len(user) else "left out"
 
-# %% ../nbs/07_metrics.ipynb #43f7a2aa
+# %% ../nbs/07_metrics.ipynb #184d0746
 def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
     "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
     tables = {c: d.set_index(key)[c] for s in sources for d, key in [(getattr(s, "users", None), "user_id"), (getattr(s, "items", None), "item_id")] if isinstance(d, pd.DataFrame) for c in d if c != key}
@@ -475,7 +475,7 @@ def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
     n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
     return pd.Series(np.select([n >= least, n > 0], ["head", "tail"], "cold"), items.rename("item_id"), name="item_popularity")
 
-# %% ../nbs/07_metrics.ipynb #cc3fcdde
+# %% ../nbs/07_metrics.ipynb #e4ce4c5d
 @dataclass
 class _Judge:
     "Everything that is known of the lists, to be summed up over all users or over some."
@@ -507,7 +507,7 @@ class _Judge:
                 if len(some) and judge.wanted: out[by][g] = judge.report(some, {"users": len(some)}, f"{by} {g}")
         return out
 
-# %% ../nbs/07_metrics.ipynb #dbfa5429
+# %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
     recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; further columns are ignored
     truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
@@ -611,7 +611,7 @@ def compare(
     a_name, b_name = names or ((a.name, b.name) if a.name != b.name else ("a", "b"))
     return Comparison(replace(a, name=a_name), replace(b, name=b_name))
 
-# %% ../nbs/07_metrics.ipynb #9c248bae
+# %% ../nbs/07_metrics.ipynb #4adcb1b3
 @dataclass(repr=False)
 class Comparisons:
     "Paired comparisons of several reports, corrected as one family."
