@@ -1,7 +1,8 @@
-"""Per-user ranking metrics of many users in one go: recsys_nb.metrics against pytrec_eval (and rectools, ranx where they are installed), each in its own process.
+"""Per-user ranking metrics of many users in one go: recsys_nb.metrics against pytrec_eval, rectools and ranx, each in its own process.
 
-    python benchmarks/metrics.py [--users 100000] [--candidates 100] [--k 10] [--n-boot 1000] [--repeats 3]
+    python benchmarks/metrics.py [--users 100000] [--candidates 100] [--k 10] [--n-boot 1000] [--repeats 3] [--peers FOLDER]
 
+The peers are installed from PyPI, each in a virtual environment of its own in FOLDER (kept for the next run), so that none of them decides on another's numpy.
 Every contender gets the same frame in memory and must return the five metrics precision, recall, NDCG, MAP, MRR at k, averaged over users; the averages are compared.
 rectools and ranx get all candidates, as their users would pass them; pytrec_eval the first k, since its MRR has no cut-off.
 "input" is the time from the frame to the form the library wants, "evaluate" the rest, both in CPU seconds on one thread, so that a busy machine does not distort them
@@ -11,13 +12,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
-import importlib.util
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"): os.environ.setdefault(threads, "1")
 
@@ -83,13 +85,25 @@ def ranx(recs, truth, k, n_boot):
     return made - t, time.process_time() - made, list(found.values())
 
 
-CONTENDERS = {"recsys_nb": (ours, "recsys_nb"), "recsys_nb, with intervals": (ours, "recsys_nb"), "pytrec_eval": (pytrec, "pytrec_eval"), "rectools": (rectools, "rectools"), "ranx": (ranx, "ranx")}
-PACKAGE = {"pytrec_eval": "pytrec-eval-terrier"}
+CONTENDERS = {"recsys_nb": (ours, None), "recsys_nb, with intervals": (ours, None), "pytrec_eval": (pytrec, "pytrec-eval-terrier==0.5.11"),
+    "rectools": (rectools, "rectools==0.19.0"), "ranx": (ranx, "ranx==0.3.21")} # name -> what runs, what is installed for it
+PANDAS = {"ranx": "pandas<3"} # it wants columns of objects
+
+
+def python_of(name: str, folder: Path) -> str:
+    "The Python that has the contender: this one, or that of its own environment, which is made where it is missing."
+    package = CONTENDERS[name][1]
+    if package is None: return sys.executable
+    python = folder / package / "bin" / "python"
+    if not python.exists():
+        subprocess.run([sys.executable, "-m", "venv", folder / package], check=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", package, PANDAS.get(name, "pandas"), "psutil"], check=True)
+    return str(python)
 
 
 def child(name: str, a) -> None:
     "Run one contender here and print its figures as JSON."
-    recs, truth = make(a.users, a.candidates)
+    with np.load(a.data) as d: recs, truth = (pd.DataFrame({c.split(".")[1]: d[c] for c in d.files if c.startswith(f)}) for f in ("recs", "truth"))
     CONTENDERS[name][0](recs[recs.user_id < 10], truth[truth.user_id < 10], a.k, 0) # import and warm up
     process = psutil.Process(); base = process.memory_info().rss; peak, done = [base], threading.Event()
     def watch():
@@ -99,26 +113,38 @@ def child(name: str, a) -> None:
     for _ in range(a.repeats if "recsys_nb" in name else 1): runs.append(CONTENDERS[name][0](recs, truth, a.k, n_boot))
     done.set(); thread.join()
     best = min(runs, key=lambda r: r[0] + r[1])
-    print(json.dumps({"input": best[0], "evaluate": best[1], "peak_mb": (peak[0] - base) / 1e6, "means": best[2]}))
+    print(json.dumps({"input": best[0], "evaluate": best[1], "peak_mb": (peak[0] - base) / 1e6, "means": best[2],
+        "versions": {p: importlib.metadata.version(p) for p in ("numpy", "pandas", (CONTENDERS[name][1] or "recsys_nb").split("==")[0])}}))
 
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for flag, default in (("--users", 100_000), ("--candidates", 100), ("--k", 10), ("--n-boot", 1000), ("--repeats", 3)): p.add_argument(flag, type=int, default=default)
-    p.add_argument("--child", help=argparse.SUPPRESS)
+    p.add_argument("--peers", type=Path, default=Path(tempfile.gettempdir()) / "recsys_nb_peers", help="folder of the peers' virtual environments")
+    p.add_argument("--child", help=argparse.SUPPRESS); p.add_argument("--data", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.child: return child(a.child, a)
+    pythons = {name: python_of(name, a.peers) for name in CONTENDERS}
+    with tempfile.TemporaryDirectory() as tmp:
+        a.data = f"{tmp}/data.npz"; recs, truth = make(a.users, a.candidates)
+        np.savez(a.data, **{f"{what}.{c}": f[c].to_numpy() for what, f in [("recs", recs), ("truth", truth)] for c in f}); del recs, truth
+        race(a, pythons)
+
+
+def race(a, pythons: dict[str, str]) -> None:
+    "All contenders, one after the other, as a table."
     print(f"five metrics @{a.k}, {a.users:,} users x {a.candidates} candidates, {a.n_boot} resamples where intervals are made\n")
     print(f"{'':<28}{'input':>9}{'evaluate':>12}{'total s':>9}{'MB extra':>10}{'ratio':>8}  means")
-    first = None
-    for name, (_, module) in CONTENDERS.items():
-        if importlib.util.find_spec(module) is None: print(f"{name:<28}{'not installed':>9}"); continue
-        r = subprocess.run([sys.executable, __file__, "--child", name, *(x for f in ("users", "candidates", "k", "n_boot", "repeats") for x in (f"--{f.replace('_', '-')}", str(getattr(a, f))))], capture_output=True, text=True)
+    first, versions = None, []
+    for name, python in pythons.items():
+        options = [x for f in ("data", "k", "n_boot", "repeats") for x in (f"--{f.replace('_', '-')}", str(getattr(a, f)))]
+        r = subprocess.run([python, __file__, "--child", name, *options], capture_output=True, text=True)
         if r.returncode: sys.exit(f"{name} failed:\n{r.stderr}")
         d = json.loads(r.stdout.splitlines()[-1]); total = d["input"] + d["evaluate"]; first = first or (total, d["means"])
         off = np.abs(np.subtract(d["means"], first[1])).max()
-        print(f"{name:<28}{d['input']:>9.2f}{d['evaluate']:>12.2f}{total:>9.2f}{d['peak_mb']:>10.0f}{total / first[0]:>8.1f}  {'the same' if off < 1e-9 else f'off by {off:.2g}'}")
-    print("\n" + ", ".join(f"{n} {importlib.metadata.version(PACKAGE.get(n, n))}" for n in ("numpy", "pandas", "pytrec_eval", "rectools", "ranx") if importlib.util.find_spec(n)))
+        print(f"{name:<28}{d['input']:>9.2f}{d['evaluate']:>12.2f}{total:>9.2f}{d['peak_mb']:>10.0f}{total / first[0]:>8.1f}  {'the same' if off < 1e-9 else f'off by {off:.2g}'}", flush=True)
+        versions.append(f"{name}: " + ", ".join(f"{p} {v}" for p, v in d["versions"].items()))
+    print("\n" + "\n".join(versions))
 
 
 if __name__ == "__main__": main()

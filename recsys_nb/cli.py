@@ -232,13 +232,17 @@ def _fit(run: Run) -> None:
 # %% ../nbs/13_cli.ipynb #129e525c
 def _evaluate(run: Run) -> None:
     o, users = run.options, run.truth.user_id.unique(); past = run.train.positives().interactions
-    ks = (o.k, 2 * o.k); counts = past.item_id.value_counts()
+    ks = (o.k, 2 * o.k); counts = past.item_id.value_counts(); p = run.numbers["protocol"]
+    had = past if run.given is None else pd.concat([past, run.given])
+    card = {"split": run.test.split, "candidates": f"all {len(run.data.item_ids):,} items", "seen": "left out",
+        "excluded": {"no past": p["users_without_past"], "nothing new": p["users_with_nothing_new"]}}
     for name, model in run.models.items():
         lists = model.recommend(users, k=ks[1], events=run.given[run.given.user_id.isin(users)] if run.given is not None else None)
-        run.reports[name] = r = evaluate(lists, run.truth, k=ks, items=run.data.item_ids, popularity=counts, n_boot=200 if o.quick else 1000, seed=o.seed, name=name)
+        run.reports[name] = r = evaluate(lists, run.truth, k=ks, items=run.data.item_ids, popularity=counts, train=had,
+            n_boot=200 if o.quick else 1000, seed=o.seed, protocol=card, name=name)
         run.say(f"{name:<10} NDCG@{o.k} {r[f'ndcg@{o.k}']:.4f}  recall@{ks[1]} {r[f'recall@{ks[1]}']:.4f}")
     c = compare(run.reports["Popularity"], run.reports["Two-stage"]).to_frame()
-    run.numbers |= {"metrics": {n: r.to_dict() for n, r in run.reports.items()}, "comparison": c.assign(k=c.k.astype(int)).to_dict("records")}
+    run.numbers |= {"metrics": {n: r.to_dict() for n, r in run.reports.items()}, "comparison": c.assign(k=c.k.astype(int)).to_dict("records"), "cards": {"metrics": r.card()}}
     _figure(run, "models", lambda ax: _plot_models(run.reports, f"ndcg@{o.k}", ax))
 
 def _plot_models(reports: dict, metric: str, ax) -> None:
@@ -257,8 +261,9 @@ def _rank(run: Run) -> None:
     scores = {"DLRM ranker": ranker.predict(shown)}
     if run.world: scores["True probabilities"] = run.world.click_probability(shown.user_id, shown.item_id, shown.position, shown.timestamp)
     boot = 100 if run.options.quick else 500
-    found = {n: ranker_metrics(shown.label, p, shown.user_id, n_boot=boot, seed=run.options.seed, name=n) for n, p in scores.items()}
-    run.numbers["ranker"] = {n: r.to_dict() for n, r in found.items()}
+    card = {"split": run.test.split, "candidates": "what was shown in the test period"}
+    found = {n: ranker_metrics(shown.label, p, shown.user_id, n_boot=boot, seed=run.options.seed, protocol=card, name=n) for n, p in scores.items()}
+    run.numbers["ranker"] = {n: r.to_dict() for n, r in found.items()}; run.numbers["cards"]["ranker"] = found["DLRM ranker"].card()
     run.say(f"AUC on {len(shown):,} test exposures: " + ", ".join(f"{n} {r['auc']:.4f}" for n, r in found.items()))
 
 # %% ../nbs/13_cli.ipynb #ac742dfe

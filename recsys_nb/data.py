@@ -39,7 +39,7 @@ class MissingColumnError(DataError): "A column that is needed is not in the fram
 class NullIdError(DataError): "A user or item id is null."
 class IdTypeError(DataError): "Ids are of mixed types, or of a type that does not identify anything, such as 1.5."
 class TimestampError(DataError): "A timestamp does not parse."
-class DuplicateRowError(DataError): "A table of users or items has two rows for one id."
+class DuplicateRowError(DataError): "A table of users or items has two rows for one id, or a file of user lists has a user or a user's item twice."
 class UnknownIdError(DataError): "An interaction names a user or item that is not in the table given."
 class EmptyLogError(DataError): "There are no interactions."
 class DownloadError(DataError): "A data set could not be fetched; the message says which file to place where."
@@ -126,6 +126,7 @@ def _checked(df, users, items):
 class _Catalogue:
     "A log and its catalogue: all ids in a fixed order."
     given: Dataset | None = None # of a test set made by `split_by_user`: the events of its users that a model may see
+    split: dict | None = None # of the parts of a split: its kind and settings, for the protocol of a report
 
     def __len__(self): return len(self.interactions)
     def __repr__(self): return f"Dataset {self.name!r}: {len(self):,} interactions, {len(self.user_ids):,} users, {len(self.item_ids):,} items"
@@ -263,10 +264,14 @@ class Dataset(_Positives, _FromFrame):
 def _share(x, name):
     if not 0 < x < 1: raise ValueError(f"{name} is the share held out, between 0 and 1 (both excluded); got {x!r}")
 
-def _parts(ds, test):
-    "Train and test from a mask of the rows."
-    if test.all() or not test.any(): raise EmptyLogError(f"the {'train' if test.all() else 'test'} set would be empty: {len(ds)} interactions are too few for this split.")
-    return ds.replace(ds.interactions[~test]), ds.replace(ds.interactions[test])
+def _parts(ds, held, /, **how):
+    "Train and test from a mask of the rows; both say `how` they came about."
+    if held.all() or not held.any(): raise EmptyLogError(f"the {'train' if held.all() else 'test'} set would be empty: {len(ds)} interactions are too few for this split.")
+    return _told(how, ds.replace(ds.interactions[~held]), ds.replace(ds.interactions[held]))
+
+def _told(how, *parts):
+    for part in parts: part.split = dict(how)
+    return parts
 
 def _order(ds):
     "An order of the rows that does not depend on their order: by time, then exposures before positives, then by a hash of the content."
@@ -285,7 +290,7 @@ def split_by_time(
     t = ds.interactions.timestamp.to_numpy(); at = len(t) - max(1, round(test * len(t)))
     cut = np.partition(t, at)[at]
     if cut == t.min(): cut = t[t > cut].min() if (t > cut).any() else cut # so many ties that nothing would be earlier
-    return _parts(ds, t >= cut)
+    return _parts(ds, t >= cut, kind="time", test=test, cut=str(pd.Timestamp(cut)))
 
 # %% ../nbs/00_data.ipynb #7e2428d4
 def _units(log):
@@ -311,7 +316,7 @@ def split_leave_last_out(
     unit, click = _units(log), np.full(len(log), len(log)); np.minimum.at(click, unit[pos], pos) # of each example, its first positive
     first = np.maximum(of_pair[pair], np.where(click[unit] < len(log), click[unit], -1))
     test = np.empty(len(ds), bool); test[order] = (np.arange(len(log)) >= cut[user]) | (first >= cut[user])
-    return _parts(ds, test)
+    return _parts(ds, test, kind="leave last out", last=last)
 
 # %% ../nbs/00_data.ipynb #002cc8dc
 def _last(log, count):
@@ -342,7 +347,7 @@ def split_by_user(
     chosen = np.isin(user, rng.choice(able, n_test, replace=False))
     part = np.empty(len(ds), int); part[order] = np.where(~chosen, 0, np.where(held, 2, 1))
     train, given, out = (ds.replace(ds.interactions[part == p]) for p in range(3))
-    out.given = given
+    out.given = given; _told(dict(kind="user", test=test, holdout=holdout, seed=seed), train, given, out)
     return train, out
 
 # %% ../nbs/00_data.ipynb #925ef6e6
@@ -354,7 +359,7 @@ def split_random(
     "Hold out interactions at random, whoever's and whenever they are."
     _share(test, "test"); n = len(ds)
     held = np.zeros(n, bool); held[_order(ds)[np.random.default_rng(seed).permutation(n)[:max(1, round(test * n))]]] = True
-    return _parts(ds, held)
+    return _parts(ds, held, kind="random", test=test, seed=seed)
 
 # %% ../nbs/00_data.ipynb #0b2db328
 def check_split(
@@ -556,14 +561,41 @@ def _tables(folder):
     if data and all(f.suffix == ".parquet" for f in data): return folder, {}
     raise DataError(f"{folder}: which file is the log? It holds {sorted(f.name for f in folder.iterdir())[:20]}; give the path of one file (and users=, items=), or call it events.csv.")
 
+# %% ../nbs/00_data.ipynb #5deaa83e
+def _lines(path):
+    "user_id, item_id of a file with lines `user item item …`, and its users, also those without items."
+    lines = [(n, x.split()) for n, x in enumerate(path.read_bytes().splitlines(), 1) if not x.isspace() and x]
+    for n, x in lines:
+        if not b"".join(x).isdigit(): raise DataError(f"{path}, line {n}: {next(w for w in x if not w.isdigit()).decode(errors='replace')!r} is not an id; a line is a user and its items, whole numbers.")
+    try: users, items = np.array([int(x[0]) for _, x in lines], np.int64), np.array([int(i) for _, x in lines for i in x[1:]], np.int64)
+    except OverflowError as e: raise DataError(f"{path} has an id above 2**63.") from e
+    line = np.repeat(np.arange(len(lines)), [len(x) - 1 for _, x in lines]); log = pd.DataFrame({"user_id": users[line], "item_id": items})
+    twice = pd.Series(users).duplicated()
+    if twice.any(): raise DuplicateRowError(f"{path}, line {lines[twice.argmax()][0]}: user {users[twice.argmax()]} has a line before; join them.")
+    order = np.lexsort((items, line)); same = np.flatnonzero((np.diff(line[order]) == 0) & (np.diff(items[order]) == 0))
+    if len(same): at = order[same[0]]; raise DuplicateRowError(f"{path}, line {lines[line[at]][0]}: user {users[line[at]]} has item {items[at]} twice ({len(same)} such pairs); keep one.")
+    return log, users
+
+def _user_lists(path, name):
+    "The Dataset of one such file, or train and test of a folder of two, with one catalogue."
+    files = [path] if path.is_file() else [path / "train.txt", path / "test.txt"]; logs, users = zip(*map(_lines, files))
+    tables = [pd.DataFrame({key: np.unique(np.concatenate(ids))}) for key, ids in [("user_id", users), ("item_id", [log.item_id for log in logs])]]
+    parts = [Dataset(log, *tables, name=name) for log in logs]
+    if len(parts) == 1: return parts[0]
+    new = np.setdiff1d(logs[1].user_id, logs[0].user_id)
+    if len(new): warnings.warn(f"{len(new):,} of {logs[1].user_id.nunique():,} users of test.txt have no items in train.txt, e.g. {new[0]}: nothing is known of them", stacklevel=3)
+    return _told({"kind": "given", "files": "train.txt, test.txt"}, *parts)
+
 # %% ../nbs/00_data.ipynb #833da712
 _MOVIELENS = {("ratings.csv", "movies.csv"): _ml_csv, ("u.data", "u.item", "u.user"): _ml_100k, ("ratings.dat", "movies.dat", "users.dat"): _ml_1m, ("*.inter",): _ml_atomic}
 
 def load(
     name_or_path: str | Path, # 'simulated', 'movielens-small', 'movielens-100k', 'movielens-1m', 'retailrocket', or the path of a csv or parquet file, a zip or a folder
-    **options, # of a simulation: those of `simulate`; of MovieLens: positive (e.g. 4.0), unknown; of other files: those of `read_log`
-) -> Dataset:
+    format: str | None = None, # 'user-lists': lines `user item item …`, in one file or in train.txt and test.txt of a folder or zip; None: told from the files
+    **options, # of a simulation: those of `simulate`; of MovieLens: positive (e.g. 4.0), unknown; of user lists: name; of other files: those of `read_log`
+) -> Dataset | tuple[Dataset, Dataset]: # train and test where the data come split
     "A known data set by its name, or your own by its path."
+    if format not in (None, "user-lists"): raise ValueError(f"format is None or 'user-lists', not {format!r}")
     if str(name_or_path) == "simulated":
         from recsys_nb.simulate import simulate
         return simulate(**options)
@@ -574,6 +606,7 @@ def load(
     options = {"name": str(name_or_path) if known else stem} | options
     if path.suffix in (".data", ".dat", ".inter"): path = path.parent
     with _unzipped(path) as p:
+        if format: return _user_lists(p if p.is_file() else _inner(p), **options)
         if p.is_file(): return read_log(p, **options)
         p = _inner(p)
         for files, reader in _MOVIELENS.items():
@@ -625,27 +658,42 @@ def _concat(a, b):
     return Histories(np.r_[a.items, b.items][np.argsort(users, kind="stable")], np.r_[0, (na + nb).cumsum()], a.rows, a.n_items)
 
 # %% ../nbs/00_data.ipynb #1ae2b378
+_CELLS = 2**20 # of scores worked on at a time: 4 MiB in float32
+
+def _limits(scores, k):
+    "For each row a value that at least k cells reach: the k-th greatest of the maxima of heaps of columns; NaN where a row has one."
+    n, m = scores.shape; heaps = max(1, min(32, m // (4 * k))); w = m // heaps
+    tops = np.concatenate([scores[:, :heaps * w].reshape(n, heaps, w).max(axis=1), scores[:, heaps * w:]], axis=1)
+    return np.where(np.isnan(tops).any(axis=1), np.nan, np.partition(tops, -k, axis=1)[:, -k])
+
+def _exactly(scores, k):
+    "Which cells are the k best of their rows, ties by column."
+    kth = np.partition(scores, -k, axis=1)[:, [-k]]; above, tie = scores > kth, scores == kth
+    return above | tie & (tie.cumsum(axis=1, dtype=np.int32) <= k - np.count_nonzero(above, axis=1)[:, None])
+
 def top_k(
     scores: np.ndarray, # float (n, m); -inf: never
     k: int, # how many; at most m are returned
 ) -> tuple[np.ndarray, np.ndarray]: # columns, int (n, min(k, m)), -1 where only cells at -inf are left; their scores
     "Columns and scores of the k best of each row, best first, ties by column."
     if k <= 0: raise ValueError(f"k must be at least 1, got {k}")
-    if np.isnan(scores).any(): raise ValueError(f"the scores of row {np.isnan(scores).any(1).argmax()} hold NaN: has the model diverged?")
-    k = min(k, scores.shape[1])
-    kth = np.partition(scores, -k, axis=1)[:, [-k]] # the least score that is in
-    above, tie = scores > kth, scores == kth; room = k - np.count_nonzero(above, axis=1)
-    over = np.count_nonzero(tie, axis=1) > room; tie[over] &= tie[over].cumsum(1, dtype=np.int32) <= room[over, None]
-    cols = np.nonzero(above | tie)[1].reshape(len(scores), k); best = np.take_along_axis(scores, cols, 1)
-    order = np.argsort(-best, axis=1, kind="stable")
-    cols, best = np.take_along_axis(cols, order, 1), np.take_along_axis(best, order, 1)
-    return np.where(np.isneginf(best), -1, cols), best
+    n, m = scores.shape; k = min(k, m); cols, best = np.full((n, k), -1), np.full((n, k), -np.inf, scores.dtype)
+    for s in range(0, n, step := max(1, _CELLS // max(1, m))):
+        part = scores[s:s + step]; limit = _limits(part, k)
+        if np.isnan(limit).any(): raise ValueError(f"the scores of row {s + np.isnan(limit).argmax()} hold NaN: has the model diverged?")
+        may = part >= np.maximum(limit, np.finfo(scores.dtype).min)[:, None]
+        if len(many := np.flatnonzero(np.count_nonzero(may, axis=1) > 8 * k)): may[many] &= _exactly(part[many], k)
+        row, col = np.divmod(np.flatnonzero(may), m); value = part[row, col]
+        order = np.lexsort((-value, row)); rank = np.arange(len(row)) - np.searchsorted(row, row)
+        keep = rank < k; row, rank, order = row[keep], rank[keep], order[keep]
+        cols[s + row, rank], best[s + row, rank] = col[order], value[order]
+    return cols, best
 
 # %% ../nbs/00_data.ipynb #d5cf9d72
 class _Fitted:
     "How a recommender reads the log and a question."
     needs_history = True # whether a user without any history must be answered by popularity
-    budget = 2**27 # cells of the score matrix made at a time: 512 MiB in float32
+    cell_bytes = 16 # what `_scores` may take for a user and an item on its way: the result in float32 and three times as much again
 
     def fit(self, train: Dataset) -> BaseRecommender:
         "Learn from the interactions of `train`."
@@ -681,6 +729,8 @@ class _Fitted:
 def _numbers(ids): return pd.api.types.is_numeric_dtype(ids)
 
 # %% ../nbs/00_data.ipynb #1ea03334
+def _users_at_a_time(gib, n_items, cell_bytes): return max(1, int((gib * 2**30 - 16 * 4 * _CELLS) / (cell_bytes * max(1, n_items)))) # sixteen blocks are left to top_k
+
 class BaseRecommender(_Fitted):
     "The two methods that all recommenders share; a subclass writes `_fit(train)` and `_scores(histories)`."
     def recommend(self,
@@ -688,22 +738,26 @@ class BaseRecommender(_Fitted):
         k: int = 10, # how many items a user; a user gets fewer where fewer candidates are left
         exclude_seen: bool = True, # leave out the items of the user's history
         events: pd.DataFrame | None = None, # user_id, item_id[, timestamp]: newer history, of known or new users; needs no refit
+        budget_gib: float = 1.0, # memory for the scores of the users taken at a time, GiB; the lists come on top, and at least one user is taken
     ) -> pd.DataFrame: # user_id, item_id, rank (from 1), score, source: 'history', 'events', or 'popular' where nothing is known of the user
-        "The k best items for each user, in raw ids."
+        "The k best items for each user out of the whole catalogue, in raw ids."
         if k <= 0: raise ValueError(f"k must be at least 1, got {k}")
-        users, hist, source = self._query(user_ids, events)
-        parts, step = [], max(1, self.budget // max(1, len(self.item_ids)))
-        for s in range(0, len(users), step):
-            idx = np.arange(s, min(s + step, len(users))); h = hist.take(idx)
-            parts.append(self._frame(users[idx], *self._best(h, source[idx] == "popular", k, exclude_seen), source[idx]))
-        return pd.concat(parts, ignore_index=True) if parts else self._frame(users, np.zeros((0, 1), int), np.zeros((0, 1), np.float32), source)
+        if not budget_gib > 0: raise ValueError(f"budget_gib must be above 0, got {budget_gib}")
+        users, hist, source = self._query(user_ids, events); m = len(self.item_ids)
+        items, scores = np.full((len(users), min(k, m)), -1, np.int32), np.zeros((len(users), min(k, m)), np.float32)
+        for s in range(0, len(users), step := _users_at_a_time(budget_gib, m, self.cell_bytes)):
+            idx = np.arange(s, min(s + step, len(users)))
+            i, x = self._best(hist.take(idx), source[idx] == "popular", k, exclude_seen); items[idx, :i.shape[1]], scores[idx, :i.shape[1]] = i, x
+        return self._frame(users, items, scores, source)
 
     def _best(self, h: Histories, cold: np.ndarray, k: int, exclude_seen: bool) -> tuple[np.ndarray, np.ndarray]: # item codes (n, k), -1 where none is left; scores
-        "The k best items of each history, by popularity where `cold`."
-        scores = np.array(self._scores(h), np.float32)
-        scores[cold] = self.popularity
-        if exclude_seen: scores[np.repeat(np.arange(len(h)), np.diff(h.offsets)), h.items] = -np.inf
-        return top_k(scores, k)
+        "The k best items of each history, by popularity where `cold`; what `_scores` returns is read, never written."
+        scores = self._scores(h); k = min(k, h.n_items); items, best = np.empty((len(h), k), int), np.empty((len(h), k), np.float32)
+        for s in range(0, len(h), step := max(1, _CELLS // h.n_items)):
+            part = np.array(scores[s:s + step], np.float32); e = s + len(part); part[cold[s:e]] = self.popularity
+            if exclude_seen: part[np.repeat(np.arange(e - s), np.diff(h.offsets[s:e + 1])), h.items[h.offsets[s]:h.offsets[e]]] = -np.inf
+            items[s:e], best[s:e] = top_k(part, k)
+        return items, best
 
     def _frame(self, users, items, scores, source):
         n, k = items.shape; ok = items.ravel() >= 0

@@ -9,21 +9,23 @@ import math
 import operator
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import seaborn as sns
 
 # %% auto #0
 __all__ = ['MetricsError', 'RecommendationsError', 'ProtocolError', 'compute_metrics', 'Report', 'evaluate', 'Comparison',
-           'compare', 'ranker_metrics']
+           'compare', 'Comparisons', 'compare_all', 'ranker_metrics']
 
 # %% ../nbs/07_metrics.ipynb #f6e1bd2e
 class MetricsError(ValueError): "The input of a metric cannot be used; the message says which column, user or item, and what to do."
 class RecommendationsError(MetricsError): "A user's list names an item twice, or its ranks are not 1, 2, 3, …"
-class ProtocolError(MetricsError): "Two reports that cannot be compared: other users, truth, cut-offs or conventions."
+class ProtocolError(MetricsError): "Two reports that cannot be compared: other users, truth, split, candidates, cut-offs or conventions; or lists that break the protocol they claim."
 
 # %% ../nbs/07_metrics.ipynb #5b5132bb
 def _midranks(s: np.ndarray, group: np.ndarray) -> np.ndarray:
@@ -81,50 +83,86 @@ def compute_metrics(
     return {"auc": float(_placements(y, s, np.zeros(len(y), int))[y].mean()) if 0 < R < len(y) else math.nan, f"precision@{k_name}": float(g.mean()),
         f"recall@{k_name}": float(g.sum() / R) if R else math.nan, f"ndcg@{k_name}": float(g @ gain / gain[:min(R, k)].sum()) if R else math.nan}
 
-# %% ../nbs/07_metrics.ipynb #90bdc6a4
+# %% ../nbs/07_metrics.ipynb #32986a85
 def _columns(df, names: list[str], what: str) -> list[pd.Series]:
     "The columns that are needed, checked: there, not null; categories as plain values."
     missing = [c for c in names if c not in df.columns]
     if missing: raise MetricsError(f"the {what} frame has no column {missing[0]!r}; it has {list(df.columns)}.")
     columns = [df[c].astype(df[c].cat.categories.dtype) if isinstance(df[c].dtype, pd.CategoricalDtype) else df[c] for c in names]
     for c in columns:
-        if (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
+        if not (isinstance(c.dtype, np.dtype) and c.dtype.kind in "iu") and (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
     return columns
 
-# %% ../nbs/07_metrics.ipynb #32986a85
+def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
+    "A code for each value, and the values they stand for; whole numbers of a narrow range are looked up, not hashed."
+    x = np.asarray(x) if isinstance(getattr(x, "dtype", None), np.dtype) else x
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x) or int(x.max()) - int(x.min()) > 8 * len(x): codes, ids = pd.factorize(x, sort=sort); return codes, pd.Index(ids)
+    at = (x - x.min()).astype(np.int64, copy=False) if x.itemsize == 8 else x.astype(np.int64) - int(x.min())
+    there = np.zeros(at.max() + 1, bool); there[at] = True; ids = np.flatnonzero(there)
+    return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index(ids.astype(x.dtype) + x.min())
+
+def _places(ids: pd.Index, of: pd.Index) -> np.ndarray:
+    "Where each of `of` stands in `ids`, or -1."
+    a, b = np.asarray(ids), np.asarray(of)
+    if a.dtype != b.dtype or a.dtype.kind not in "iu" or not len(a) or not ids.is_monotonic_increasing: return ids.get_indexer(of)
+    at = np.minimum(np.searchsorted(a, b), len(a) - 1)
+    return np.where(a[at] == b, at, -1)
+
+def _within(user: np.ndarray, n: int) -> np.ndarray:
+    "For sorted user codes the place of each row among its user's, from 0."
+    return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
+
 @dataclass
 class _Truth:
     users: pd.Index # the users to be judged, sorted
     items: pd.Index # the items of the pairs
-    user: np.ndarray # code of each pair's user, int64 (pairs,)
-    item: np.ndarray # code of each pair's item, int64 (pairs,)
+    user: np.ndarray # code of each pair's user, sorted, int64 (pairs,)
+    item: np.ndarray # code of each pair's item, sorted within a user, int64 (pairs,)
+    gain: np.ndarray # what finding the pair is worth to NDCG, (pairs,)
     fingerprint: str # the same for the same set of pairs
 
-def _truth(truth, users) -> _Truth:
-    "The distinct pairs of `truth`, of these `users` only if given."
-    truth = truth.positives() if hasattr(truth, "positives") else truth
-    user, item = _columns(getattr(truth, "interactions", truth), ["user_id", "item_id"], "truth")
-    if users is not None: asked = user.isin(users); user, item = user[asked], item[asked]
-    if not len(user): raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
-    (u, user_ids), (i, item_ids) = pd.factorize(user, sort=True), pd.factorize(item)
-    pair = np.sort(u * len(item_ids) + i); u, i = np.divmod(pair[np.r_[True, pair[1:] > pair[:-1]]], len(item_ids))
-    pairs = [pd.util.hash_array(np.asarray(ids))[c] for ids, c in ((user_ids, u), (item_ids, i))]
-    return _Truth(pd.Index(user_ids), pd.Index(item_ids), u, i, f"{np.bitwise_xor.reduce(pairs[0] * np.uint64(31) + pairs[1] * (pairs[0] | np.uint64(1))):016x}")
+def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
+    "The distinct pairs of `truth`, of these `users` only if given; of repeats the greatest gain counts."
+    truth = truth.positives() if hasattr(truth, "positives") else truth; frame = getattr(truth, "interactions", truth)
+    user, item = _columns(frame, ["user_id", "item_id"], what); g = None if gain == "binary" else _gains(frame, gain)
+    if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
+    if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
+    (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item); pair = u * len(item_ids) + i
+    if g is None: pair.sort()
+    else: order = np.lexsort((-g, pair)); pair, g = pair[order], g[order]
+    new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]; u, i = np.divmod(pair if new.all() else pair[new], max(1, len(item_ids)))
+    mixed = (pd.util.hash_array(np.asarray(user_ids)) ^ np.uint64(0x9E3779B97F4A7C15))[u] * (pd.util.hash_array(np.asarray(item_ids)) | np.uint64(1))[i] # 0 hashes to 0
+    if g is not None: g = g[new]; mixed *= pd.util.hash_array(g) | np.uint64(1)
+    return _Truth(user_ids, item_ids, u, i, np.ones(len(u)) if g is None else g, f"{np.bitwise_xor.reduce(mixed):016x}")
+
+def _gains(frame, gain: str) -> np.ndarray:
+    "Of each row its `value`, or 2**value - 1."
+    v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
+    if len(g) and not g.min() > 0: raise MetricsError(f"value is {v[g.argmin()]:g} in row {_show(frame.index[g.argmin()])} of the truth; a gain must be above 0: leave out what should not be found.")
+    return g
 
 # %% ../nbs/07_metrics.ipynb #ff42ef61
+def _ranked(recs, ties: str):
+    "The frame with a column `rank`, made from `score` where there is none."
+    if "rank" in recs.columns or "score" not in recs.columns: return recs
+    user, item, score = _columns(recs, ["user_id", "item_id", "score"], "recommendations"); u = pd.factorize(user)[0]
+    i = np.zeros(len(u), int) if ties == "row" else pd.factorize(item, sort=True)[0] * (1 if ties == "item" else -1)
+    order = np.lexsort((i, -score.to_numpy(float), u)); rank = np.empty(len(u), int); rank[order] = np.arange(len(u)) - np.searchsorted(u[order], u[order]) + 1
+    return recs.assign(rank=rank)
+
 def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
     user, item, rank = _columns(recs, ["user_id", "item_id", "rank"], "recommendations"); user, item, r = user.values, item.values, rank.to_numpy()
-    bad = r < 1 if r.dtype.kind in "iu" else (r < 1) | (r != np.floor(r))
+    if not (near := r <= K).all(): user, item, r = user[near], item[near], r[near]
+    whole = r.dtype.kind in "iu"; bad = (r < 1) | (False if whole else r != np.floor(r)) if len(r) and (not whole or r.min() < 1) else r[:0]
     if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {r[bad.argmax()]}; ranks are 1, 2, 3, …")
-    if (r > K).any(): user, item, r = user[r <= K], item[r <= K], r[r <= K]
-    cell, ids = pd.factorize(user); row = users.get_indexer(ids)
+    cell, ids = _codes(user); row = _places(users, ids); del user, near
     if len(ids) and (row < 0).all(): raise MetricsError(f"no user of the recommendations (e.g. {_show(ids[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
-    cell = row[cell]; keep = cell >= 0; cell *= K; cell += r.astype(np.int64, copy=False); cell -= 1
-    if not keep.all(): item, cell = item[keep], cell[keep]
-    code, items = pd.factorize(item); lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
+    cell = (row * K - 1)[cell]; cell += r.astype(np.int64, copy=False)
+    if (row < 0).any(): keep = cell >= 0; item, cell = item[keep], cell[keep]
+    code, items = _codes(item); del item, r; lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
     _check_lists(lists.reshape(-1, K), users, items, cell)
-    return lists.reshape(-1, K), pd.Index(items), int((row < 0).sum())
+    return lists.reshape(-1, K), items, int((row < 0).sum())
 
 # %% ../nbs/07_metrics.ipynb #45a46828
 def _check_lists(lists, users, items, cell):
@@ -133,8 +171,7 @@ def _check_lists(lists, users, items, cell):
     if filled.sum() < len(cell):
         i, r = divmod(cell[pd.Series(cell).duplicated().argmax()], lists.shape[1])
         raise RecommendationsError(f"user {_show(users[i])} has two items at rank {r + 1}; rank them anew, best first.")
-    gap = filled[:, 1:] & ~filled[:, :-1]
-    if gap.any():
+    if not filled.all() and (gap := filled[:, 1:] & ~filled[:, :-1]).any():
         i, r = np.argwhere(gap)[0]
         raise RecommendationsError(f"user {_show(users[i])} has an item at rank {r + 2} but none at rank {r + 1}; after removing rows, rank anew: df.groupby('user_id').cumcount() + 1.")
     s = np.sort(lists, axis=1); again = (s[:, 1:] == s[:, :-1]) & (s[:, 1:] >= 0)
@@ -143,28 +180,37 @@ def _check_lists(lists, users, items, cell):
         raise RecommendationsError(f"user {_show(users[i])} is recommended item {_show(items[s[i, c]])} more than once; keep its best rank and rank anew.")
 
 # %% ../nbs/07_metrics.ipynb #bb70a8d4
-def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray]:
-    "User code and rank (from 1) of each recommended item that is in the truth, user by user, in order of rank."
-    code = items.get_indexer(t.items)[t.item]; found = code >= 0
-    pairs = pd.Index(t.user[found] * len(items) + code[found]); parts = []
-    for s in range(0, len(lists), step := max(1, 2**21 // lists.shape[1])): # in slices of 16 MiB
-        part = lists[s:s + step].astype(np.int64)
-        keys = np.where(part < 0, -1, part + len(items) * np.arange(s, s + len(part))[:, None])
-        u, r = np.nonzero((pairs.get_indexer(keys.ravel()) >= 0).reshape(part.shape)); parts.append((u + s, r + 1))
-    u, r = (np.concatenate(x) for x in zip(*parts))
-    return u, r
+def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
+    m, pairs, parts = len(t.items), t.user * len(t.items) + t.item, []; code = np.append(_places(t.items, items), -1) # in the truth's codes, sorted as its pairs are
+    may = np.zeros(2**23, bool); may[pairs & 2**23 - 1] = True # most keys that are not in the truth are known by their last bits
+    for s in range(0, len(lists), step := max(1, 2**16 // lists.shape[1])): # in slices that stay in the cache
+        part = code[lists[s:s + step]]; key = part + m * np.arange(s, s + len(part))[:, None]
+        place = np.flatnonzero(may[key & 2**23 - 1] & (part >= 0)); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
+        hit = pairs[at] == key; u, r = np.divmod(place[hit], lists.shape[1]); parts.append((u + s, r + 1, at[hit]))
+    return tuple(np.concatenate(x) for x in zip(*parts))
 
 # %% ../nbs/07_metrics.ipynb #aacc0004
-def _per_user(user: np.ndarray, rank: np.ndarray, R: np.ndarray, ks: tuple[int, ...], map_denominator: str) -> dict[str, np.ndarray]:
-    "Each metric for each user, from the hits alone and the number `R` of each user's true items."
-    n = len(R); h = np.arange(len(user)) - np.searchsorted(user, np.arange(n))[user] + 1 # hits so far
-    ideal, out = np.cumsum(1 / np.log2(np.arange(2, ks[-1] + 2))), {}
+def _best_dcg(user: np.ndarray, gain: np.ndarray, R: np.ndarray, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
+    "DCG@k of each user's best list, from the true pairs, sorted by user, `R` of each."
+    n = len(R)
+    if not len(gain) or gain.min() == gain.max(): # all alike: only their number counts
+        dcg = np.append(0, np.cumsum(gain[:1] / np.log2(np.arange(2, ks[-1] + 2)))) if len(gain) else np.zeros(ks[-1] + 1)
+        return {k: dcg[np.minimum(R, k)] for k in ks}
+    order = np.lexsort((-gain, user))
+    r = _within(user, n) + 1; w = gain[order] / np.log2(np.arange(2, r.max(initial=1) + 3))[r - 1]
+    return {k: np.bincount(user, np.where(r <= k, w, 0), minlength=n) for k in ks}
+
+def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str, n: int | None = None) -> dict[str, np.ndarray]:
+    "Each metric for each of `n` users, from the hits alone; all 0 for a user without true items."
+    user, rank, pair = hits; n = n or len(t.users); R = np.bincount(t.user, minlength=n); best_dcg = _best_dcg(t.user, t.gain, R, ks); R = np.maximum(R, 1); out = {}
+    h = _within(user, n) + 1; gain = t.gain[pair] / np.log2(rank + 1) # h: hits so far
     for k in ks:
         top = rank <= k; u, r, h_r = user[top], rank[top], h[top]
         total = lambda w: np.bincount(u, w, minlength=n)
-        h_k, best = np.bincount(u, minlength=n), np.minimum(R, k)
-        out |= {f"precision@{k}": h_k / k, f"recall@{k}": h_k / R, f"ndcg@{k}": total(1 / np.log2(r + 1)) / ideal[best - 1],
-            f"map@{k}": total(h_r / r) / (best if map_denominator == "min" else R), f"mrr@{k}": total((h_r == 1) / r), f"hit_rate@{k}": (h_k > 0).astype(float)}
+        h_k = np.bincount(u, minlength=n)
+        out |= {f"precision@{k}": h_k / k, f"recall@{k}": h_k / R, f"ndcg@{k}": total(gain[top]) / np.where(best_dcg[k] > 0, best_dcg[k], 1),
+            f"map@{k}": total(h_r / r) / (np.minimum(R, k) if map_denominator == "min" else R), f"mrr@{k}": total((h_r == 1) / r), f"hit_rate@{k}": (h_k > 0).astype(float)}
     return out
 
 # %% ../nbs/07_metrics.ipynb #c325b3f3
@@ -173,6 +219,15 @@ def _coverage(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
     top = lists[:, :k]; shown = np.r_[np.bincount(top[top >= 0]), 0] # code -1 looks up the 0 at the end
     d = (shown == 1)[top].sum(axis=1)
     return ((shown > 0).sum() + (len(d) - 1) * (d - d.mean())) / n_items
+
+# %% ../nbs/07_metrics.ipynb #04be7003
+def _gini(lists: np.ndarray, k: int, n_items: int) -> np.ndarray:
+    "Contributions (n_users,) whose mean is the Gini coefficient of the exposure of `n_items`; NaN where nothing is shown."
+    top = lists[:, :k]; E = np.bincount(top[top >= 0], minlength=n_items); T = E.sum()
+    if not T: return np.full(len(lists), np.nan)
+    weight = 2 * _midranks(E, np.zeros(n_items, int)) - n_items - 1; G = weight @ E / (n_items * T)
+    influence = np.where(top >= 0, np.append(weight, 0)[top] - G * n_items, 0).sum(axis=1)
+    return G + len(lists) * influence / (n_items * T)
 
 # %% ../nbs/07_metrics.ipynb #7cbd3738
 def _novelty(lists: np.ndarray, items: pd.Index, popularity: pd.Series, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
@@ -186,6 +241,61 @@ def _over_all(x: np.ndarray) -> np.ndarray:
     ok = ~np.isnan(x); mean = x[ok].mean() if ok.any() else np.nan
     return mean + np.where(ok, x - mean, 0) * (len(x) / max(1, ok.sum()))
 
+# %% ../nbs/07_metrics.ipynb #f8222d9c
+def _item_table(given, ids: pd.Index, what: str) -> np.ndarray:
+    "Rows of `given`, a table by item, for `ids`, and a last one of zeros that code -1 looks up; a Series of categories becomes a column each."
+    if not isinstance(given, (pd.Series, pd.DataFrame)): raise MetricsError(f"{what} must be a DataFrame or Series with the item ids as index, not {type(given).__name__}.")
+    given = given[given.notna()] if isinstance(given, pd.Series) else given
+    if not given.index.is_unique: raise MetricsError(f"{what} has more than one row for item {_show(given.index[given.index.duplicated()][0])}.")
+    row = given.index.get_indexer(ids)
+    if (row < 0).any(): raise MetricsError(f"item {_show(ids[(row < 0).argmax()])} has no row in {what} ({int((row < 0).sum())} such items); its index must hold every item that is recommended or was had before.")
+    table = pd.get_dummies(given) if isinstance(given, pd.Series) else given; text = [c for c in table if not pd.api.types.is_numeric_dtype(table[c])]
+    if text: raise MetricsError(f"{what} has the column {text[0]!r} of {table[text[0]].dtype}; give numbers, or one category an item as a Series.")
+    X = table.to_numpy(float)[row]
+    if not np.isfinite(X).all(): raise MetricsError(f"{what} is not finite for item {_show(ids[(~np.isfinite(X)).any(axis=1).argmax()])}.")
+    return np.append(X, np.zeros((1, X.shape[1])), axis=0)
+
+def _shares(categories, ids: pd.Index) -> np.ndarray:
+    "As `_item_table`, of categories: no number below 0, and one above."
+    X = _item_table(categories, ids, "categories"); bad = (X < 0).any(axis=1) | (X.sum(axis=1) == 0); bad[-1] = False
+    if bad.any(): raise MetricsError(f"categories has no positive number, or one below 0, for item {_show(ids[bad.argmax()])}.")
+    return X
+
+def _slices(lists: np.ndarray, width: int): # slices of users whose items' rows take 16 MiB
+    for s in range(0, len(lists), step := max(1, 2**21 // (lists.shape[1] * width))): yield slice(s, s + step)
+
+# %% ../nbs/07_metrics.ipynb #99fe0050
+def _diversity(lists: np.ndarray, X: np.ndarray, ks: tuple[int, ...]) -> dict[str, np.ndarray]:
+    "Mean cosine distance of the pairs of each list, NaN for lists of fewer than two."
+    X = X / np.maximum(np.linalg.norm(X, axis=1, keepdims=True), 1e-300); out = {k: np.empty(len(lists)) for k in ks}
+    for part in _slices(lists, X.shape[1]):
+        V = X[lists[part]]
+        for k in ks:
+            n = (lists[part, :k] >= 0).sum(axis=1); alike = (V[:, :k].sum(axis=1)**2).sum(axis=1) - (V[:, :k]**2).sum(axis=(1, 2))
+            out[k][part] = 1 - alike / np.where(n > 1, n * (n - 1), np.nan)
+    return {f"diversity@{k}": v for k, v in out.items()}
+
+def _calibration(lists: np.ndarray, X: np.ndarray, past: _Truth, X_past: np.ndarray, ks: tuple[int, ...], alpha: float = .01) -> dict[str, np.ndarray]:
+    "Kullback-Leibler divergence, in nats, of each list's categories from those of what its user had; NaN without a list or a past."
+    had = sp.csr_matrix((np.ones(len(past.item)), past.item, np.r_[0, np.bincount(past.user, minlength=len(lists)).cumsum()]), shape=(len(lists), len(past.items)))
+    X, X_past = (x / np.maximum(x.sum(axis=1, keepdims=True), 1e-300) for x in (X, X_past)); out = {k: np.empty(len(lists)) for k in ks}
+    with np.errstate(invalid="ignore", divide="ignore"):
+        for part in _slices(lists, X.shape[1]):
+            V = X[lists[part]]; p = had[part] @ X_past[:-1]; p /= p.sum(axis=1, keepdims=True)
+            for k in ks:
+                q = V[:, :k].sum(axis=1); q /= q.sum(axis=1, keepdims=True)
+                out[k][part] = np.where(p == 0, 0, p * np.log(p / ((1 - alpha) * q + alpha * p))).sum(axis=1)
+    return {f"calibration@{k}": v for k, v in out.items()}
+
+# %% ../nbs/07_metrics.ipynb #f4baf962
+def _lift(lists: np.ndarray, items: pd.Index, popularity: pd.Series, past: _Truth, k: int, rows=slice(None)) -> np.ndarray:
+    "Contributions of the users at `rows` whose mean is the mean popularity of their lists over that of their pasts, less 1; users without either do not count."
+    of = lambda ids: np.append(popularity.reindex(ids).fillna(0).to_numpy(float), 0); top = lists[:, :k]; R = np.bincount(past.user, minlength=len(lists))
+    with np.errstate(invalid="ignore"):
+        r = of(items)[top].sum(axis=1) / (top >= 0).sum(axis=1); p = np.bincount(past.user, of(past.items)[past.item], minlength=len(lists)) / R
+    r, p = r[rows], p[rows]; ok = ~np.isnan(r + p); mean_r, mean_p = (x[ok].mean() if ok.any() else np.nan for x in (r, p))
+    return mean_r / mean_p - 1 + np.where(ok, r - p * mean_r / mean_p, 0) / mean_p * len(ok) / max(1, ok.sum())
+
 # %% ../nbs/07_metrics.ipynb #9456a620
 def _resample(V: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
     "Means of the columns of `V` (n, m) over `n_boot` resamples of its rows, (n_boot, m). The same n and seed draw the same rows."
@@ -195,8 +305,34 @@ def _resample(V: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
         out[s:s + step] = W.astype(float) @ V / n
     return out
 
+# %% ../nbs/07_metrics.ipynb #db0b2768
+def _stated(protocol: dict | None, **known) -> tuple[dict, dict]:
+    "The protocol as it was told, with what is `known` where it was not; and the counts of users left out before."
+    told = dict(protocol or {}); excluded = told.pop("excluded", None) or {}
+    for key in told: # what this module computes is not for telling
+        if key in _computed: raise MetricsError(f"protocol[{key!r}] is not told but computed; tell split, candidates, seen, excluded, or a name of your own.")
+    if not isinstance(excluded, dict): raise MetricsError(f"protocol['excluded'] is a dict of reason -> number of users, not {excluded!r}.")
+    return {key: told.get(key, known.get(key)) for key in ("split", "candidates", "seen")} | told, {f"left out: {why}": int(n) for why, n in excluded.items()}
+
+_phrases = {"k": "cut-offs {}", "missing": "users without lists {}", "no_truth": "users without truth {}", "map_denominator": "MAP over {}", "gain": "gain {}", "ties": "ties by {}", "resampled": "resampled by {}",
+    "gauc_weights": "GAUC by {}", "n_boot": "{} resamples", "seed": "seed {}", "group": "only {}"}
+_computed = (*_phrases, "metrics", "level", "truth", "train", "catalogue")
+_names = {"zero": "count 0", "drop": "left out", "min": "min(true items, k)", "relevant": "all true items"}
+def _words(x) -> str:
+    "A part of a protocol in words: {'kind': 'time', 'test': 0.2} -> time (test 0.2)."
+    if isinstance(x, dict) and x: first, *rest = x.items(); return f"{first[1]}" + (f" ({', '.join(f'{k} {v}' for k, v in rest)})" if rest else "")
+    return ", ".join(map(str, x)) if isinstance(x, (list, tuple)) else "not stated" if x is None else f"{x:,}" if isinstance(x, int) else _names.get(x, str(x))
+
+def _card(protocol: dict) -> str:
+    "Two lines: what was told, and what was computed."
+    told = [f"{key.replace('_', ' ')}: {_words(x)}" for key, x in protocol.items() if key not in _computed]
+    needless = {"map_denominator": "map", "gain": "ndcg"}; shown = [key for key in _phrases if key in protocol and needless.get(key, protocol.get("metrics", [None])[0]) in protocol.get("metrics", [None])]
+    computed = [_phrases[key].format(_words(protocol[key])) for key in shown]
+    return "\n".join(" · ".join(line) for line in (told, computed) if line)
+
 # %% ../nbs/07_metrics.ipynb #10d7febb
-_labels = {"ndcg": "NDCG", "map": "MAP", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC", "hit_rate": "hit rate", "log_loss": "log loss", "normalised_entropy": "normalised entropy"}
+_other_scale = ("novelty", "calibration", "popularity_lift") # not from 0 to 1
+_labels = {"popularity_lift": "popularity lift", "gini": "Gini", "ndcg": "NDCG", "map": "MAP", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC", "hit_rate": "hit rate", "log_loss": "log loss", "normalised_entropy": "normalised entropy"}
 def _label(name: str) -> str:
     "ndcg@10 -> NDCG@10"
     metric, at, k = name.partition("@")
@@ -209,17 +345,17 @@ def _tidy(draws: pd.DataFrame, level: float, **columns) -> pd.DataFrame:
     return pd.DataFrame({"metric": metric, "k": pd.array(k, dtype="Int64"), **{c: v.to_numpy() for c, v in columns.items()}, "low": q.iloc[0].to_numpy(), "high": q.iloc[1].to_numpy()})
 
 def _count(counts: dict[str, int]) -> str:
-    "1,000 users · 3 without truth"
+    "1,000 users · 3 without truth · 7 left out: nothing new"
     return " · ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items() if n)
 
-# %% ../nbs/07_metrics.ipynb #d9a63a2f
-def _dots(ax, names, x, low, high, hue=None):
+def _dots(ax, names, x, low, high, hue=None, legend=False):
     "Dots with their intervals, a row a name, in the colours of `hue`."
     if ax is None: _, ax = plt.subplots(figsize=(7, 1.2 + .3 * len(names)))
     kinds = list(dict.fromkeys(hue)) if hue is not None else [None]; colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds))))
     for y, (m, l, h, kind) in enumerate(zip(x, low, high, hue if hue is not None else [None] * len(names))):
         ax.plot([l, h], [y, y], color=colours[kind], lw=2); ax.plot(m, y, "o", color=colours[kind])
     ax.set_yticks(range(len(names)), [_label(n) for n in names]); ax.invert_yaxis()
+    if legend: ax.legend([plt.Line2D([], [], color=c, marker="o") for c in colours.values()], kinds, loc="best", fontsize=9)
     return ax
 
 # %% ../nbs/07_metrics.ipynb #c6b3a088
@@ -230,8 +366,9 @@ class Report:
     draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
     per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
     counts: dict[str, int] # who was evaluated and who was not
-    protocol: dict # k, conventions, n_boot, seed, level, and the fingerprint of the truth
+    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, the fingerprint of the truth
     name: str = "model" # shown in plots and comparisons
+    groups: dict[str, dict[str, Report]] = field(default_factory=dict) # of `by`: what it was grouped by -> group -> its report
 
     def __getitem__(self, metric: str) -> float: return float(self.values[metric])
     def to_frame(self) -> pd.DataFrame: # metric, k, value, low, high
@@ -240,30 +377,61 @@ class Report:
     def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
         "Everything but the per-user values, ready for JSON."
         rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
-        return {"name": self.name, "metrics": {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}, "counts": self.counts, "protocol": self.protocol}
+        return {"name": self.name, "metrics": {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}, "counts": self.counts, "protocol": self.protocol,
+            "groups": {by: {group: r.to_dict() for group, r in groups.items()} for by, groups in self.groups.items()}}
+    def card(self) -> str: # two lines
+        "The protocol in words: what was told, and what was computed."
+        return _card(self.protocol)
     def plot(self, ax=None): # the matplotlib axes
-        "Each metric with its interval; novelty, in bits, is left out."
-        f = self.to_frame().assign(name=self.values.index); f = f[f.metric != "novelty"]
+        "Each metric with its interval; those of another scale (novelty, calibration, popularity lift) are left out."
+        f = self.to_frame().assign(name=self.values.index); f = f[~f.metric.isin(_other_scale)]
         ax = _dots(ax, f.name, f.value, f.low, f.high, hue=f.metric)
         ax.set(title=f"{self.name}: {_count(self.counts)}", xlabel=f"value, with {self.protocol['level']:.0%} interval", ylabel="")
+        return ax
+    def breakdown(self) -> pd.DataFrame: # by, group, users, metric, k, value, low, high
+        "A row for each metric in each group of `by`."
+        rows = [r.to_frame().assign(by=by, group=g, users=r.counts["users"]) for by, groups in self.groups.items() for g, r in groups.items()]
+        if not rows: raise MetricsError("there are no groups; name them with evaluate(..., by=...).")
+        return pd.concat(rows, ignore_index=True)[["by", "group", "users", "metric", "k", "value", "low", "high"]]
+    def plot_breakdown(self,
+        metric: str, # e.g. "ndcg@10"
+        ax=None, # draw on these axes
+    ): # the matplotlib axes
+        "One metric in each group, with its interval; the line is the value of all."
+        f = self.breakdown(); m, _, k = metric.partition("@"); f = f[(f.metric == m) & (f.k == int(k or 0))]
+        if not len(f): raise MetricsError(f"no group has {metric!r}; there are {', '.join(self.values.index)}, of which groups of items have those of accuracy.")
+        ax = _dots(ax, [f"{g} ({n:,} users)" for g, n in zip(f.group, f.users)], f.value, f.low, f.high, hue=f.by.str.replace("_", " "), legend=True); ax.axvline(self[metric], color="grey", lw=1, ls="--")
+        ax.set(title=f"{self.name}: {_label(metric)} by group", xlabel=f"{_label(metric)}, with {self.protocol['level']:.0%} interval (dashed: all)")
         return ax
     def __repr__(self):
         f = self.to_frame(); text = [f"{v:.3f} [{l:.3f}, {h:.3f}]" for v, l, h in f[["value", "low", "high"]].to_numpy()]
         t = pd.DataFrame({"m": f.metric.map(_label), "k": ["value" if pd.isna(k) else f"@{k}" for k in f.k], "t": text})
         t = t.pivot(index="m", columns="k", values="t").loc[t.m.unique(), t.k.unique()]
-        return f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals\n" + t.rename_axis(index=None, columns=None).to_string()
+        return f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals\n" + t.rename_axis(index=None, columns=None).to_string() + "\n" + self.card()
 
 # %% ../nbs/07_metrics.ipynb #c4335e08
-_per_user_metrics = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
-def _wanted(metrics, items, popularity) -> list[str]:
-    "The names of the metrics to compute; by default all that can be."
-    need = {"coverage": ("items", items), "novelty": ("popularity", popularity)}
-    if metrics is None: return [*_per_user_metrics, *(m for m, (_, given) in need.items() if given is not None)]
+_accuracy = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
+_needs = {"coverage": "items", "gini": "items", "novelty": "popularity or train", "diversity": "vectors or categories", "calibration": "categories and train", "popularity_lift": "train"}
+def _wanted(metrics, **given) -> list[str]:
+    "The names of the metrics to compute; by default all that the arguments given allow."
+    there = lambda need: any(all(given[x] is not None for x in way.split(" and ")) for way in need.split(" or "))
+    if metrics is None: return [*_accuracy, *(m for m, need in _needs.items() if there(need))]
     metrics = [metrics] if isinstance(metrics, str) else list(dict.fromkeys(metrics))
     for m in metrics:
-        if m not in (*_per_user_metrics, *need): raise MetricsError(f"no metric {m!r}; there are {', '.join((*_per_user_metrics, *need))}.")
-        if m in need and need[m][1] is None: raise MetricsError(f"{m} needs the argument {need[m][0]}.")
+        if m not in (*_accuracy, *_needs): raise MetricsError(f"no metric {m!r}; there are {', '.join((*_accuracy, *_needs))}.")
+        if m in _needs and not there(_needs[m]): raise MetricsError(f"{m} needs the argument {_needs[m]}.")
     return metrics
+
+def _with_users(t: _Truth, ids) -> _Truth:
+    "The same pairs, with more users to be judged."
+    users = t.users.union(pd.Index(ids)).sort_values()
+    return replace(t, users=users, user=users.get_indexer(t.users)[t.user])
+
+def _choice(**given):
+    "A MetricsError for a convention that there is not."
+    choices = {"missing": ("zero", "drop"), "no_truth": ("drop", "zero"), "map_denominator": ("min", "relevant"), "gain": ("binary", "linear", "exponential"), "ties": ("row", "item", "trec")}
+    for name, x in given.items():
+        if x not in choices[name]: raise MetricsError(f"{name} is one of {', '.join(map(repr, choices[name]))}, not {x!r}.")
 
 def _catalogue(items, recommended: pd.Index) -> int:
     "The size of the catalogue, which must hold all that was recommended."
@@ -271,37 +439,121 @@ def _catalogue(items, recommended: pd.Index) -> int:
     if out.any(): raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, the catalogue that coverage is a share of ({int(out.sum())} such items).")
     return len(items)
 
-# %% ../nbs/07_metrics.ipynb #622f5f73
+# %% ../nbs/07_metrics.ipynb #fb54fe4c
+def _past(train, users: pd.Index) -> tuple[_Truth | None, pd.Series | None]:
+    "What `users` had before, by their codes; how often each item occurs in all of `train`."
+    if train is None: return None, None
+    train = train.positives() if hasattr(train, "positives") else train; past = _truth(train, users, what="train")
+    past.user = users.get_indexer(past.users)[past.user]; past.users = users
+    return past, getattr(train, "interactions", train)["item_id"].value_counts()
+
+def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told) -> str:
+    "Whether the lists hold items of their users' past, given the places where they do."
+    user, rank, _ = hits
+    if len(user) and told == "left out":
+        raise ProtocolError(f"seen is 'left out', but user {_show(users[user[0]])} had item {_show(shown[lists[user[0], rank[0] - 1]])} before ({len(user)} such places in the lists).")
+    return "kept" if len(user) else "left out"
+
+# %% ../nbs/07_metrics.ipynb #184d0746
+def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
+    "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
+    tables = {c: d.set_index(key)[c] for s in sources for d, key in [(getattr(s, "users", None), "user_id"), (getattr(s, "items", None), "item_id")] if isinstance(d, pd.DataFrame) for c in d if c != key}
+    if past is not None: tables |= {"user_history": _history_group(past), "item_popularity": _popularity_group(popularity, t.items)}
+    out = []
+    for x in [by] if isinstance(by, (str, pd.Series)) else by:
+        if not isinstance(x, pd.Series) and x not in tables: raise MetricsError(f"by has {x!r}; there are {', '.join(map(repr, tables)) or 'no columns (give train)'}, or give a Series with an index named user_id or item_id.")
+        labels = x if isinstance(x, pd.Series) else tables[x]
+        if labels.index.name not in ("user_id", "item_id"): raise MetricsError(f"by: the index of the Series {labels.name!r} must be named user_id or item_id, not {labels.index.name!r}.")
+        of_items = labels.index.name == "item_id"; labels = labels.astype(object).reindex(t.items if of_items else t.users).where(lambda v: v.notna(), "missing")
+        if labels.nunique() > 50: raise MetricsError(f"by: {labels.name!r} has {labels.nunique()} groups; cut it into at most 50 first, e.g. pd.qcut(x, 4).")
+        out.append((str(labels.name), of_items, labels.astype(str).to_numpy()))
+    return out
+
+def _history_group(past: _Truth) -> pd.Series: return pd.Series(np.where(np.bincount(past.user, minlength=len(past.users)) > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
+
+def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
+    n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
+    return pd.Series(np.select([n >= least, n > 0], ["head", "tail"], "cold"), items.rename("item_id"), name="item_popularity")
+
+# %% ../nbs/07_metrics.ipynb #e4ce4c5d
+@dataclass
+class _Judge:
+    "Everything that is known of the lists, to be summed up over all users or over some."
+    ks: tuple[int, ...] # cut-offs
+    wanted: list[str] # metrics
+    values: dict[str, np.ndarray] # of each user, by "metric@k"
+    pooled: dict # metric -> function of some users and k: contributions of those users
+    users: pd.Index # who is judged
+    settings: tuple # n_boot, seed, protocol, name
+
+    def report(self, rows: np.ndarray, counts: dict, group: str | None = None) -> Report:
+        "The report over the users at `rows`."
+        n_boot, seed, protocol, name = self.settings; names = [(m, k, f"{m}@{k}") for m in self.wanted for k in self.ks]
+        per_user = pd.DataFrame({c: self.values[c][rows] for m, k, c in names if m not in self.pooled}, index=self.users[rows].rename("user_id"))
+        V = pd.DataFrame({c: self.pooled[m](rows, k) if m in self.pooled else _over_all(self.values[c][rows]) for m, k, c in names}) # all metrics are means of these
+        return Report(V.mean(), pd.DataFrame(_resample(V.to_numpy(), n_boot, seed), columns=V.columns), per_user, counts, protocol | ({"group": group} if group else {}), name)
+
+    def groups(self, groupings: list, rows: np.ndarray, hits: tuple, t: _Truth, map_denominator: str) -> dict[str, dict[str, Report]]:
+        "A report for each group of users, and of items."
+        out = {}
+        for by, of_items, labels in groupings:
+            out[by] = {}
+            for g in [x for x in ("warm", "head", "tail", "cold") if x in labels] if by in ("user_history", "item_popularity") else sorted(set(labels)):
+                judge, some = self, rows[labels[rows] == g] if not of_items else None
+                if of_items:
+                    inside = labels[t.item] == g; place = np.cumsum(inside) - 1; of = inside[hits[2]]; part = replace(t, user=t.user[inside], item=t.item[inside], gain=t.gain[inside])
+                    judge = replace(self, wanted=[m for m in self.wanted if m in _accuracy], pooled={}, values=_per_user((hits[0][of], hits[1][of], place[hits[2][of]]), part, self.ks, map_denominator))
+                    some = rows[np.bincount(part.user, minlength=len(t.users))[rows] > 0]
+                if len(some) and judge.wanted: out[by][g] = judge.report(some, {"users": len(some)}, f"{by} {g}")
+        return out
+
+# %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
-    recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice); further columns are ignored
+    recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; further columns are ignored
     truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
     k: int | Sequence[int] = (10, 20), # cut-offs: only the first k of each list are looked at
-    metrics: Sequence[str] | None = None, # names out of precision, recall, ndcg, map, mrr, hit_rate, coverage, novelty; default: all that the arguments allow
-    items: Iterable | None = None, # the catalogue's item ids, for coverage
-    popularity: pd.Series | None = None, # events of each item in the past, item_id -> count, for novelty
+    metrics: Sequence[str] | None = None, # names out of precision, recall, ndcg, map, mrr, hit_rate, coverage, gini, novelty, diversity, calibration, popularity_lift; default: all that the arguments allow
+    items: Iterable | None = None, # the catalogue's item ids, for coverage and gini
+    popularity: pd.Series | None = None, # events of each item in the past, item_id -> count, for novelty and popularity_lift; default: counted in `train`
+    train=None, # what users had before, a frame of user_id, item_id, or a Dataset (its positives): for popularity_lift and calibration, and tells whether lists hold such items
+    categories: pd.Series | pd.DataFrame | None = None, # by item: its category, or numbers of a column each category (at least 0), for calibration and diversity
+    vectors: pd.DataFrame | None = None, # by item: numbers, for diversity, where it should not be that of categories
+    by: str | pd.Series | Sequence | None = None, # also by group: columns of the users and items tables of `train` or `truth`, "user_history", "item_popularity", or Series with an index named user_id or item_id
     users: Iterable | None = None, # evaluate only these users; default: every user with truth
     missing: str = "zero", # users with truth but without recommendations: "zero" counts them as 0, "drop" leaves them out
+    no_truth: str = "drop", # users without truth, of `users` or else of the recommendations: "drop" leaves them out, "zero" counts them as 0
     map_denominator: str = "min", # MAP is divided by "min": min(true items, k), or "relevant": all true items, as trec_eval does
+    gain: str = "binary", # of an item in NDCG: "binary" 1, "linear" the truth's column `value`, "exponential" 2**value - 1
+    ties: str = "row", # equal scores, where there is no rank: "row" keeps the order of rows, "item" puts smaller ids first, "trec" greater ids first
     n_boot: int = 1000, # resamples of the users for the intervals; 0: no intervals
     seed: int = 0, # of the resamples
     level: float = .95, # of the intervals
+    protocol: dict | None = None, # what else makes the numbers comparable: split, candidates, seen ("left out" or "kept"), excluded ({reason: users}), in your words; a Dataset's split is known
     name: str = "model", # shown in plots and comparisons
-) -> Report: # estimates with intervals, and the values of each user
+) -> Report: # estimates with intervals, the values of each user, and the protocol
     "Ranking metrics of each user's list, averaged over users, with bootstrap intervals."
-    if missing not in ("zero", "drop") or map_denominator not in ("min", "relevant"): raise MetricsError(f"missing is 'zero' or 'drop', map_denominator 'min' or 'relevant', not {missing!r} and {map_denominator!r}.")
+    _choice(missing=missing, no_truth=no_truth, map_denominator=map_denominator, gain=gain, ties=ties)
     users = None if users is None else pd.Index(users).unique()
-    ks, wanted, t = _cutoffs(k), _wanted(metrics, items, popularity), _truth(truth, users)
-    lists, shown, others = _lists(recommendations, t.users, ks[-1])
-    served = lists[:, 0] >= 0; keep = served if missing == "drop" else np.ones(len(served), bool)
-    values = _per_user(*_hits(lists, shown, t), np.bincount(t.user), ks, map_denominator)
+    ks, t = _cutoffs(k), _truth(truth, users, gain=gain); wanted = _wanted(metrics, items=items, popularity=popularity, train=train, categories=categories, vectors=vectors)
+    asked = users if users is not None else _columns(recommendations, ["user_id"], "recommendations")[0].unique() if no_truth == "zero" else None
+    bare = None if asked is None else int((t.users.get_indexer(asked) < 0).sum()) # users without truth
+    if no_truth == "zero": t = _with_users(t, asked)
+    lists, shown, others = _lists(_ranked(recommendations, ties), t.users, ks[-1]); past, counted = _past(train, t.users); popularity = counted if popularity is None else popularity
+    known = {"split": getattr(truth, "split", None), "seen": None if past is None else _seen(_hits(lists, shown, past), lists, shown, t.users, (protocol or {}).get("seen"))}
+    told, left_out = _stated(protocol, **known)
+    served = lists[:, 0] >= 0; rows = np.flatnonzero(served | (missing == "zero")); hits = _hits(lists, shown, t); values = _per_user(hits, t, ks, map_denominator)
     if "novelty" in wanted: values |= _novelty(lists, shown, popularity, ks)
-    per_user = pd.DataFrame({c: values[c][keep] for m in wanted if m != "coverage" for c in (f"{m}@{k}" for k in ks)}, index=t.users[keep].rename("user_id"))
-    V = pd.DataFrame({c: _over_all(x.to_numpy()) for c, x in per_user.items()})
-    if "coverage" in wanted: V = V.assign(**{f"coverage@{k}": _coverage(lists[keep], k, _catalogue(items, shown)) for k in ks})
-    V = V[[f"{m}@{k}" for m in wanted for k in ks]] # contributions: all metrics are means of these
-    counts = {"users": int(keep.sum()), "without_truth": others if users is None else len(users) - len(t.users), "without_recommendations": int((~served).sum())}
-    protocol = {"k": list(ks), "metrics": wanted, "missing": missing, "map_denominator": map_denominator, "n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint}
-    return Report(V.mean(), pd.DataFrame(_resample(V.to_numpy(), n_boot, seed), columns=V.columns), per_user, counts, protocol, name)
+    if "diversity" in wanted: values |= _diversity(lists, _item_table(categories if vectors is None else vectors, shown, "categories" if vectors is None else "vectors"), ks)
+    if "calibration" in wanted: values |= _calibration(lists, _shares(categories, shown), past, _shares(categories, past.items), ks)
+    n_items = _catalogue(items, shown) if {"coverage", "gini"} & {*wanted} else None
+    pooled = {"coverage": lambda rows, k: _coverage(lists[rows], k, n_items), "gini": lambda rows, k: _gini(lists[rows], k, n_items),
+        "popularity_lift": lambda rows, k: _lift(lists, shown, popularity, past, k, rows)}
+    counts = {"users": len(rows), "without_truth": others if bare is None else bare, "without_recommendations": int((~served).sum())} | left_out
+    full = told | {"k": list(ks), "metrics": wanted, "missing": missing, "no_truth": no_truth, "map_denominator": map_denominator, "gain": gain} | ({} if "rank" in recommendations else {"ties": ties}) | {
+        "n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint, "train": past and past.fingerprint, "catalogue": n_items}
+    judge = _Judge(ks, wanted, values, {m: f for m, f in pooled.items() if m in wanted}, t.users, (n_boot, seed, full, name)); report = judge.report(rows, counts)
+    if by is not None: report.groups = judge.groups(_grouped(by, t, past, popularity, truth, train), rows, hits, t, map_denominator)
+    return report
 
 # %% ../nbs/07_metrics.ipynb #826c3756
 def _p_value(draws: pd.DataFrame) -> np.ndarray:
@@ -329,15 +581,15 @@ class Comparison:
         a, b = self.a.values, self.b.values
         return _tidy(self.draws, self.a.protocol["level"], a=a, b=b, difference=b - a).assign(p=_p_value(self.draws))
     def plot(self, ax=None): # the matplotlib axes
-        "Each difference with its interval; novelty, in bits, is left out."
-        f = self.to_frame().assign(name=self.a.values.index); f = f[f.metric != "novelty"]
+        "Each difference with its interval; those of another scale (novelty, calibration, popularity lift) are left out."
+        f = self.to_frame().assign(name=self.a.values.index); f = f[~f.metric.isin(_other_scale)]
         ax = _dots(ax, f.name, f.difference, f.low, f.high, hue=f.metric); ax.axvline(0, color="black", lw=1)
         ax.set(title=f"{self.b.name} − {self.a.name}, in pairs", xlabel=f"difference, with {self.a.protocol['level']:.0%} interval")
         return ax
     def __repr__(self):
         least = 2 / (len(self.draws) + 1); p = lambda p: f"p ≤ {least:.2g}" if p <= least else f"p = {p:.2g}"
         rows = [f"{_label(m):<14} {r.difference:+.3f} [{r.low:.3f}, {r.high:.3f}]  {p(r.p)}" for m, r in zip(self.a.values.index, self.to_frame().itertuples())]
-        return "\n".join([f"{self.b.name} − {self.a.name}, paired over {_count(self.a.counts)} · {self.a.protocol['level']:.0%} intervals", *rows])
+        return "\n".join([f"{self.b.name} − {self.a.name}, paired over {_count(self.a.counts)} · {self.a.protocol['level']:.0%} intervals", *rows, self.a.card()])
 
 # %% ../nbs/07_metrics.ipynb #184471ba
 def _what_differs(a: Report, b: Report) -> list[str]:
@@ -359,25 +611,47 @@ def compare(
     a_name, b_name = names or ((a.name, b.name) if a.name != b.name else ("a", "b"))
     return Comparison(replace(a, name=a_name), replace(b, name=b_name))
 
-# %% ../nbs/07_metrics.ipynb #184471ba
-def _what_differs(a: Report, b: Report) -> list[str]:
-    "What keeps two reports from being compared, in words."
-    out = [f"{key} is {a.protocol.get(key)!r} in one and {b.protocol.get(key)!r} in the other" for key in {**a.protocol, **b.protocol} if a.protocol.get(key) != b.protocol.get(key)]
-    if a.per_user is None or b.per_user is None: return out
-    for x, y, which in [(a, b, "first"), (b, a, "second")]:
-        only = x.per_user.index.difference(y.per_user.index)
-        if len(only): out.append(f"{len(only)} users are only in the {which}, e.g. {_show(only[0])}")
-    return out
+# %% ../nbs/07_metrics.ipynb #4adcb1b3
+@dataclass(repr=False)
+class Comparisons:
+    "Paired comparisons of several reports, corrected as one family."
+    pairs: list[Comparison] # each b − a
+    metrics: list[str] # those of the family
 
-def compare(
-    a: Report, # the one to beat
-    b: Report, # the other, over the same users and truth, with the same k, conventions, seed and n_boot
-    names: tuple[str, str] | None = None, # of a and b, for display; default: the reports' own
-) -> Comparison: # differences b − a with intervals and p-values
-    "Compare two reports in pairs, user by user."
-    if differs := _what_differs(a, b): raise ProtocolError("the two reports cannot be compared: " + "; ".join(differs) + ". Evaluate both alike.")
-    a_name, b_name = names or ((a.name, b.name) if a.name != b.name else ("a", "b"))
-    return Comparison(replace(a, name=a_name), replace(b, name=b_name))
+    def to_frame(self) -> pd.DataFrame: # a_name, b_name, metric, k, a, b, difference, low, high, p, p_holm
+        "A row a pair and metric; the intervals are not corrected."
+        rows = [c.to_frame().set_axis(c.a.values.index).loc[self.metrics].assign(a_name=c.a.name, b_name=c.b.name) for c in self.pairs]
+        f = pd.concat(rows, ignore_index=True); f["p_holm"] = _holm(f.p.to_numpy())
+        return f[["a_name", "b_name", *f.columns[:-3], "p_holm"]]
+    def plot(self, ax=None): # the matplotlib axes
+        "Each difference with its interval, one colour where it stands after the correction at 5%."
+        f = self.to_frame(); names = f.b_name + " − " + f.a_name + (", " + f.metric.map(_label) if len(self.metrics) > 1 else "")
+        ax = _dots(ax, names, f.difference, f.low, f.high, hue=np.where(f.p_holm < .05, "p (Holm) < .05", "p (Holm) ≥ .05"), legend=True); ax.axvline(0, color="black", lw=1)
+        ax.set(title="Differences in pairs", xlabel=f"difference of {', '.join(map(_label, self.metrics))}, with {self.pairs[0].a.protocol['level']:.0%} interval")
+        return ax
+    def __repr__(self):
+        rows = [f"{r.b_name} − {r.a_name}  {_label(r.metric)}@{r.k} {r.difference:+.4f} [{r.low:.4f}, {r.high:.4f}]  p = {r.p:.2g}, Holm {r.p_holm:.2g}" for r in self.to_frame().itertuples()]
+        return "\n".join([f"{len(rows)} comparisons, paired over {_count(self.pairs[0].a.counts)}", *rows, self.pairs[0].a.card()])
+
+def _holm(p: np.ndarray) -> np.ndarray:
+    "Holm's step-down p-values; NaN stays."
+    order = np.argsort(p); out = np.empty(len(p)); out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
+    return np.where(np.isnan(p), np.nan, out)
+
+def compare_all(
+    reports: Iterable[Report] | dict[str, Report], # two or more, over the same users and protocol, with names of their own
+    metrics: str | Sequence[str], # those of the family, e.g. "ndcg@10"
+    baseline: str | None = None, # the name that each other is compared with; default: every pair
+) -> Comparisons: # differences with intervals, and p-values corrected by Holm's method
+    "Compare several reports in pairs, with a correction for how many there are (Holm 1979)."
+    reports = [replace(r, name=n) for n, r in reports.items()] if isinstance(reports, dict) else list(reports)
+    names = [r.name for r in reports]; metrics = [metrics] if isinstance(metrics, str) else list(metrics)
+    if len(reports) < 2 or len({*names}) < len(names): raise MetricsError(f"give two reports or more, each with a name of its own, not {names}.")
+    if baseline is not None and baseline not in names: raise MetricsError(f"baseline is {baseline!r}; there are {', '.join(names)}.")
+    for m in metrics:
+        if m not in reports[0].values: raise MetricsError(f"no metric {m!r} in the reports; there are {', '.join(reports[0].values.index)}.")
+    pairs = combinations(reports, 2) if baseline is None else ((reports[names.index(baseline)], r) for r in reports if r.name != baseline)
+    return Comparisons([compare(a, b) for a, b in pairs], metrics)
 
 # %% ../nbs/07_metrics.ipynb #780394e8
 def _influence(y: np.ndarray, p: np.ndarray) -> dict[str, tuple[float, np.ndarray]]:
@@ -403,6 +677,7 @@ def ranker_metrics(
     n_boot: int = 1000, # resamples for the intervals; 0: no intervals. The cost grows with resamples × users (or rows)
     seed: int = 0, # of the resamples
     level: float = .95, # of the intervals
+    protocol: dict | None = None, # as in `evaluate`
     name: str = "ranker", # shown in plots and comparisons
 ) -> Report: # auc, log_loss, normalised_entropy and, with user_ids, gauc
     "Classification metrics of predicted probabilities, with bootstrap intervals through influence functions (DeLong 1988; by user: Obuchowski 1997)."
@@ -421,5 +696,6 @@ def ranker_metrics(
         per_user = pd.DataFrame({"rows": rows, "positives": np.bincount(unit, y).astype(int), "auc": a}, index=pd.Index(ids, name="user_id"))
     counts = {"rows": len(y), "positives": int(y.sum())} | ({} if ids is None else {"users": int(n), "users_of_one_class": int(np.isnan(a).sum())})
     fingerprint = f"{pd.util.hash_array(np.packbits(y)).sum() ^ pd.util.hash_array(unit).sum():016x}"
-    protocol = {"resampled": "rows" if ids is None else "users", "gauc_weights": gauc_weights, "n_boot": n_boot, "seed": seed, "level": level, "truth": fingerprint}
+    told, left_out = _stated(protocol); counts |= left_out
+    protocol = told | {"resampled": "rows" if ids is None else "users", "gauc_weights": gauc_weights, "n_boot": n_boot, "seed": seed, "level": level, "truth": fingerprint}
     return Report(V.mean(), pd.DataFrame(_resample(V.to_numpy(), n_boot, seed), columns=V.columns), per_user, counts, protocol, name)

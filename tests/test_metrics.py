@@ -1,5 +1,6 @@
 "What no reader wants of the metrics: many random inputs against trec_eval and scikit-learn, kinds of ids, odd input, size."
 import json
+import math
 import pickle
 import tracemalloc
 
@@ -11,7 +12,7 @@ import pytrec_eval
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from recsys_nb.data import Dataset
-from recsys_nb.metrics import MetricsError, ProtocolError, RecommendationsError, compare, compute_metrics, evaluate, ranker_metrics
+from recsys_nb.metrics import MetricsError, ProtocolError, compare, compare_all, compute_metrics, evaluate, ranker_metrics
 
 matplotlib.use("agg")
 TREC = {"P_{}": "precision", "recall_{}": "recall", "ndcg_cut_{}": "ndcg", "map_cut_{}": "map", "recip_rank": "mrr", "success_{}": "hit_rate"}
@@ -43,6 +44,157 @@ def test_every_user_as_in_trec_eval(seed, k):
     np.testing.assert_allclose(zero.values * zero.counts["users"], theirs[ours.per_user.columns].sum(), atol=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("k", [1, 4, 200])
+def test_graded_truth_and_ties_as_in_trec_eval(seed, k):
+    "Scores without ranks, full of ties; values 1 to 4 as gains; repeats of a pair count with their greatest value."
+    recs, truth = random_case(seed); recs = recs.drop(columns="rank"); truth["value"] = np.random.default_rng(seed).integers(1, 5, len(truth))
+    nest = lambda df, c: {u: dict(zip(g.item_id, g[c].tolist())) for u, g in df.groupby("user_id")}
+    for gain, best in [("linear", lambda v: v), ("exponential", lambda v: 2**v - 1)]:
+        graded = truth.assign(value=best(truth.value)).sort_values("value")
+        found = pytrec_eval.RelevanceEvaluator(nest(graded, "value"), {f"ndcg_cut.{k}", f"P.{k}"}).evaluate(nest(recs, "score"))
+        ours = evaluate(recs, truth, k=k, missing="drop", gain=gain, ties="trec", n_boot=0).per_user; theirs = pd.DataFrame(found).T.sort_index()
+        np.testing.assert_allclose(ours[f"ndcg@{k}"], theirs[f"ndcg_cut_{k}"], atol=1e-12); np.testing.assert_allclose(ours[f"precision@{k}"], theirs[f"P_{k}"], atol=1e-12)
+    row = recs.groupby("user_id").score.rank(method="first", ascending=False).astype(int)
+    pd.testing.assert_frame_equal(evaluate(recs, truth, k=k, n_boot=0).per_user, evaluate(recs.assign(rank=row), truth, k=k, n_boot=0).per_user)
+
+
+def test_users_without_truth_can_count_as_nothing():
+    recs, truth = random_case(5); k = 5; drop = evaluate(recs, truth, k=k, n_boot=0); zero = evaluate(recs, truth, k=k, no_truth="zero", n_boot=0)
+    everybody = set(recs.user_id) | set(truth.user_id)
+    assert zero.counts["users"] == len(everybody) > drop.counts["users"] and zero.counts["without_truth"] == drop.counts["without_truth"]
+    np.testing.assert_allclose(zero.values * len(everybody), drop.values * drop.counts["users"])
+    asked = evaluate(recs, truth, k=k, users=["none", *truth.user_id.unique()[:3]], no_truth="zero", n_boot=0)
+    assert asked.counts["users"] == 4 and asked.per_user.loc["none"].eq(0).all() and asked.counts["without_truth"] == 1
+
+
+def beyond_case(seed):
+    "Lists, truths, a past with repeats, categories (one an item, or shares of several), vectors."
+    recs, truth = random_case(seed); rng = np.random.default_rng(seed + 100); items = pd.Index(pd.concat([recs.item_id, truth.item_id]).unique(), name="item_id")
+    past = pd.DataFrame({"user_id": rng.choice(truth.user_id.unique(), 300), "item_id": rng.choice(items, 300)})
+    categories = pd.Series(rng.choice(list("abcd"), len(items)), items, name="kind") if seed % 2 else pd.DataFrame(rng.integers(0, 3, (len(items), 4)) + [1, 0, 0, 0], items)
+    return recs, truth, past, items, categories, pd.DataFrame(rng.normal(size=(len(items), 5)), items)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("k", [1, 3, 12])
+def test_beyond_accuracy_equals_plain_loops(seed, k):
+    recs, truth, past, items, categories, vectors = beyond_case(seed)
+    ours = evaluate(recs, truth, k=k, items=items, train=past, categories=categories, vectors=vectors, n_boot=0); users = ours.per_user.index
+    lists = {u: recs[(recs.user_id == u) & (recs["rank"] <= k)].sort_values("rank").item_id.tolist() for u in users}; had = {u: sorted(set(past.item_id[past.user_id == u])) for u in users}
+    events = past.item_id.value_counts().to_dict(); shown = [i for items_ in lists.values() for i in items_]; exposure = sorted(shown.count(i) for i in items)
+    table = pd.get_dummies(categories) if isinstance(categories, pd.Series) else categories; share = {i: (table.loc[i] / table.loc[i].sum()).to_numpy(float) for i in items}
+    mean = lambda xs: sum(xs) / len(xs)
+    gini = sum(abs(a - b) for a in exposure for b in exposure) / (2 * len(exposure) * sum(exposure))
+    bits = {u: mean([-math.log2(max(1, events.get(i, 0)) / len(past)) for i in lists[u]]) for u in users if lists[u]}
+    cos = lambda i, j: vectors.loc[i] @ vectors.loc[j] / np.linalg.norm(vectors.loc[i]) / np.linalg.norm(vectors.loc[j])
+    apart = {u: mean([1 - cos(i, j) for n, i in enumerate(lists[u]) for j in lists[u][:n]]) for u in users if len(lists[u]) > 1}
+    kl = {}
+    for u in users:
+        if not lists[u] or not had[u]: continue
+        p, q = mean([share[i] for i in had[u]]), mean([share[i] for i in lists[u]]); kl[u] = sum(a * math.log(a / (.99 * b + .01 * a)) for a, b in zip(p, q) if a > 0)
+    both = [u for u in users if lists[u] and had[u]]; of = lambda some: mean([mean([events.get(i, 0) for i in some[u]]) for u in both])
+    for name, want in {"coverage": len(set(shown)) / len(items), "gini": gini, "popularity_lift": of(lists) / of(had) - 1}.items(): assert ours[f"{name}@{k}"] == pytest.approx(want, abs=1e-9)
+    for name, want in {"novelty": bits, "diversity": apart, "calibration": kl}.items():
+        got = ours.per_user[f"{name}@{k}"].dropna()
+        assert set(got.index) == set(want); np.testing.assert_allclose(got, [want[u] for u in got.index], atol=1e-5 if name == "novelty" else 1e-9)
+        if want: assert ours[f"{name}@{k}"] == pytest.approx(mean(list(want.values())), abs=1e-5)
+
+
+def test_influence_of_gini_and_popularity_lift_is_their_derivative():
+    "The jackknife over users agrees with the spread of the resamples."
+    rng = np.random.default_rng(0); n, m = 300, 40; w = 1 / np.arange(1, m + 1)
+    lists = np.array([rng.choice(m, 5, replace=False, p=w / w.sum()) for _ in range(n)])
+    recs = pd.DataFrame({"user_id": np.repeat(np.arange(n), 5), "item_id": lists.ravel(), "rank": np.tile(np.arange(1, 6), n)})
+    truth = pd.DataFrame({"user_id": np.arange(n), "item_id": 0}); past = pd.DataFrame({"user_id": np.repeat(np.arange(n), 6), "item_id": rng.integers(0, m, 6 * n)})
+    sold = pd.Series(rng.integers(1, 50, m), range(m))
+    judge = lambda users, n_boot: evaluate(recs, truth, k=5, metrics=["gini", "popularity_lift"], items=range(m), train=past, popularity=sold, users=users, n_boot=n_boot)
+    jackknife = pd.DataFrame([judge(np.delete(np.arange(n), u), 0).values for u in range(n)]).std(ddof=0) * (n - 1) / n**.5
+    np.testing.assert_allclose(judge(None, 4000).draws.std() / jackknife, 1, atol=.06)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_group_is_an_evaluation_of_its_own(seed):
+    recs, truth, past, items, categories, vectors = beyond_case(seed); rng = np.random.default_rng(seed); users = truth.user_id.unique()
+    tables = Dataset(pd.concat([past, pd.DataFrame({"user_id": users[0], "item_id": items})]), users=pd.DataFrame({"user_id": users, "country": rng.choice(["FR", "UK", None], len(users)), "age": rng.integers(1, 3, len(users))}), items=pd.DataFrame({"item_id": items, "size": rng.integers(1, 4, len(items))}))
+    common = dict(k=(2, 5), items=items, categories=vectors**2, n_boot=30)
+    r = evaluate(recs, truth, train=tables, by=["country", "size", "user_history", "item_popularity"], **common)
+    for g, of_group in r.groups["country"].items():
+        some = tables.users.user_id[tables.users.country.fillna("missing") == g]; own = evaluate(recs, truth, train=tables, users=some, **common)
+        pd.testing.assert_series_equal(of_group.values, own.values); pd.testing.assert_frame_equal(of_group.draws, own.draws)
+    accuracy = [c for c in r.values.index if c.split("@")[0] in ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")]
+    n = tables.interactions.item_id.value_counts(); least = n.nlargest(round(len(n) / 5)).min(); level = {i: "head" if n.get(i, 0) >= least else "tail" if i in n else "cold" for i in items}
+    for by, group_of in [("size", dict(zip(tables.items.item_id, tables.items["size"].astype(str)))), ("item_popularity", level)]:
+        for g, of_group in r.groups[by].items():
+            part = truth[truth.item_id.map(group_of) == g]; own = evaluate(recs, part, k=(2, 5), n_boot=30)
+            pd.testing.assert_series_equal(of_group.values, own.values[accuracy]); assert list(of_group.values.index) == accuracy and of_group.counts["users"] == part.user_id.nunique()
+    f = r.breakdown(); assert set(f.by) == {"country", "size", "user_history", "item_popularity"} and f[f.by == "country"].groupby("group").users.first().sum() == r.counts["users"]
+    assert r.plot_breakdown("ndcg@2").get_title() and json.loads(json.dumps(r.to_dict()))["groups"]["size"]
+    with pytest.raises(MetricsError, match="no group has"): r.plot_breakdown("ndcg@3")
+    with pytest.raises(MetricsError, match="there are no groups"): evaluate(recs, truth, n_boot=0).breakdown()
+    one, other = (r.groups["size"][g] for g in list(r.groups["size"])[:2])
+    with pytest.raises(ProtocolError, match="group is"): compare(one, other)
+
+
+@pytest.mark.parametrize("change, message", [({"by": "country"}, "by has 'country'"), ({"by": pd.Series([1], ["1"], name="x")}, "must be named"), ({"by": pd.Series(range(60), pd.Index(map(str, range(60)), name="item_id"), name="x")}, "61 groups"),
+    ({"metrics": "gini"}, "gini needs the argument items"), ({"metrics": "calibration", "categories": pd.Series(dtype=object)}, "needs the argument categories and train"), ({"metrics": "novelty"}, "popularity or train"),
+    ({"categories": {"1": "a"}}, "must be a DataFrame or Series"), ({"categories": pd.Series(["a"], ["none"])}, "has no row in categories"), ({"vectors": pd.DataFrame({"x": ["a"]}, ["1"])}, "has no row in vectors|column 'x'"),
+    ({"categories": pd.Series(["a", "b"], ["1", "1"])}, "more than one row for item '1'"), ({"gain": "log"}, "gain is one of"), ({"gain": "linear"}, "no column 'value'"), ({"ties": "none"}, "ties is one of"),
+    ({"no_truth": "nan"}, "no_truth is one of"), ({"protocol": {"k": 5}}, "not told but computed"), ({"protocol": {"excluded": 5}}, "a dict of reason")])
+def test_bad_options_are_named(change, message):
+    recs, truth = random_case(1)
+    with pytest.raises(MetricsError, match=message): evaluate(recs, truth, n_boot=0, **change)
+
+
+def test_categories_must_be_shares():
+    recs, truth, past, items, _, _ = beyond_case(2)
+    for bad in (pd.DataFrame(0., items, ["a", "b"]), pd.DataFrame(-1., items, ["a"])):
+        with pytest.raises(MetricsError, match="no positive number, or one below 0"): evaluate(recs, truth, train=past, categories=bad, n_boot=0)
+    with pytest.raises(MetricsError, match="not finite"): evaluate(recs, truth, vectors=pd.DataFrame(np.nan, items, ["a"]), n_boot=0)
+
+
+def test_the_protocol_is_kept_told_and_checked():
+    recs, truth, past, *_ = beyond_case(3); told = {"split": "by week", "candidates": "100 sampled", "excluded": {"bots": 3}, "negatives": "uniform"}
+    r = evaluate(recs, truth, train=past, protocol=told, n_boot=10); p = json.loads(json.dumps(r.to_dict()))["protocol"]
+    assert (p["split"], p["candidates"], p["negatives"], p["seen"]) == ("by week", "100 sampled", "uniform", "kept") and r.counts["left out: bots"] == 3
+    for words in ("split: by week", "candidates: 100 sampled", "seen: kept", "seed 0", "10 resamples", "3 left out: bots", "MAP over min(true items, k)"): assert words in repr(r)
+    assert told["excluded"] == {"bots": 3} and "split: by week" in repr(compare(r, r))
+    clean = recs.merge(past.drop_duplicates(), how="left", indicator=True).query("_merge == 'left_only'").sort_values(["user_id", "rank"]).drop(columns=["_merge", "rank"])
+    clean["rank"] = clean.groupby("user_id").cumcount() + 1
+    left = evaluate(clean, truth, train=past, protocol=told | {"seen": "left out"}, n_boot=10); assert left.protocol["seen"] == "left out"
+    with pytest.raises(ProtocolError, match="seen is 'left out', but user"): evaluate(recs, truth, train=past, protocol={"seen": "left out"})
+    with pytest.raises(ProtocolError, match="seen is 'kept' in one and 'left out' in the other"): compare(r, left)
+    for change in ({"split": "random"}, {"candidates": "all"}, {"negatives": "by sales"}):
+        with pytest.raises(ProtocolError, match=f"{next(iter(change))} is"): compare(r, evaluate(recs, truth, train=past, protocol=told | change, n_boot=10))
+    with pytest.raises(ProtocolError, match="train is"): compare(r, evaluate(recs, truth, train=past[:150], protocol=told | {"seen": "kept"}, n_boot=10))
+
+
+def test_a_split_is_known_from_its_dataset():
+    from recsys_nb.data import split_by_time
+    log = pd.DataFrame({"user_id": np.arange(200) % 9, "item_id": np.arange(200) % 13, "timestamp": np.arange(200)}); train, test = split_by_time(Dataset(log))
+    recs = pd.DataFrame({"user_id": [1, 1], "item_id": [3, 4], "rank": [1, 2]})
+    assert evaluate(recs, test, n_boot=0).protocol["split"] == test.split and "split: time (test 0.2" in repr(evaluate(recs, test, n_boot=0))
+    assert evaluate(recs, test, protocol={"split": "mine"}, n_boot=0).protocol["split"] == "mine"
+    assert ranker_metrics([0, 1, 1], [.1, .2, .3], protocol={"split": test.split}).protocol["split"]["kind"] == "time"
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_several_models_are_corrected_as_statsmodels_does(seed):
+    multipletests = pytest.importorskip("statsmodels.stats.multitest").multipletests
+    rng = np.random.default_rng(seed); n = 80; truth = pd.DataFrame({"user_id": np.arange(n), "item_id": 0}); reports = {}
+    for m in range(4): # models that put the one true item at a random rank
+        place = np.minimum(rng.geometric(.2 + .08 * m, n), 9); lists = np.array([np.insert(np.arange(1, 10), p - 1, 0) for p in place])
+        reports[f"m{m}"] = evaluate(pd.DataFrame({"user_id": np.repeat(np.arange(n), 10), "item_id": lists.ravel(), "rank": np.tile(np.arange(1, 11), n)}), truth, k=5, n_boot=400)
+    all_ = compare_all(reports, ["ndcg@5", "mrr@5"]); f = all_.to_frame()
+    assert len(f) == 12 and f.p_holm.to_numpy() == pytest.approx(multipletests(f.p, method="holm")[1]) and all_.plot().get_title() and "Holm" in repr(all_)
+    row = f[(f.a_name == "m0") & (f.b_name == "m2") & (f.metric == "mrr")].iloc[0]; pair = compare(reports["m0"], reports["m2"]).to_frame().query("metric == 'mrr'").iloc[0]
+    assert (row.difference, row.p, row.low) == (pair.difference, pair.p, pair.low)
+    assert list(compare_all(reports, "ndcg@5", baseline="m1").to_frame().b_name) == ["m0", "m2", "m3"]
+    with pytest.raises(ProtocolError): compare_all(reports | {"other": evaluate(pd.DataFrame({"user_id": [0], "item_id": [1], "rank": [1]}), truth, k=3)}, "ndcg@5")
+    with pytest.raises(MetricsError, match="baseline is 'm9'"): compare_all(reports, "ndcg@5", baseline="m9")
+    assert compare_all({n: evaluate(pd.DataFrame({"user_id": [0], "item_id": [1], "rank": [1]}), truth, n_boot=0) for n in "ab"}, "ndcg@10").to_frame().p_holm.isna().all()
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_the_kind_of_id_and_the_order_of_rows_change_nothing(seed):
     recs, truth = random_case(seed); plain = evaluate(recs, truth, k=(2, 7), items=recs.item_id, popularity=recs.item_id.value_counts(), n_boot=20)
@@ -50,7 +202,7 @@ def test_the_kind_of_id_and_the_order_of_rows_change_nothing(seed):
         other = evaluate(recs.astype({"user_id": kind, "item_id": kind}), truth, k=(2, 7), items=recs.item_id, popularity=recs.item_id.value_counts(), n_boot=20)
         pd.testing.assert_series_equal(other.values, plain.values); pd.testing.assert_frame_equal(other.draws, plain.draws)
     ints = [d.astype({"user_id": int, "item_id": int}) for d in (recs, truth)]
-    pd.testing.assert_series_equal(evaluate(*ints, k=(2, 7), n_boot=0).values, plain.values.drop(["coverage@2", "coverage@7", "novelty@2", "novelty@7"]))
+    pd.testing.assert_series_equal(evaluate(*ints, k=(2, 7), n_boot=0).values, plain.values.drop([f"{m}@{k}" for m in ("coverage", "gini", "novelty") for k in (2, 7)]))
     assert evaluate(recs.sort_values("rank").assign(rank=lambda d: d["rank"].astype(float)), truth, k=2, n_boot=0)["map@2"] == plain["map@2"]
 
 
