@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from .baselines import ItemKNN
+from .baselines import ItemKNN, Range
 from .data import BaseRecommender, DataError, Dataset, Histories, MissingColumnError, UnknownIdError, split_leave_last_out, top_k
 from .dlrm import DLRM, DLRMConfig
 from .features import FeatureEncoder
@@ -130,18 +130,19 @@ class _TowerSettings(_Settings, BaseRecommender):
         recency: bool = True, # learn how much each place of the history counts, where the log has times
         hidden_dims: tuple = (), # widths of hidden layers of both towers; none: factorisation
         normalize: bool = True, # vectors of length 1
-        temperature: float = 0.15, # T of the softmax
+        temperature: float = 0.15, # T of the softmax: lower where the log says clearly what a user wants
         learn_temperature: bool = False, # learn T from there
         drop: float = 0.3, # share of the history that is hidden in training
-        dropout: float = 0.2, # share of units dropped before each layer and before the output, in training
+        dropout: float = 0.4, # share of units dropped before each layer and before the output, in training
         id_drop: float = 0.0, # share of items whose id is hidden in training, so that new ones are known by their features; 1: features only
         n_extra: int = 512, # random negatives a batch, beside the other users' items
         log_q: bool = True, # correct the softmax for how often each item is drawn
-        debias: float = 0.0, # λ: scores in service lose T λ log(share of all positives), against popular items
-        epochs: int = 20, # at most
+        debias: float = 0.0, # λ: scores in service lose T λ log p, where p is an item's share of all positives: more for those that few know
+        half_life: float | None = None, # days in which a positive loses half of its weight in p'; scores in service gain T log(p' / p): what is in demand now
+        epochs: int = 30, # at most
         batch_size: int = 512, # positives a step
-        lr: float = 1e-3, # learning rate
-        patience: int = 3, # epochs without a better validation NDCG before it stops
+        lr: float = 2e-3, # learning rate
+        patience: int = 5, # epochs without a better validation NDCG before it stops: at first it learns what is popular, and rests there
         valid_users: int = 2000, # at most so many users' last items are held out for early stopping (and at most a fifth of all users)
         exact_to: int = 100_000, # catalogue size above which the search is approximate
         seed: int = 0, # initial weights, order, negatives
@@ -153,6 +154,7 @@ class _TowerSettings(_Settings, BaseRecommender):
         self._keep(locals())
         for name, value in [("drop", drop), ("dropout", dropout), ("id_drop", id_drop)]:
             if not 0 <= value <= 1: raise ValueError(f"{name} is a share between 0 and 1, got {value}")
+        if half_life is not None and not half_life > 0: raise ValueError(f"half_life is {half_life} days; it must be above 0, or None")
         if history < 1: raise ValueError(f"history must be at least 1, got {history}")
 
     @property
@@ -188,9 +190,24 @@ class _TowerModel(_TowerSettings):
     def _finish(self):
         "The vectors of all items, ready to be searched."
         self.item_vectors = self.model.item(*self.item_side.take(torch.arange(len(self.item_ids)))).numpy()
-        share = self.popularity.clip(min=1) / self.popularity.sum()
-        self.bonus = (-self.debias * float(self.model.temperature) * np.log(share)).astype(np.float32)
+        self.bonus = float(self.model.temperature) * self.log_prior
         self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(np.c_[self.item_vectors, self.bonus], self.exact_to)
+
+# %% ../nbs/09_recommend.ipynb #eeff2096
+def _log_prior(
+    log: pd.DataFrame, # positives
+    items: np.ndarray, # the code of each one's item, int (n,)
+    n_items: int, # size of the catalogue
+    debias: float = 0.0, # λ
+    half_life: float | None = None, # days; needs timestamps
+) -> np.ndarray: # float32 (n_items,)
+    "-λ log p + log(p' / p): what the logits of items gain in service."
+    p = np.bincount(items, minlength=n_items).clip(1) / len(items)
+    if half_life is None: return (-debias * np.log(p)).astype(np.float32)
+    if "timestamp" not in log: raise MissingColumnError("half_life needs the column 'timestamp' in the interactions; leave it out where there are no times.")
+    age = (log.timestamp.max() - log.timestamp) / np.timedelta64(1, "D")
+    late = np.bincount(items, 2.0 ** (-age.to_numpy() / half_life), n_items)
+    return (np.log((late / late.sum() + .1 * p) / 1.1 / p) - debias * np.log(p)).astype(np.float32)
 
 # %% ../nbs/09_recommend.ipynb #80bd823f
 class _TowerTraining(_TowerModel):
@@ -205,6 +222,7 @@ class _TowerTraining(_TowerModel):
         s = {k: self.settings[k] for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
         self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
         self._to("cpu"); del self.positives, self.log_probabilities
+        self.log_prior = _log_prior(train.interactions, self.item_ids.get_indexer(train.interactions.item_id), len(self.item_ids), self.debias, self.half_life)
         self._finish()
 
     def _held_out(self, h: Histories) -> np.ndarray:
@@ -237,6 +255,8 @@ class _TowerTraining(_TowerModel):
 # %% ../nbs/09_recommend.ipynb #6d7c2061
 class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
+    space = {"temperature": Range(.07, .3, log=True), "dropout": [0., .2, .4, .6], "lr": Range(1e-3, 5e-3, log=True), "half_life": [None, 3, 10, 30, 100]}
+
     @torch.no_grad()
     def user_vectors(self,
         h: Histories, # of n users
@@ -472,7 +492,7 @@ def _digest(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdige
 def _write(rec: Recommender, folder: Path):
     "All files of a recommender."
     r, k = rec.retriever, rec.ranker
-    arrays = {"history.items": r.histories.items, "history.offsets": r.histories.offsets, "popularity": r.popularity}
+    arrays = {"history.items": r.histories.items, "history.offsets": r.histories.offsets, "popularity": r.popularity, "log_prior": r.log_prior}
     tensors = {n: torch.from_numpy(np.array(a)) for n, a in arrays.items()} | {f"retriever.{n}": t for n, t in r.model.state_dict().items()}
     meta = {"format": FORMAT, "candidates": rec.candidates, "retriever": r.settings | {"folder": None}, "ordered": r.ordered, "ranker": None}
     for side in ("user", "item"):
@@ -511,7 +531,7 @@ def _read(cls, folder: Path) -> Recommender:
         setattr(r, f"{side}_ids", pd.Index(pd.read_parquet(folder/f"{side}_ids.parquet")[f"{side}_id"], name=None))
         setattr(r, f"{side}s", pd.read_parquet(table) if table.exists() else None)
     r.histories = Histories(tensors["history.items"].numpy(), tensors["history.offsets"].numpy(), np.arange(len(r.user_ids)), len(r.item_ids))
-    r.popularity = tensors["popularity"].numpy()
+    r.popularity, r.log_prior = tensors["popularity"].numpy(), tensors["log_prior"].numpy()
     r._build(); r.model.load_state_dict(_part(tensors, "retriever.")); r.model.eval(); r._finish()
     ranker = None if meta["ranker"] is None else _read_ranker(meta, _part(tensors, "ranker."), r)
     return cls(r, ranker, meta["candidates"])._adopt()
