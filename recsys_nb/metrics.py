@@ -10,6 +10,7 @@ import operator
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -93,21 +94,39 @@ def _columns(df, names: list[str], what: str) -> list[pd.Series]:
         if not (isinstance(c.dtype, np.dtype) and c.dtype.kind in "iu") and (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
     return columns
 
+def _span(*xs) -> tuple[int, int] | None:
+    "The least and the greatest of the whole numbers in `xs`; None for other ids, or where the range is too wide for a table."
+    if not all(isinstance(x, np.ndarray) and x.dtype.kind in "iu" and len(x) for x in xs): return None
+    low, high = min(int(x.min()) for x in xs), max(int(x.max()) for x in xs)
+    return (low, high) if high - low <= 8 * sum(map(len, xs)) and high < 2**63 else None
+
+def _numpy(x): return np.asarray(x) if isinstance(getattr(x, "dtype", None), np.dtype) else x
+
+def _from(x: np.ndarray, low: int) -> np.ndarray:
+    "Whole numbers as places in a table that starts at `low`; a view of `x` where that is 0."
+    x = x.astype(np.int64, copy=False)
+    return x - low if low else x
+
 def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     "A code for each value, and the values they stand for; whole numbers of a narrow range are looked up, not hashed."
-    x = np.asarray(x) if isinstance(getattr(x, "dtype", None), np.dtype) else x
-    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x) or int(x.max()) - int(x.min()) > 8 * len(x): codes, ids = pd.factorize(x, sort=sort); return codes, pd.Index(ids)
-    at = (x - x.min()).astype(np.int64, copy=False) if x.itemsize == 8 else x.astype(np.int64) - int(x.min())
-    there = np.zeros(at.max() + 1, bool); there[at] = True; ids = np.flatnonzero(there)
-    return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index(ids.astype(x.dtype) + x.min())
+    x = _numpy(x)
+    if (span := _span(x)) is None:
+        codes, ids = pd.factorize(x, sort=sort)
+        return codes, pd.Index(ids)
+    at, there = _from(x, span[0]), np.zeros(span[1] - span[0] + 1, bool)
+    there[at] = True; ids = np.flatnonzero(there)
+    return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index((ids + span[0]).astype(x.dtype))
 
-def _places(ids: pd.Index, of: pd.Index) -> np.ndarray:
-    "Where each of `of` stands in `ids`, or -1."
-    a, b = np.asarray(ids), np.asarray(of)
-    if a.dtype != b.dtype or a.dtype.kind not in "iu" or not len(a) or not ids.is_monotonic_increasing: return ids.get_indexer(of)
-    at = np.minimum(np.searchsorted(a, b), len(a) - 1)
-    return np.where(a[at] == b, at, -1)
+def _places(x, ids: pd.Index) -> np.ndarray:
+    "Where each of `x` stands in `ids`, or -1."
+    x, known = _numpy(x), _numpy(ids)
+    if (span := _span(x, known)) is None:
+        codes, found = _codes(x)
+        return ids.get_indexer(found)[codes]
+    table = np.full(span[1] - span[0] + 1, -1); table[_from(known, span[0])] = np.arange(len(known))
+    return table[_from(x, span[0])]
 
+# %% ../nbs/07_metrics.ipynb #b5d42aca
 def _within(user: np.ndarray, n: int) -> np.ndarray:
     "For sorted user codes the place of each row among its user's, from 0."
     return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
@@ -116,30 +135,54 @@ def _within(user: np.ndarray, n: int) -> np.ndarray:
 class _Truth:
     users: pd.Index # the users to be judged, sorted
     items: pd.Index # the items of the pairs
-    user: np.ndarray # code of each pair's user, sorted, int64 (pairs,)
-    item: np.ndarray # code of each pair's item, sorted within a user, int64 (pairs,)
+    pair: np.ndarray # user code * number of items + item code of each pair, sorted, int64 (pairs,)
     gain: np.ndarray # what finding the pair is worth to NDCG, (pairs,)
     fingerprint: str # the same for the same set of pairs
 
+    @cached_property
+    def user(self) -> np.ndarray: return self.pair // max(1, len(self.items)) # code of each pair's user, sorted
+    @cached_property
+    def item(self) -> np.ndarray: return self.pair - self.user * len(self.items) # code of each pair's item, sorted within a user
+    @cached_property
+    def n_true(self) -> np.ndarray: return np.bincount(self.user, minlength=len(self.users)) # pairs of each user
+
 def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
     "The distinct pairs of `truth`, of these `users` only if given; of repeats the greatest gain counts."
-    truth = truth.positives() if hasattr(truth, "positives") else truth; frame = getattr(truth, "interactions", truth)
-    user, item = _columns(frame, ["user_id", "item_id"], what); g = None if gain == "binary" else _gains(frame, gain)
+    frame = _events(truth); user, item = _columns(frame, ["user_id", "item_id"], what); g = None if gain == "binary" else _gains(frame, gain)
     if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
     if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
-    (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item); pair = u * len(item_ids) + i
+    (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item)
+    pair = u * len(item_ids) + i
     if g is None: pair.sort()
     else: order = np.lexsort((-g, pair)); pair, g = pair[order], g[order]
-    new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]; u, i = np.divmod(pair if new.all() else pair[new], max(1, len(item_ids)))
-    mixed = (pd.util.hash_array(np.asarray(user_ids)) ^ np.uint64(0x9E3779B97F4A7C15))[u] * (pd.util.hash_array(np.asarray(item_ids)) | np.uint64(1))[i] # 0 hashes to 0
-    if g is not None: g = g[new]; mixed *= pd.util.hash_array(g) | np.uint64(1)
-    return _Truth(user_ids, item_ids, u, i, np.ones(len(u)) if g is None else g, f"{np.bitwise_xor.reduce(mixed):016x}")
+    new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]
+    if not new.all(): pair, g = pair[new], None if g is None else g[new]
+    t = _Truth(user_ids, item_ids, pair, np.ones(len(pair)) if g is None else g, "")
+    t.fingerprint = _fingerprint(t, g)
+    return t
+
+def _events(data):
+    "The frame of events: a Dataset's positives, or the frame itself."
+    data = data.positives() if hasattr(data, "positives") else data
+    return getattr(data, "interactions", data)
 
 def _gains(frame, gain: str) -> np.ndarray:
     "Of each row its `value`, or 2**value - 1."
     v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
     if len(g) and not g.min() > 0: raise MetricsError(f"value is {v[g.argmin()]:g} in row {_show(frame.index[g.argmin()])} of the truth; a gain must be above 0: leave out what should not be found.")
     return g
+
+# %% ../nbs/07_metrics.ipynb #bcb1270c
+def _hashes(x) -> np.ndarray: return pd.util.hash_array(np.asarray(x)) # uint64; 0 hashes to 0
+
+def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
+    "A hash of the set of pairs (and gains)."
+    user, item = _hashes(t.users) ^ np.uint64(0x9E3779B97F4A7C15), _hashes(t.items) | np.uint64(1); out, m = np.uint64(0), len(t.items)
+    for s in range(0, len(t.pair), 2**16): # in slices that stay in the cache
+        pair = t.pair[s:s + 2**16]; u = pair // m; mixed = user[u] * item[pair - u * m]
+        if gain is not None: mixed *= _hashes(gain[s:s + 2**16]) | np.uint64(1)
+        out ^= np.bitwise_xor.reduce(mixed)
+    return f"{out:016x}"
 
 # %% ../nbs/07_metrics.ipynb #ff42ef61
 def _ranked(recs, ties: str):
@@ -150,19 +193,28 @@ def _ranked(recs, ties: str):
     order = np.lexsort((i, -score.to_numpy(float), u)); rank = np.empty(len(u), int); rank[order] = np.arange(len(u)) - np.searchsorted(u[order], u[order]) + 1
     return recs.assign(rank=rank)
 
+def _near(recs, K: int) -> tuple:
+    "user, item and rank of the rows up to rank K, the ranks checked."
+    user, item, rank = (c.array if isinstance(c.dtype, pd.api.extensions.ExtensionDtype) else c.to_numpy() for c in _columns(recs, ["user_id", "item_id", "rank"], "recommendations"))
+    rank = np.asarray(rank); near = rank <= K
+    if not near.all(): user, item, rank = user[near], item[near], rank[near]
+    if rank.dtype.kind in "iu" and (not len(rank) or rank.min() >= 1): return user, item, rank.astype(np.int64, copy=False)
+    bad = (rank < 1) | (rank != np.floor(rank))
+    if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {rank[bad.argmax()]}; ranks are 1, 2, 3, …")
+    return user, item, rank.astype(np.int64)
+
 def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
-    user, item, rank = _columns(recs, ["user_id", "item_id", "rank"], "recommendations"); user, item, r = user.values, item.values, rank.to_numpy()
-    if not (near := r <= K).all(): user, item, r = user[near], item[near], r[near]
-    whole = r.dtype.kind in "iu"; bad = (r < 1) | (False if whole else r != np.floor(r)) if len(r) and (not whole or r.min() < 1) else r[:0]
-    if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {r[bad.argmax()]}; ranks are 1, 2, 3, …")
-    cell, ids = _codes(user); row = _places(users, ids); del user, near
-    if len(ids) and (row < 0).all(): raise MetricsError(f"no user of the recommendations (e.g. {_show(ids[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
-    cell = (row * K - 1)[cell]; cell += r.astype(np.int64, copy=False)
-    if (row < 0).any(): keep = cell >= 0; item, cell = item[keep], cell[keep]
-    code, items = _codes(item); del item, r; lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
+    user, item, rank = _near(recs, K); cell = _places(user, users); others = 0
+    strangers = cell < 0; cell *= K; cell += rank; cell -= 1
+    if strangers.any():
+        others, item, cell = user[strangers], item[~strangers], cell[~strangers]
+        if not len(cell): raise MetricsError(f"no user of the recommendations (e.g. {_show(others[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
+        others = len(pd.unique(others))
+    code, items = _codes(item)
+    lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
     _check_lists(lists.reshape(-1, K), users, items, cell)
-    return lists.reshape(-1, K), items, int((row < 0).sum())
+    return lists.reshape(-1, K), items, others
 
 # %% ../nbs/07_metrics.ipynb #45a46828
 def _check_lists(lists, users, items, cell):
@@ -182,28 +234,30 @@ def _check_lists(lists, users, items, cell):
 # %% ../nbs/07_metrics.ipynb #bb70a8d4
 def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
-    m, pairs, parts = len(t.items), t.user * len(t.items) + t.item, []; code = np.append(_places(t.items, items), -1) # in the truth's codes, sorted as its pairs are
-    may = np.zeros(2**23, bool); may[pairs & 2**23 - 1] = True # most keys that are not in the truth are known by their last bits
-    for s in range(0, len(lists), step := max(1, 2**16 // lists.shape[1])): # in slices that stay in the cache
-        part = code[lists[s:s + step]]; key = part + m * np.arange(s, s + len(part))[:, None]
-        place = np.flatnonzero(may[key & 2**23 - 1] & (part >= 0)); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
-        hit = pairs[at] == key; u, r = np.divmod(place[hit], lists.shape[1]); parts.append((u + s, r + 1, at[hit]))
+    m, parts, bits = len(t.items), [], 2**19 - 1; code = _places(items, t.items)
+    code = np.append(np.where(code < 0, -2**62, code), -2**62) # in the truth's codes; what is not in it gets a key that no pair has
+    for s in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
+        first, last = np.searchsorted(t.pair, [s * m, (s + step) * m]); pairs = t.pair[first:last]
+        may = np.zeros(bits + 1, bool); may[pairs & bits] = True # most keys that are not in the truth are known by their last bits
+        key = code[lists[s:s + step]]; key += m * np.arange(s, s + len(key))[:, None]
+        place = np.flatnonzero(may[key & bits]); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
+        hit = pairs[at] == key; u, r = np.divmod(place[hit], lists.shape[1]); parts.append((u + s, r + 1, at[hit] + first))
     return tuple(np.concatenate(x) for x in zip(*parts))
 
 # %% ../nbs/07_metrics.ipynb #aacc0004
-def _best_dcg(user: np.ndarray, gain: np.ndarray, R: np.ndarray, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
-    "DCG@k of each user's best list, from the true pairs, sorted by user, `R` of each."
-    n = len(R)
+def _best_dcg(t: _Truth, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
+    "DCG@k of each user's best list."
+    n, gain = len(t.users), t.gain
     if not len(gain) or gain.min() == gain.max(): # all alike: only their number counts
         dcg = np.append(0, np.cumsum(gain[:1] / np.log2(np.arange(2, ks[-1] + 2)))) if len(gain) else np.zeros(ks[-1] + 1)
-        return {k: dcg[np.minimum(R, k)] for k in ks}
-    order = np.lexsort((-gain, user))
-    r = _within(user, n) + 1; w = gain[order] / np.log2(np.arange(2, r.max(initial=1) + 3))[r - 1]
-    return {k: np.bincount(user, np.where(r <= k, w, 0), minlength=n) for k in ks}
+        return {k: dcg[np.minimum(t.n_true, k)] for k in ks}
+    order = np.lexsort((-gain, t.user))
+    r = _within(t.user, n) + 1; w = gain[order] / np.log2(np.arange(2, r.max(initial=1) + 3))[r - 1]
+    return {k: np.bincount(t.user, np.where(r <= k, w, 0), minlength=n) for k in ks}
 
-def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str, n: int | None = None) -> dict[str, np.ndarray]:
-    "Each metric for each of `n` users, from the hits alone; all 0 for a user without true items."
-    user, rank, pair = hits; n = n or len(t.users); R = np.bincount(t.user, minlength=n); best_dcg = _best_dcg(t.user, t.gain, R, ks); R = np.maximum(R, 1); out = {}
+def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str) -> dict[str, np.ndarray]:
+    "Each metric for each user, from the hits alone; all 0 for a user without true items."
+    user, rank, pair = hits; n = len(t.users); best_dcg = _best_dcg(t, ks); R = np.maximum(t.n_true, 1); out = {}
     h = _within(user, n) + 1; gain = t.gain[pair] / np.log2(rank + 1) # h: hits so far
     for k in ks:
         top = rank <= k; u, r, h_r = user[top], rank[top], h[top]
@@ -238,7 +292,8 @@ def _novelty(lists: np.ndarray, items: pd.Index, popularity: pd.Series, ks: tupl
 
 def _over_all(x: np.ndarray) -> np.ndarray:
     "Contributions of all users (n,) with the mean of those that are not NaN, and their influence on it."
-    ok = ~np.isnan(x); mean = x[ok].mean() if ok.any() else np.nan
+    if (ok := ~np.isnan(x)).all(): return x
+    mean = x[ok].mean() if ok.any() else np.nan
     return mean + np.where(ok, x - mean, 0) * (len(x) / max(1, ok.sum()))
 
 # %% ../nbs/07_metrics.ipynb #f8222d9c
@@ -424,8 +479,11 @@ def _wanted(metrics, **given) -> list[str]:
 
 def _with_users(t: _Truth, ids) -> _Truth:
     "The same pairs, with more users to be judged."
-    users = t.users.union(pd.Index(ids)).sort_values()
-    return replace(t, users=users, user=users.get_indexer(t.users)[t.user])
+    return _among(t, t.users.union(pd.Index(ids)).sort_values())
+
+def _among(t: _Truth, users: pd.Index) -> _Truth:
+    "The same pairs by the codes of `users`, who hold those of `t` in the same order."
+    return replace(t, users=users, pair=_places(t.users, users)[t.user] * len(t.items) + t.item)
 
 def _choice(**given):
     "A MetricsError for a convention that there is not."
@@ -443,9 +501,13 @@ def _catalogue(items, recommended: pd.Index) -> int:
 def _past(train, users: pd.Index) -> tuple[_Truth | None, pd.Series | None]:
     "What `users` had before, by their codes; how often each item occurs in all of `train`."
     if train is None: return None, None
-    train = train.positives() if hasattr(train, "positives") else train; past = _truth(train, users, what="train")
-    past.user = users.get_indexer(past.users)[past.user]; past.users = users
-    return past, getattr(train, "interactions", train)["item_id"].value_counts()
+    frame = _events(train); past = _truth(train, users, what="train"); counted = frame["item_id"].value_counts()
+    past = _among(past, users); past.fingerprint += _of_counts(counted)
+    return past, counted
+
+def _of_counts(popularity: pd.Series) -> str:
+    "A hash of how often each item occurs."
+    return f"{np.bitwise_xor.reduce((_hashes(popularity.index) | np.uint64(1)) * _hashes(popularity)):016x}"
 
 def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told) -> str:
     "Whether the lists hold items of their users' past, given the places where they do."
@@ -455,21 +517,46 @@ def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told
     return "kept" if len(user) else "left out"
 
 # %% ../nbs/07_metrics.ipynb #184d0746
+def _tables(*sources) -> dict[str, dict[str, pd.Series]]:
+    "The columns of the sources' users and items tables by name, and of each name those that there are, by how they are asked for if there are two."
+    out = {}
+    for source in sources:
+        for kind in ("user", "item"):
+            table = getattr(source, f"{kind}s", None)
+            if not isinstance(table, pd.DataFrame): continue
+            for c in table.columns.drop(f"{kind}_id"): out.setdefault(str(c), {})[f"{kind}:{c}"] = table.set_index(f"{kind}_id")[c]
+    return out
+
+def _labels_of(x, tables: dict) -> pd.Series:
+    "The labels that `x` of `by` stands for: a Series, or what `_tables` has by that name."
+    if isinstance(x, pd.Series): labels = x
+    else:
+        found = tables.get(x) or next(({name: c[name]} for c in tables.values() for name in c if name == x), {})
+        known = ", ".join(map(repr, tables)) or "no columns (give train)"
+        if not found: raise MetricsError(f"by has {x!r}; there are {known}, or give a Series with an index named user_id or item_id.")
+        if len(found) > 1: raise MetricsError(f"by has {x!r}, which is a column of more than one table; ask for {' or '.join(map(repr, found))}.")
+        labels = next(iter(found.values())).rename(x)
+    of = labels.index.name
+    if of not in ("user_id", "item_id"): raise MetricsError(f"by: the index of the Series {labels.name!r} must be named user_id or item_id, not {of!r}.")
+    twice = labels.index.duplicated()
+    if twice.any(): raise MetricsError(f"by: {labels.name!r} has more than one row for {of} {_show(labels.index[twice][0])}; keep one.")
+    return labels
+
 def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
     "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
-    tables = {c: d.set_index(key)[c] for s in sources for d, key in [(getattr(s, "users", None), "user_id"), (getattr(s, "items", None), "item_id")] if isinstance(d, pd.DataFrame) for c in d if c != key}
-    if past is not None: tables |= {"user_history": _history_group(past), "item_popularity": _popularity_group(popularity, t.items)}
-    out = []
+    tables, out = _tables(*sources), []
+    if past is not None:
+        for known in (_history_group(past), _popularity_group(popularity, t.items)): tables.setdefault(known.name, {})[known.name] = known
     for x in [by] if isinstance(by, (str, pd.Series)) else by:
-        if not isinstance(x, pd.Series) and x not in tables: raise MetricsError(f"by has {x!r}; there are {', '.join(map(repr, tables)) or 'no columns (give train)'}, or give a Series with an index named user_id or item_id.")
-        labels = x if isinstance(x, pd.Series) else tables[x]
-        if labels.index.name not in ("user_id", "item_id"): raise MetricsError(f"by: the index of the Series {labels.name!r} must be named user_id or item_id, not {labels.index.name!r}.")
-        of_items = labels.index.name == "item_id"; labels = labels.astype(object).reindex(t.items if of_items else t.users).where(lambda v: v.notna(), "missing")
+        labels = _labels_of(x, tables); of_items = labels.index.name == "item_id"
+        labels = labels.astype(object).reindex(t.items if of_items else t.users).where(lambda v: v.notna(), "missing")
         if labels.nunique() > 50: raise MetricsError(f"by: {labels.name!r} has {labels.nunique()} groups; cut it into at most 50 first, e.g. pd.qcut(x, 4).")
         out.append((str(labels.name), of_items, labels.astype(str).to_numpy()))
     return out
 
-def _history_group(past: _Truth) -> pd.Series: return pd.Series(np.where(np.bincount(past.user, minlength=len(past.users)) > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
+# %% ../nbs/07_metrics.ipynb #6179cecf
+def _history_group(past: _Truth) -> pd.Series:
+    return pd.Series(np.where(past.n_true > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
 
 def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
     n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
@@ -489,9 +576,13 @@ class _Judge:
     def report(self, rows: np.ndarray, counts: dict, group: str | None = None) -> Report:
         "The report over the users at `rows`."
         n_boot, seed, protocol, name = self.settings; names = [(m, k, f"{m}@{k}") for m in self.wanted for k in self.ks]
-        per_user = pd.DataFrame({c: self.values[c][rows] for m, k, c in names if m not in self.pooled}, index=self.users[rows].rename("user_id"))
-        V = pd.DataFrame({c: self.pooled[m](rows, k) if m in self.pooled else _over_all(self.values[c][rows]) for m, k, c in names}) # all metrics are means of these
-        return Report(V.mean(), pd.DataFrame(_resample(V.to_numpy(), n_boot, seed), columns=V.columns), per_user, counts, protocol | ({"group": group} if group else {}), name)
+        own = [c for m, _, c in names if m not in self.pooled]; values = np.empty((len(own), len(rows)))
+        for row, c in zip(values, own): row[:] = self.values[c][rows]
+        per_user = pd.DataFrame(values.T, self.users[rows].rename("user_id"), own, copy=False); of = dict(zip(own, values))
+        V = np.stack([self.pooled[m](rows, k) if m in self.pooled else _over_all(of[c]) for m, k, c in names]) # all metrics are means of these
+        estimates = pd.DataFrame(V.T, columns=[c for *_, c in names], copy=False).mean()
+        draws = pd.DataFrame(_resample(V.T, n_boot, seed), columns=estimates.index)
+        return Report(estimates, draws, per_user, counts, protocol | ({"group": group} if group else {}), name)
 
     def groups(self, groupings: list, rows: np.ndarray, hits: tuple, t: _Truth, map_denominator: str) -> dict[str, dict[str, Report]]:
         "A report for each group of users, and of items."
@@ -501,7 +592,7 @@ class _Judge:
             for g in [x for x in ("warm", "head", "tail", "cold") if x in labels] if by in ("user_history", "item_popularity") else sorted(set(labels)):
                 judge, some = self, rows[labels[rows] == g] if not of_items else None
                 if of_items:
-                    inside = labels[t.item] == g; place = np.cumsum(inside) - 1; of = inside[hits[2]]; part = replace(t, user=t.user[inside], item=t.item[inside], gain=t.gain[inside])
+                    inside = labels[t.item] == g; place = np.cumsum(inside) - 1; of = inside[hits[2]]; part = replace(t, pair=t.pair[inside], gain=t.gain[inside])
                     judge = replace(self, wanted=[m for m in self.wanted if m in _accuracy], pooled={}, values=_per_user((hits[0][of], hits[1][of], place[hits[2][of]]), part, self.ks, map_denominator))
                     some = rows[np.bincount(part.user, minlength=len(t.users))[rows] > 0]
                 if len(some) and judge.wanted: out[by][g] = judge.report(some, {"users": len(some)}, f"{by} {g}")
