@@ -117,16 +117,21 @@ def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     there[at] = True; ids = np.flatnonzero(there)
     return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index((ids + span[0]).astype(x.dtype))
 
-def _places(x, ids: pd.Index) -> np.ndarray:
-    "Where each of `x` stands in `ids`, or -1."
-    x, known = _numpy(x), _numpy(ids)
-    if (span := _span(x, known)) is None:
-        codes, found = _codes(x)
-        return ids.get_indexer(found)[codes]
-    table = np.full(span[1] - span[0] + 1, -1); table[_from(known, span[0])] = np.arange(len(known))
-    return table[_from(x, span[0])]
+def _finder(ids: pd.Index):
+    "A function that says where each of some values stands in `ids`, or -1."
+    known = _numpy(ids)
+    hashed = lambda x: (lambda codes, found: ids.get_indexer(pd.Index(found))[codes])(*pd.factorize(x))
+    if (span := _span(known)) is None: return hashed
+    low, last = span[0], span[1] - span[0] + 1
+    table = np.full(last + 1, -1); table[_from(known, low)] = np.arange(len(known)) # its last place is for all that is out of range
+    def find(x):
+        x = _numpy(x)
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x): return hashed(x)
+        at = _from(x, low)
+        return table[at if at.min() >= 0 and at.max() < last else np.where((at < 0) | (at > last), last, at)]
+    return find
 
-# %% ../nbs/07_metrics.ipynb #b5d42aca
+# %% ../nbs/07_metrics.ipynb #0b252f76
 def _within(user: np.ndarray, n: int) -> np.ndarray:
     "For sorted user codes the place of each row among its user's, from 0."
     return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
@@ -152,12 +157,12 @@ def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
     if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
     if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
     (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item)
-    pair = u * len(item_ids) + i
+    pair = u * len(item_ids); pair += i
     if g is None: pair.sort()
     else: order = np.lexsort((-g, pair)); pair, g = pair[order], g[order]
     new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]
     if not new.all(): pair, g = pair[new], None if g is None else g[new]
-    t = _Truth(user_ids, item_ids, pair, np.ones(len(pair)) if g is None else g, "")
+    t = _Truth(user_ids, item_ids, pair, np.broadcast_to(1., len(pair)) if g is None else g, "")
     t.fingerprint = _fingerprint(t, g)
     return t
 
@@ -172,14 +177,14 @@ def _gains(frame, gain: str) -> np.ndarray:
     if len(g) and not g.min() > 0: raise MetricsError(f"value is {v[g.argmin()]:g} in row {_show(frame.index[g.argmin()])} of the truth; a gain must be above 0: leave out what should not be found.")
     return g
 
-# %% ../nbs/07_metrics.ipynb #bcb1270c
+# %% ../nbs/07_metrics.ipynb #77c97e31
 def _hashes(x) -> np.ndarray: return pd.util.hash_array(np.asarray(x)) # uint64; 0 hashes to 0
 
 def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
     "A hash of the set of pairs (and gains)."
     user, item = _hashes(t.users) ^ np.uint64(0x9E3779B97F4A7C15), _hashes(t.items) | np.uint64(1); out, m = np.uint64(0), len(t.items)
     for s in range(0, len(t.pair), 2**16): # in slices that stay in the cache
-        pair = t.pair[s:s + 2**16]; u = pair // m; mixed = user[u] * item[pair - u * m]
+        pair = t.pair[s:s + 2**16]; u = t.user[s:s + 2**16]; mixed = user[u] * item[pair - u * m]
         if gain is not None: mixed *= _hashes(gain[s:s + 2**16]) | np.uint64(1)
         out ^= np.bitwise_xor.reduce(mixed)
     return f"{out:016x}"
@@ -193,26 +198,36 @@ def _ranked(recs, ties: str):
     order = np.lexsort((i, -score.to_numpy(float), u)); rank = np.empty(len(u), int); rank[order] = np.arange(len(u)) - np.searchsorted(u[order], u[order]) + 1
     return recs.assign(rank=rank)
 
-def _near(recs, K: int) -> tuple:
+def _near(user, item, rank: np.ndarray, K: int) -> tuple:
     "user, item and rank of the rows up to rank K, the ranks checked."
-    user, item, rank = (c.array if isinstance(c.dtype, pd.api.extensions.ExtensionDtype) else c.to_numpy() for c in _columns(recs, ["user_id", "item_id", "rank"], "recommendations"))
-    rank = np.asarray(rank); near = rank <= K
-    if not near.all(): user, item, rank = user[near], item[near], rank[near]
+    if not (near := rank <= K).all(): user, item, rank = user[near], item[near], rank[near]
     if rank.dtype.kind in "iu" and (not len(rank) or rank.min() >= 1): return user, item, rank.astype(np.int64, copy=False)
     bad = (rank < 1) | (rank != np.floor(rank))
     if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {rank[bad.argmax()]}; ranks are 1, 2, 3, …")
     return user, item, rank.astype(np.int64)
 
+def _cells(recs, users: pd.Index, K: int) -> tuple:
+    "Of each row up to rank K the place in a matrix (n_users, K), and its item; and how many users are not among `users`."
+    user, item, rank = (c.to_numpy() if isinstance(c.dtype, np.dtype) else c.array for c in _columns(recs, ["user_id", "item_id", "rank"], "recommendations"))
+    rank, find, cells, items, strangers = np.asarray(rank), _finder(users), [], [], []
+    for s in range(0, len(rank), 2**18): # in slices that stay in the cache
+        u, i, r = _near(*(x[s:s + 2**18] for x in (user, item, rank)), K)
+        cell = find(u); known = cell >= 0; cell *= K; cell += r; cell -= 1
+        if not known.all(): strangers.append(pd.unique(u[~known])); i, cell = i[known], cell[known]
+        cells.append(cell); items.append(i)
+    strangers = pd.unique(_joined(strangers))
+    if len(strangers) and not any(map(len, cells)):
+        raise MetricsError(f"no user of the recommendations (e.g. {_show(strangers[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
+    return np.concatenate(cells or [np.empty(0, int)]), _joined(items), len(strangers)
+
+def _joined(parts: list):
+    "One array of several; none are an empty one."
+    return np.concatenate(parts or [[]]) if all(isinstance(x, np.ndarray) for x in parts) else pd.concat(map(pd.Series, parts), ignore_index=True).array
+
 def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
-    user, item, rank = _near(recs, K); cell = _places(user, users); others = 0
-    strangers = cell < 0; cell *= K; cell += rank; cell -= 1
-    if strangers.any():
-        others, item, cell = user[strangers], item[~strangers], cell[~strangers]
-        if not len(cell): raise MetricsError(f"no user of the recommendations (e.g. {_show(others[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
-        others = len(pd.unique(others))
-    code, items = _codes(item)
-    lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
+    cell, item, others = _cells(recs, users, K)
+    code, items = _codes(item); lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
     _check_lists(lists.reshape(-1, K), users, items, cell)
     return lists.reshape(-1, K), items, others
 
@@ -226,15 +241,16 @@ def _check_lists(lists, users, items, cell):
     if not filled.all() and (gap := filled[:, 1:] & ~filled[:, :-1]).any():
         i, r = np.argwhere(gap)[0]
         raise RecommendationsError(f"user {_show(users[i])} has an item at rank {r + 2} but none at rank {r + 1}; after removing rows, rank anew: df.groupby('user_id').cumcount() + 1.")
-    s = np.sort(lists, axis=1); again = (s[:, 1:] == s[:, :-1]) & (s[:, 1:] >= 0)
-    if again.any():
-        i, c = np.argwhere(again)[0]
-        raise RecommendationsError(f"user {_show(users[i])} is recommended item {_show(items[s[i, c]])} more than once; keep its best rank and rank anew.")
+    for start in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
+        x = np.sort(lists[start:start + step], axis=1); again = x[:, 1:] == x[:, :-1]
+        if again.any() and (again := again & (x[:, 1:] >= 0)).any():
+            i, c = np.argwhere(again)[0]
+            raise RecommendationsError(f"user {_show(users[start + i])} is recommended item {_show(items[x[i, c]])} more than once; keep its best rank and rank anew.")
 
 # %% ../nbs/07_metrics.ipynb #bb70a8d4
 def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
-    m, parts, bits = len(t.items), [], 2**19 - 1; code = _places(items, t.items)
+    m, parts, bits = len(t.items), [], 2**19 - 1; code = _finder(t.items)(items)
     code = np.append(np.where(code < 0, -2**62, code), -2**62) # in the truth's codes; what is not in it gets a key that no pair has
     for s in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
         first, last = np.searchsorted(t.pair, [s * m, (s + step) * m]); pairs = t.pair[first:last]
@@ -483,7 +499,7 @@ def _with_users(t: _Truth, ids) -> _Truth:
 
 def _among(t: _Truth, users: pd.Index) -> _Truth:
     "The same pairs by the codes of `users`, who hold those of `t` in the same order."
-    return replace(t, users=users, pair=_places(t.users, users)[t.user] * len(t.items) + t.item)
+    return replace(t, users=users, pair=_finder(users)(t.users)[t.user] * len(t.items) + t.item)
 
 def _choice(**given):
     "A MetricsError for a convention that there is not."
@@ -554,7 +570,7 @@ def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool,
         out.append((str(labels.name), of_items, labels.astype(str).to_numpy()))
     return out
 
-# %% ../nbs/07_metrics.ipynb #6179cecf
+# %% ../nbs/07_metrics.ipynb #dc13da5f
 def _history_group(past: _Truth) -> pd.Series:
     return pd.Series(np.where(past.n_true > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
 
