@@ -89,24 +89,34 @@ def _columns(df, names: list[str], what: str) -> list[pd.Series]:
     "The columns that are needed, checked: there, not null; categories as plain values."
     missing = [c for c in names if c not in df.columns]
     if missing: raise MetricsError(f"the {what} frame has no column {missing[0]!r}; it has {list(df.columns)}.")
-    columns = [df[c].astype(df[c].cat.categories.dtype) if isinstance(df[c].dtype, pd.CategoricalDtype) else df[c] for c in names]
+    plain = lambda c: c.astype(c.cat.categories.dtype) if isinstance(c.dtype, pd.CategoricalDtype) else c
+    columns = [plain(df[c]) for c in names]
     for c in columns:
-        if not (isinstance(c.dtype, np.dtype) and c.dtype.kind in "iu") and (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
+        if isinstance(c.dtype, np.dtype) and c.dtype.kind in "iu": continue
+        if (null := c.isna()).any():
+            row = _show(df.index[null.argmax()])
+            raise MetricsError(f"{c.name} is null in row {row} of the {what} frame ({int(null.sum())} such rows).")
     return columns
 
-def _span(*xs) -> tuple[int, int] | None:
-    "The least and the greatest of the whole numbers in `xs`; None for other ids, or where the range is too wide for a table."
-    if not all(isinstance(x, np.ndarray) and x.dtype.kind in "iu" and len(x) for x in xs): return None
-    low, high = min(int(x.min()) for x in xs), max(int(x.max()) for x in xs)
-    return (low, high) if high - low <= 8 * sum(map(len, xs)) and high < 2**63 else None
+def _events(data):
+    "The frame of events: a Dataset's positives, or the frame itself."
+    data = data.positives() if hasattr(data, "positives") else data
+    return getattr(data, "interactions", data)
 
 def _numpy(x): return np.asarray(x) if isinstance(getattr(x, "dtype", None), np.dtype) else x
+
+def _span(x) -> tuple[int, int] | None:
+    "The least and the greatest of whole numbers; None for other ids, or where the range is too wide for a table."
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x): return None
+    low, high = int(x.min()), int(x.max())
+    return (low, high) if high - low <= 8 * len(x) and high < 2**63 else None
 
 def _from(x: np.ndarray, low: int) -> np.ndarray:
     "Whole numbers as places in a table that starts at `low`; a view of `x` where that is 0."
     x = x.astype(np.int64, copy=False)
     return x - low if low else x
 
+# %% ../nbs/07_metrics.ipynb #ec1219a6
 def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     "A code for each value, and the values they stand for; whole numbers of a narrow range are looked up, not hashed."
     x = _numpy(x)
@@ -120,7 +130,9 @@ def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
 def _finder(ids: pd.Index):
     "A function that says where each of some values stands in `ids`, or -1."
     known = _numpy(ids)
-    hashed = lambda x: (lambda codes, found: ids.get_indexer(pd.Index(found))[codes])(*pd.factorize(x))
+    def hashed(x):
+        codes, found = pd.factorize(x)
+        return ids.get_indexer(pd.Index(found))[codes]
     if (span := _span(known)) is None: return hashed
     low, last = span[0], span[1] - span[0] + 1
     table = np.full(last + 1, -1); table[_from(known, low)] = np.arange(len(known)) # its last place is for all that is out of range
@@ -131,11 +143,7 @@ def _finder(ids: pd.Index):
         return table[at if at.min() >= 0 and at.max() < last else np.where((at < 0) | (at > last), last, at)]
     return find
 
-# %% ../nbs/07_metrics.ipynb #0b252f76
-def _within(user: np.ndarray, n: int) -> np.ndarray:
-    "For sorted user codes the place of each row among its user's, from 0."
-    return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
-
+# %% ../nbs/07_metrics.ipynb #0e232cda
 @dataclass
 class _Truth:
     users: pd.Index # the users to be judged, sorted
@@ -151,9 +159,31 @@ class _Truth:
     @cached_property
     def n_true(self) -> np.ndarray: return np.bincount(self.user, minlength=len(self.users)) # pairs of each user
 
+def _hashes(x) -> np.ndarray: return pd.util.hash_array(np.asarray(x)) # uint64; 0 hashes to 0
+
+def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
+    "A hash of the set of pairs (and gains)."
+    user, item = _hashes(t.users) ^ np.uint64(0x9E3779B97F4A7C15), _hashes(t.items) | np.uint64(1)
+    out, m = np.uint64(0), len(t.items)
+    for s in range(0, len(t.pair), 2**16): # in slices that stay in the cache
+        pair = t.pair[s:s + 2**16]; u = t.user[s:s + 2**16]; mixed = user[u] * item[pair - u * m]
+        if gain is not None: mixed *= _hashes(gain[s:s + 2**16]) | np.uint64(1)
+        out ^= np.bitwise_xor.reduce(mixed)
+    return f"{out:016x}"
+
+# %% ../nbs/07_metrics.ipynb #655b6a06
+def _gains(frame, gain: str) -> np.ndarray:
+    "Of each row its `value`, or 2**value - 1."
+    v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
+    if len(g) and not g.min() > 0:
+        least = g.argmin(); row = _show(frame.index[least])
+        raise MetricsError(f"value is {v[least]:g} in row {row} of the truth; a gain must be above 0: leave out what should not be found.")
+    return g
+
 def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
     "The distinct pairs of `truth`, of these `users` only if given; of repeats the greatest gain counts."
-    frame = _events(truth); user, item = _columns(frame, ["user_id", "item_id"], what); g = None if gain == "binary" else _gains(frame, gain)
+    frame = _events(truth); user, item = _columns(frame, ["user_id", "item_id"], what)
+    g = None if gain == "binary" else _gains(frame, gain)
     if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
     if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
     (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item)
@@ -166,38 +196,34 @@ def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
     t.fingerprint = _fingerprint(t, g)
     return t
 
-def _events(data):
-    "The frame of events: a Dataset's positives, or the frame itself."
-    data = data.positives() if hasattr(data, "positives") else data
-    return getattr(data, "interactions", data)
-
-def _gains(frame, gain: str) -> np.ndarray:
-    "Of each row its `value`, or 2**value - 1."
-    v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
-    if len(g) and not g.min() > 0: raise MetricsError(f"value is {v[g.argmin()]:g} in row {_show(frame.index[g.argmin()])} of the truth; a gain must be above 0: leave out what should not be found.")
-    return g
-
-# %% ../nbs/07_metrics.ipynb #77c97e31
-def _hashes(x) -> np.ndarray: return pd.util.hash_array(np.asarray(x)) # uint64; 0 hashes to 0
-
-def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
-    "A hash of the set of pairs (and gains)."
-    user, item = _hashes(t.users) ^ np.uint64(0x9E3779B97F4A7C15), _hashes(t.items) | np.uint64(1); out, m = np.uint64(0), len(t.items)
-    for s in range(0, len(t.pair), 2**16): # in slices that stay in the cache
-        pair = t.pair[s:s + 2**16]; u = t.user[s:s + 2**16]; mixed = user[u] * item[pair - u * m]
-        if gain is not None: mixed *= _hashes(gain[s:s + 2**16]) | np.uint64(1)
-        out ^= np.bitwise_xor.reduce(mixed)
-    return f"{out:016x}"
-
 # %% ../nbs/07_metrics.ipynb #ff42ef61
 def _ranked(recs, ties: str):
     "The frame with a column `rank`, made from `score` where there is none."
     if "rank" in recs.columns or "score" not in recs.columns: return recs
     user, item, score = _columns(recs, ["user_id", "item_id", "score"], "recommendations"); u = pd.factorize(user)[0]
     i = np.zeros(len(u), int) if ties == "row" else pd.factorize(item, sort=True)[0] * (1 if ties == "item" else -1)
-    order = np.lexsort((i, -score.to_numpy(float), u)); rank = np.empty(len(u), int); rank[order] = np.arange(len(u)) - np.searchsorted(u[order], u[order]) + 1
+    order = np.lexsort((i, -score.to_numpy(float), u)); rank = np.empty(len(u), int)
+    rank[order] = np.arange(len(u)) - np.searchsorted(u[order], u[order]) + 1
     return recs.assign(rank=rank)
 
+def _check_lists(lists, users, items, cell):
+    "A RecommendationsError if a cell was written twice, is missing before a filled one, or holds an item again."
+    filled = lists >= 0
+    if filled.sum() < len(cell):
+        i, r = divmod(cell[pd.Series(cell).duplicated().argmax()], lists.shape[1])
+        raise RecommendationsError(f"user {_show(users[i])} has two items at rank {r + 1}; rank them anew, best first.")
+    if not filled.all() and (gap := filled[:, 1:] & ~filled[:, :-1]).any():
+        i, r = np.argwhere(gap)[0]
+        raise RecommendationsError(f"user {_show(users[i])} has an item at rank {r + 2} but none at rank {r + 1}; "
+            "after removing rows, rank anew: df.groupby('user_id').cumcount() + 1.")
+    for start in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
+        x = np.sort(lists[start:start + step], axis=1); again = x[:, 1:] == x[:, :-1]
+        if again.any() and (again := again & (x[:, 1:] >= 0)).any():
+            i, c = np.argwhere(again)[0]
+            user, item = _show(users[start + i]), _show(items[x[i, c]])
+            raise RecommendationsError(f"user {user} is recommended item {item} more than once; keep its best rank and rank anew.")
+
+# %% ../nbs/07_metrics.ipynb #4dfd228c
 def _near(user, item, rank: np.ndarray, K: int) -> tuple:
     "user, item and rank of the rows up to rank K, the ranks checked."
     if not (near := rank <= K).all(): user, item, rank = user[near], item[near], rank[near]
@@ -206,9 +232,16 @@ def _near(user, item, rank: np.ndarray, K: int) -> tuple:
     if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {rank[bad.argmax()]}; ranks are 1, 2, 3, …")
     return user, item, rank.astype(np.int64)
 
+def _joined(parts: list):
+    "One array of several; none are an empty one."
+    if all(isinstance(x, np.ndarray) for x in parts): return np.concatenate(parts or [[]])
+    return pd.concat(map(pd.Series, parts), ignore_index=True).array
+
+# %% ../nbs/07_metrics.ipynb #45a46828
 def _cells(recs, users: pd.Index, K: int) -> tuple:
     "Of each row up to rank K the place in a matrix (n_users, K), and its item; and how many users are not among `users`."
-    user, item, rank = (c.to_numpy() if isinstance(c.dtype, np.dtype) else c.array for c in _columns(recs, ["user_id", "item_id", "rank"], "recommendations"))
+    columns = _columns(recs, ["user_id", "item_id", "rank"], "recommendations")
+    user, item, rank = (c.to_numpy() if isinstance(c.dtype, np.dtype) else c.array for c in columns)
     rank, find, cells, items, strangers = np.asarray(rank), _finder(users), [], [], []
     for s in range(0, len(rank), 2**18): # in slices that stay in the cache
         u, i, r = _near(*(x[s:s + 2**18] for x in (user, item, rank)), K)
@@ -220,10 +253,6 @@ def _cells(recs, users: pd.Index, K: int) -> tuple:
         raise MetricsError(f"no user of the recommendations (e.g. {_show(strangers[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
     return np.concatenate(cells or [np.empty(0, int)]), _joined(items), len(strangers)
 
-def _joined(parts: list):
-    "One array of several; none are an empty one."
-    return np.concatenate(parts or [[]]) if all(isinstance(x, np.ndarray) for x in parts) else pd.concat(map(pd.Series, parts), ignore_index=True).array
-
 def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
     cell, item, others = _cells(recs, users, K)
@@ -231,29 +260,13 @@ def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
     _check_lists(lists.reshape(-1, K), users, items, cell)
     return lists.reshape(-1, K), items, others
 
-# %% ../nbs/07_metrics.ipynb #45a46828
-def _check_lists(lists, users, items, cell):
-    "A RecommendationsError if a cell was written twice, is missing before a filled one, or holds an item again."
-    filled = lists >= 0
-    if filled.sum() < len(cell):
-        i, r = divmod(cell[pd.Series(cell).duplicated().argmax()], lists.shape[1])
-        raise RecommendationsError(f"user {_show(users[i])} has two items at rank {r + 1}; rank them anew, best first.")
-    if not filled.all() and (gap := filled[:, 1:] & ~filled[:, :-1]).any():
-        i, r = np.argwhere(gap)[0]
-        raise RecommendationsError(f"user {_show(users[i])} has an item at rank {r + 2} but none at rank {r + 1}; after removing rows, rank anew: df.groupby('user_id').cumcount() + 1.")
-    for start in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
-        x = np.sort(lists[start:start + step], axis=1); again = x[:, 1:] == x[:, :-1]
-        if again.any() and (again := again & (x[:, 1:] >= 0)).any():
-            i, c = np.argwhere(again)[0]
-            raise RecommendationsError(f"user {_show(users[start + i])} is recommended item {_show(items[x[i, c]])} more than once; keep its best rank and rank anew.")
-
 # %% ../nbs/07_metrics.ipynb #bb70a8d4
 def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
     m, parts, bits = len(t.items), [], 2**19 - 1; code = _finder(t.items)(items)
     code = np.append(np.where(code < 0, -2**62, code), -2**62) # in the truth's codes; what is not in it gets a key that no pair has
     for s in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
-        first, last = np.searchsorted(t.pair, [s * m, (s + step) * m]); pairs = t.pair[first:last]
+        first, last = np.searchsorted(t.pair, [s * m, (s + step) * m]); pairs = t.pair[first:last] # of these users
         may = np.zeros(bits + 1, bool); may[pairs & bits] = True # most keys that are not in the truth are known by their last bits
         key = code[lists[s:s + step]]; key += m * np.arange(s, s + len(key))[:, None]
         place = np.flatnonzero(may[key & bits]); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
@@ -261,6 +274,10 @@ def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np
     return tuple(np.concatenate(x) for x in zip(*parts))
 
 # %% ../nbs/07_metrics.ipynb #aacc0004
+def _within(user: np.ndarray, n: int) -> np.ndarray:
+    "For sorted user codes the place of each row among its user's, from 0."
+    return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
+
 def _best_dcg(t: _Truth, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
     "DCG@k of each user's best list."
     n, gain = len(t.users), t.gain
@@ -387,7 +404,7 @@ def _stated(protocol: dict | None, **known) -> tuple[dict, dict]:
 
 _phrases = {"k": "cut-offs {}", "missing": "users without lists {}", "no_truth": "users without truth {}", "map_denominator": "MAP over {}", "gain": "gain {}", "ties": "ties by {}", "resampled": "resampled by {}",
     "gauc_weights": "GAUC by {}", "n_boot": "{} resamples", "seed": "seed {}", "group": "only {}"}
-_computed = (*_phrases, "metrics", "level", "truth", "train", "catalogue")
+_computed = (*_phrases, "metrics", "level", "truth", "train", "popularity", "catalogue")
 _names = {"zero": "count 0", "drop": "left out", "min": "min(true items, k)", "relevant": "all true items"}
 def _words(x) -> str:
     "A part of a protocol in words: {'kind': 'time', 'test': 0.2} -> time (test 0.2)."
@@ -482,7 +499,8 @@ class Report:
 
 # %% ../nbs/07_metrics.ipynb #c4335e08
 _accuracy = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
-_needs = {"coverage": "items", "gini": "items", "novelty": "popularity or train", "diversity": "vectors or categories", "calibration": "categories and train", "popularity_lift": "train"}
+_needs = {"coverage": "items", "gini": "items", "novelty": "popularity or train", "diversity": "vectors or categories",
+    "calibration": "categories and train", "popularity_lift": "train"}
 def _wanted(metrics, **given) -> list[str]:
     "The names of the metrics to compute; by default all that the arguments given allow."
     there = lambda need: any(all(given[x] is not None for x in way.split(" and ")) for way in need.split(" or "))
@@ -493,27 +511,33 @@ def _wanted(metrics, **given) -> list[str]:
         if m in _needs and not there(_needs[m]): raise MetricsError(f"{m} needs the argument {_needs[m]}.")
     return metrics
 
-def _with_users(t: _Truth, ids) -> _Truth:
-    "The same pairs, with more users to be judged."
-    return _among(t, t.users.union(pd.Index(ids)).sort_values())
-
-def _among(t: _Truth, users: pd.Index) -> _Truth:
-    "The same pairs by the codes of `users`, who hold those of `t` in the same order."
-    return replace(t, users=users, pair=_finder(users)(t.users)[t.user] * len(t.items) + t.item)
-
 def _choice(**given):
     "A MetricsError for a convention that there is not."
-    choices = {"missing": ("zero", "drop"), "no_truth": ("drop", "zero"), "map_denominator": ("min", "relevant"), "gain": ("binary", "linear", "exponential"), "ties": ("row", "item", "trec")}
+    choices = {"missing": ("zero", "drop"), "no_truth": ("drop", "zero"), "map_denominator": ("min", "relevant"),
+        "gain": ("binary", "linear", "exponential"), "ties": ("row", "item", "trec")}
     for name, x in given.items():
         if x not in choices[name]: raise MetricsError(f"{name} is one of {', '.join(map(repr, choices[name]))}, not {x!r}.")
 
 def _catalogue(items, recommended: pd.Index) -> int:
     "The size of the catalogue, which must hold all that was recommended."
     items = pd.Index(items).unique(); out = ~recommended.isin(items)
-    if out.any(): raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, the catalogue that coverage is a share of ({int(out.sum())} such items).")
+    if out.any():
+        raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, "
+            f"the catalogue that coverage is a share of ({int(out.sum())} such items).")
     return len(items)
 
 # %% ../nbs/07_metrics.ipynb #fb54fe4c
+def _among(t: _Truth, users: pd.Index) -> _Truth:
+    "The same pairs by the codes of `users`, who hold those of `t` in the same order."
+    return replace(t, users=users, pair=_finder(users)(t.users)[t.user] * len(t.items) + t.item)
+
+def _judged(recs, truth, users, no_truth: str, gain: str) -> tuple[_Truth, int | None]:
+    "The truth with all users who are judged; and how many of those asked for have none (None: nobody was asked for)."
+    users = None if users is None else pd.Index(users).unique(); t = _truth(truth, users, gain=gain)
+    asked = users if users is not None or no_truth == "drop" else _columns(recs, ["user_id"], "recommendations")[0].unique()
+    bare = None if asked is None else int((t.users.get_indexer(asked) < 0).sum())
+    return _among(t, t.users.union(pd.Index(asked)).sort_values()) if no_truth == "zero" else t, bare
+
 def _past(train, users: pd.Index) -> tuple[_Truth | None, pd.Series | None]:
     "What `users` had before, by their codes; how often each item occurs in all of `train`."
     if train is None: return None, None
@@ -529,7 +553,8 @@ def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told
     "Whether the lists hold items of their users' past, given the places where they do."
     user, rank, _ = hits
     if len(user) and told == "left out":
-        raise ProtocolError(f"seen is 'left out', but user {_show(users[user[0]])} had item {_show(shown[lists[user[0], rank[0] - 1]])} before ({len(user)} such places in the lists).")
+        who, what = _show(users[user[0]]), _show(shown[lists[user[0], rank[0] - 1]])
+        raise ProtocolError(f"seen is 'left out', but user {who} had item {what} before ({len(user)} such places in the lists).")
     return "kept" if len(user) else "left out"
 
 # %% ../nbs/07_metrics.ipynb #184d0746
@@ -560,17 +585,18 @@ def _labels_of(x, tables: dict) -> pd.Series:
 
 def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
     "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
-    tables, out = _tables(*sources), []
+    tables, out, names = _tables(*sources), [], set()
     if past is not None:
         for known in (_history_group(past), _popularity_group(popularity, t.items)): tables.setdefault(known.name, {})[known.name] = known
     for x in [by] if isinstance(by, (str, pd.Series)) else by:
         labels = _labels_of(x, tables); of_items = labels.index.name == "item_id"
         labels = labels.astype(object).reindex(t.items if of_items else t.users).where(lambda v: v.notna(), "missing")
         if labels.nunique() > 50: raise MetricsError(f"by: {labels.name!r} has {labels.nunique()} groups; cut it into at most 50 first, e.g. pd.qcut(x, 4).")
-        out.append((str(labels.name), of_items, labels.astype(str).to_numpy()))
+        if (name := str(labels.name)) in names: raise MetricsError(f"by has two groupings named {name!r}; rename one: series.rename('another').")
+        names.add(name); out.append((name, of_items, labels.astype(str).to_numpy()))
     return out
 
-# %% ../nbs/07_metrics.ipynb #dc13da5f
+# %% ../nbs/07_metrics.ipynb #f9001344
 def _history_group(past: _Truth) -> pd.Series:
     return pd.Series(np.where(past.n_true > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
 
@@ -600,19 +626,36 @@ class _Judge:
         draws = pd.DataFrame(_resample(V.T, n_boot, seed), columns=estimates.index)
         return Report(estimates, draws, per_user, counts, protocol | ({"group": group} if group else {}), name)
 
-    def groups(self, groupings: list, rows: np.ndarray, hits: tuple, t: _Truth, map_denominator: str) -> dict[str, dict[str, Report]]:
-        "A report for each group of users, and of items."
-        out = {}
-        for by, of_items, labels in groupings:
-            out[by] = {}
-            for g in [x for x in ("warm", "head", "tail", "cold") if x in labels] if by in ("user_history", "item_popularity") else sorted(set(labels)):
-                judge, some = self, rows[labels[rows] == g] if not of_items else None
-                if of_items:
-                    inside = labels[t.item] == g; place = np.cumsum(inside) - 1; of = inside[hits[2]]; part = replace(t, pair=t.pair[inside], gain=t.gain[inside])
-                    judge = replace(self, wanted=[m for m in self.wanted if m in _accuracy], pooled={}, values=_per_user((hits[0][of], hits[1][of], place[hits[2][of]]), part, self.ks, map_denominator))
-                    some = rows[np.bincount(part.user, minlength=len(t.users))[rows] > 0]
-                if len(some) and judge.wanted: out[by][g] = judge.report(some, {"users": len(some)}, f"{by} {g}")
-        return out
+
+def _beyond(wanted, ks: tuple, lists: np.ndarray, shown: pd.Index, popularity, past, categories, vectors) -> dict[str, np.ndarray]:
+    "Of the metrics beyond accuracy those that are values of each user, where they are wanted."
+    out = {}
+    if "novelty" in wanted: out |= _novelty(lists, shown, popularity, ks)
+    if "diversity" in wanted:
+        table, what = (categories, "categories") if vectors is None else (vectors, "vectors")
+        out |= _diversity(lists, _item_table(table, shown, what), ks)
+    if "calibration" in wanted: out |= _calibration(lists, _shares(categories, shown), past, _shares(categories, past.items), ks)
+    return out
+
+# %% ../nbs/07_metrics.ipynb #84ac48ea
+def _inside(judge: _Judge, t: _Truth, hits: tuple, inside: np.ndarray, map_denominator: str) -> tuple[_Judge, np.ndarray]:
+    "Judges the pairs of the truth that are `inside` only, and the users that have some."
+    user, rank, pair = hits; found = inside[pair]; place = np.cumsum(inside) - 1
+    part = replace(t, pair=t.pair[inside], gain=t.gain[inside])
+    values = _per_user((user[found], rank[found], place[pair[found]]), part, judge.ks, map_denominator)
+    return replace(judge, wanted=[m for m in judge.wanted if m in _accuracy], pooled={}, values=values), part.n_true > 0
+
+def _groups(judge: _Judge, groupings: list, rows: np.ndarray, hits: tuple, t: _Truth, map_denominator: str) -> dict[str, dict[str, Report]]:
+    "A report for each group of users, and of items."
+    out, known = {}, ("warm", "head", "tail", "cold")
+    for by, of_items, labels in groupings:
+        out[by] = {}
+        for g in sorted(set(labels), key=known.index if set(labels) <= {*known} else None):
+            if of_items: of_group, users = _inside(judge, t, hits, labels[t.item] == g, map_denominator)
+            else: of_group, users = judge, labels == g
+            some = rows[users[rows]]
+            if len(some) and of_group.wanted: out[by][g] = of_group.report(some, {"users": len(some)}, f"{by} {g}")
+    return out
 
 # %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
@@ -640,26 +683,25 @@ def evaluate(
 ) -> Report: # estimates with intervals, the values of each user, and the protocol
     "Ranking metrics of each user's list, averaged over users, with bootstrap intervals."
     _choice(missing=missing, no_truth=no_truth, map_denominator=map_denominator, gain=gain, ties=ties)
-    users = None if users is None else pd.Index(users).unique()
-    ks, t = _cutoffs(k), _truth(truth, users, gain=gain); wanted = _wanted(metrics, items=items, popularity=popularity, train=train, categories=categories, vectors=vectors)
-    asked = users if users is not None else _columns(recommendations, ["user_id"], "recommendations")[0].unique() if no_truth == "zero" else None
-    bare = None if asked is None else int((t.users.get_indexer(asked) < 0).sum()) # users without truth
-    if no_truth == "zero": t = _with_users(t, asked)
-    lists, shown, others = _lists(_ranked(recommendations, ties), t.users, ks[-1]); past, counted = _past(train, t.users); popularity = counted if popularity is None else popularity
-    known = {"split": getattr(truth, "split", None), "seen": None if past is None else _seen(_hits(lists, shown, past), lists, shown, t.users, (protocol or {}).get("seen"))}
-    told, left_out = _stated(protocol, **known)
-    served = lists[:, 0] >= 0; rows = np.flatnonzero(served | (missing == "zero")); hits = _hits(lists, shown, t); values = _per_user(hits, t, ks, map_denominator)
-    if "novelty" in wanted: values |= _novelty(lists, shown, popularity, ks)
-    if "diversity" in wanted: values |= _diversity(lists, _item_table(categories if vectors is None else vectors, shown, "categories" if vectors is None else "vectors"), ks)
-    if "calibration" in wanted: values |= _calibration(lists, _shares(categories, shown), past, _shares(categories, past.items), ks)
+    ks = _cutoffs(k); t, bare = _judged(recommendations, truth, users, no_truth, gain)
+    wanted = _wanted(metrics, items=items, popularity=popularity, train=train, categories=categories, vectors=vectors)
+    lists, shown, others = _lists(_ranked(recommendations, ties), t.users, ks[-1]); hits = _hits(lists, shown, t)
+    past, counted = _past(train, t.users); counted = counted if popularity is None else popularity
+    seen = None if past is None else _seen(_hits(lists, shown, past), lists, shown, t.users, (protocol or {}).get("seen"))
+    told, left_out = _stated(protocol, split=getattr(truth, "split", None), seen=seen)
+    values = _per_user(hits, t, ks, map_denominator) | _beyond(wanted, ks, lists, shown, counted, past, categories, vectors)
     n_items = _catalogue(items, shown) if {"coverage", "gini"} & {*wanted} else None
     pooled = {"coverage": lambda rows, k: _coverage(lists[rows], k, n_items), "gini": lambda rows, k: _gini(lists[rows], k, n_items),
-        "popularity_lift": lambda rows, k: _lift(lists, shown, popularity, past, k, rows)}
+        "popularity_lift": lambda rows, k: _lift(lists, shown, counted, past, k, rows)}
+    served = lists[:, 0] >= 0; rows = np.flatnonzero(served | (missing == "zero"))
     counts = {"users": len(rows), "without_truth": others if bare is None else bare, "without_recommendations": int((~served).sum())} | left_out
-    full = told | {"k": list(ks), "metrics": wanted, "missing": missing, "no_truth": no_truth, "map_denominator": map_denominator, "gain": gain} | ({} if "rank" in recommendations else {"ties": ties}) | {
-        "n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint, "train": past and past.fingerprint, "catalogue": n_items}
-    judge = _Judge(ks, wanted, values, {m: f for m, f in pooled.items() if m in wanted}, t.users, (n_boot, seed, full, name)); report = judge.report(rows, counts)
-    if by is not None: report.groups = judge.groups(_grouped(by, t, past, popularity, truth, train), rows, hits, t, map_denominator)
+    ordered = {} if "rank" in recommendations else {"ties": ties}
+    full = told | {"k": list(ks), "metrics": wanted, "missing": missing, "no_truth": no_truth, "map_denominator": map_denominator,
+        "gain": gain} | ordered | {"n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint, "train": past and past.fingerprint,
+        "popularity": _of_counts(popularity) if popularity is not None and {"novelty", "popularity_lift"} & {*wanted} else None, "catalogue": n_items}
+    judge = _Judge(ks, wanted, values, {m: f for m, f in pooled.items() if m in wanted}, t.users, (n_boot, seed, full, name))
+    report = judge.report(rows, counts)
+    if by is not None: report.groups = _groups(judge, _grouped(by, t, past, counted, truth, train), rows, hits, t, map_denominator)
     return report
 
 # %% ../nbs/07_metrics.ipynb #826c3756
