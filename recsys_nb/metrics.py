@@ -116,7 +116,7 @@ def _from(x: np.ndarray, low: int) -> np.ndarray:
     x = x.astype(np.int64, copy=False)
     return x - low if low else x
 
-# %% ../nbs/07_metrics.ipynb #ec1219a6
+# %% ../nbs/07_metrics.ipynb #fcd4f60c
 def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     "A code for each value, and the values they stand for; whole numbers of a narrow range are looked up, not hashed."
     x = _numpy(x)
@@ -143,7 +143,7 @@ def _finder(ids: pd.Index):
         return table[at if at.min() >= 0 and at.max() < last else np.where((at < 0) | (at > last), last, at)]
     return find
 
-# %% ../nbs/07_metrics.ipynb #0e232cda
+# %% ../nbs/07_metrics.ipynb #4565607d
 @dataclass
 class _Truth:
     users: pd.Index # the users to be judged, sorted
@@ -171,7 +171,7 @@ def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
         out ^= np.bitwise_xor.reduce(mixed)
     return f"{out:016x}"
 
-# %% ../nbs/07_metrics.ipynb #655b6a06
+# %% ../nbs/07_metrics.ipynb #1a90b710
 def _gains(frame, gain: str) -> np.ndarray:
     "Of each row its `value`, or 2**value - 1."
     v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
@@ -223,7 +223,7 @@ def _check_lists(lists, users, items, cell):
             user, item = _show(users[start + i]), _show(items[x[i, c]])
             raise RecommendationsError(f"user {user} is recommended item {item} more than once; keep its best rank and rank anew.")
 
-# %% ../nbs/07_metrics.ipynb #4dfd228c
+# %% ../nbs/07_metrics.ipynb #5e4bebe4
 def _near(user, item, rank: np.ndarray, K: int) -> tuple:
     "user, item and rank of the rows up to rank K, the ranks checked."
     if not (near := rank <= K).all(): user, item, rank = user[near], item[near], rank[near]
@@ -250,11 +250,12 @@ def _cells(recs, users: pd.Index, K: int) -> tuple:
         cells.append(cell); items.append(i)
     strangers = pd.unique(_joined(strangers))
     if len(strangers) and not any(map(len, cells)):
-        raise MetricsError(f"no user of the recommendations (e.g. {_show(strangers[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
+        raise MetricsError(f"no user of the recommendations (e.g. {_show(strangers[0])}) is to be evaluated (e.g. {_show(users[0])}): "
+            "are both ids of one type?")
     return np.concatenate(cells or [np.empty(0, int)]), _joined(items), len(strangers)
 
 def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
-    "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
+    "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not in `users`."
     cell, item, others = _cells(recs, users, K)
     code, items = _codes(item); lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
     _check_lists(lists.reshape(-1, K), users, items, cell)
@@ -297,7 +298,8 @@ def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str)
         total = lambda w: np.bincount(u, w, minlength=n)
         h_k = np.bincount(u, minlength=n)
         out |= {f"precision@{k}": h_k / k, f"recall@{k}": h_k / R, f"ndcg@{k}": total(gain[top]) / np.where(best_dcg[k] > 0, best_dcg[k], 1),
-            f"map@{k}": total(h_r / r) / (np.minimum(R, k) if map_denominator == "min" else R), f"mrr@{k}": total((h_r == 1) / r), f"hit_rate@{k}": (h_k > 0).astype(float)}
+            f"map@{k}": total(h_r / r) / (np.minimum(R, k) if map_denominator == "min" else R),
+            f"mrr@{k}": total((h_r == 1) / r), f"hit_rate@{k}": (h_k > 0).astype(float)}
     return out
 
 # %% ../nbs/07_metrics.ipynb #c325b3f3
@@ -454,7 +456,7 @@ class Report:
     draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
     per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
     counts: dict[str, int] # who was evaluated and who was not
-    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, the fingerprint of the truth
+    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, fingerprints
     name: str = "model" # shown in plots and comparisons
     groups: dict[str, dict[str, Report]] = field(default_factory=dict) # of `by`: what it was grouped by -> group -> its report
 
@@ -465,7 +467,8 @@ class Report:
     def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
         "Everything but the per-user values, ready for JSON."
         rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
-        return {"name": self.name, "metrics": {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}, "counts": self.counts, "protocol": self.protocol,
+        metrics = {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}
+        return {"name": self.name, "metrics": metrics, "counts": self.counts, "protocol": self.protocol,
             "groups": {by: {group: r.to_dict() for group, r in groups.items()} for by, groups in self.groups.items()}}
     def card(self) -> str: # two lines
         "The protocol in words: what was told, and what was computed."
@@ -487,15 +490,19 @@ class Report:
     ): # the matplotlib axes
         "One metric in each group, with its interval; the line is the value of all."
         f = self.breakdown(); m, _, k = metric.partition("@"); f = f[(f.metric == m) & (f.k == int(k or 0))]
-        if not len(f): raise MetricsError(f"no group has {metric!r}; there are {', '.join(self.values.index)}, of which groups of items have those of accuracy.")
-        ax = _dots(ax, [f"{g} ({n:,} users)" for g, n in zip(f.group, f.users)], f.value, f.low, f.high, hue=f.by.str.replace("_", " "), legend=True); ax.axvline(self[metric], color="grey", lw=1, ls="--")
+        if not len(f):
+            raise MetricsError(f"no group has {metric!r}; there are {', '.join(self.values.index)}, of which groups of items have those of accuracy.")
+        names = [f"{g} ({n:,} users)" for g, n in zip(f.group, f.users)]
+        ax = _dots(ax, names, f.value, f.low, f.high, hue=f.by.str.replace("_", " "), legend=True)
+        ax.axvline(self[metric], color="grey", lw=1, ls="--")
         ax.set(title=f"{self.name}: {_label(metric)} by group", xlabel=f"{_label(metric)}, with {self.protocol['level']:.0%} interval (dashed: all)")
         return ax
     def __repr__(self):
         f = self.to_frame(); text = [f"{v:.3f} [{l:.3f}, {h:.3f}]" for v, l, h in f[["value", "low", "high"]].to_numpy()]
         t = pd.DataFrame({"m": f.metric.map(_label), "k": ["value" if pd.isna(k) else f"@{k}" for k in f.k], "t": text})
         t = t.pivot(index="m", columns="k", values="t").loc[t.m.unique(), t.k.unique()]
-        return f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals\n" + t.rename_axis(index=None, columns=None).to_string() + "\n" + self.card()
+        head = f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals"
+        return "\n".join([head, t.rename_axis(index=None, columns=None).to_string(), self.card()])
 
 # %% ../nbs/07_metrics.ipynb #c4335e08
 _accuracy = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
@@ -558,36 +565,44 @@ def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told
     return "kept" if len(user) else "left out"
 
 # %% ../nbs/07_metrics.ipynb #184d0746
-def _tables(*sources) -> dict[str, dict[str, pd.Series]]:
-    "The columns of the sources' users and items tables by name, and of each name those that there are, by how they are asked for if there are two."
+def _tables(*sources) -> dict[str, pd.Series]:
+    "The columns of the sources' users and items tables by their full names: user:age, item:age."
     out = {}
     for source in sources:
         for kind in ("user", "item"):
             table = getattr(source, f"{kind}s", None)
             if not isinstance(table, pd.DataFrame): continue
-            for c in table.columns.drop(f"{kind}_id"): out.setdefault(str(c), {})[f"{kind}:{c}"] = table.set_index(f"{kind}_id")[c]
+            out |= {f"{kind}:{c}": table.set_index(f"{kind}_id")[c] for c in table.columns.drop(f"{kind}_id")}
     return out
 
-def _labels_of(x, tables: dict) -> pd.Series:
-    "The labels that `x` of `by` stands for: a Series, or what `_tables` has by that name."
+def _labels_of(x, tables: dict[str, pd.Series]) -> pd.Series:
+    "The labels that `x` of `by` stands for: a Series, or what the tables have by that name, full or short."
     if isinstance(x, pd.Series): labels = x
     else:
-        found = tables.get(x) or next(({name: c[name]} for c in tables.values() for name in c if name == x), {})
-        known = ", ".join(map(repr, tables)) or "no columns (give train)"
-        if not found: raise MetricsError(f"by has {x!r}; there are {known}, or give a Series with an index named user_id or item_id.")
-        if len(found) > 1: raise MetricsError(f"by has {x!r}, which is a column of more than one table; ask for {' or '.join(map(repr, found))}.")
-        labels = next(iter(found.values())).rename(x)
+        found = [n for n in tables if n == x] or [n for n in tables if n.partition(":")[2] == x]
+        there = ", ".join(map(repr, tables)) or "no columns (give train)"
+        if not found: raise MetricsError(f"by has {x!r}; there are {there}, or give a Series with an index named user_id or item_id.")
+        if len(found) > 1: raise MetricsError(f"by has {x!r}, which two tables have; ask for {' or '.join(map(repr, found))}.")
+        labels = tables[found[0]].rename(x)
     of = labels.index.name
-    if of not in ("user_id", "item_id"): raise MetricsError(f"by: the index of the Series {labels.name!r} must be named user_id or item_id, not {of!r}.")
+    if of not in ("user_id", "item_id"):
+        raise MetricsError(f"by: the index of the Series {labels.name!r} must be named user_id or item_id, not {of!r}.")
     twice = labels.index.duplicated()
     if twice.any(): raise MetricsError(f"by: {labels.name!r} has more than one row for {of} {_show(labels.index[twice][0])}; keep one.")
     return labels
 
-def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
-    "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
+# %% ../nbs/07_metrics.ipynb #7a0f92d8
+def _history_group(past: _Truth) -> pd.Series:
+    return pd.Series(np.where(past.n_true > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
+
+def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
+    n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
+    return pd.Series(np.select([n >= least, n > 0], ["head", "tail"], "cold"), items.rename("item_id"), name="item_popularity")
+
+def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]:
+    "Of each grouping in `by` its name, whether it is of items, and a label for each user or item of the truth."
     tables, out, names = _tables(*sources), [], set()
-    if past is not None:
-        for known in (_history_group(past), _popularity_group(popularity, t.items)): tables.setdefault(known.name, {})[known.name] = known
+    if past is not None: tables |= {"user_history": _history_group(past), "item_popularity": _popularity_group(popularity, t.items)}
     for x in [by] if isinstance(by, (str, pd.Series)) else by:
         labels = _labels_of(x, tables); of_items = labels.index.name == "item_id"
         labels = labels.astype(object).reindex(t.items if of_items else t.users).where(lambda v: v.notna(), "missing")
@@ -595,14 +610,6 @@ def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool,
         if (name := str(labels.name)) in names: raise MetricsError(f"by has two groupings named {name!r}; rename one: series.rename('another').")
         names.add(name); out.append((name, of_items, labels.astype(str).to_numpy()))
     return out
-
-# %% ../nbs/07_metrics.ipynb #f9001344
-def _history_group(past: _Truth) -> pd.Series:
-    return pd.Series(np.where(past.n_true > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
-
-def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
-    n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
-    return pd.Series(np.select([n >= least, n > 0], ["head", "tail"], "cold"), items.rename("item_id"), name="item_popularity")
 
 # %% ../nbs/07_metrics.ipynb #e4ce4c5d
 @dataclass
@@ -626,7 +633,6 @@ class _Judge:
         draws = pd.DataFrame(_resample(V.T, n_boot, seed), columns=estimates.index)
         return Report(estimates, draws, per_user, counts, protocol | ({"group": group} if group else {}), name)
 
-
 def _beyond(wanted, ks: tuple, lists: np.ndarray, shown: pd.Index, popularity, past, categories, vectors) -> dict[str, np.ndarray]:
     "Of the metrics beyond accuracy those that are values of each user, where they are wanted."
     out = {}
@@ -637,7 +643,7 @@ def _beyond(wanted, ks: tuple, lists: np.ndarray, shown: pd.Index, popularity, p
     if "calibration" in wanted: out |= _calibration(lists, _shares(categories, shown), past, _shares(categories, past.items), ks)
     return out
 
-# %% ../nbs/07_metrics.ipynb #84ac48ea
+# %% ../nbs/07_metrics.ipynb #d2fdc51c
 def _inside(judge: _Judge, t: _Truth, hits: tuple, inside: np.ndarray, map_denominator: str) -> tuple[_Judge, np.ndarray]:
     "Judges the pairs of the truth that are `inside` only, and the users that have some."
     user, rank, pair = hits; found = inside[pair]; place = np.cumsum(inside) - 1
@@ -659,16 +665,16 @@ def _groups(judge: _Judge, groupings: list, rows: np.ndarray, hits: tuple, t: _T
 
 # %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
-    recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; further columns are ignored
+    recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; others are ignored
     truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
     k: int | Sequence[int] = (10, 20), # cut-offs: only the first k of each list are looked at
-    metrics: Sequence[str] | None = None, # names out of precision, recall, ndcg, map, mrr, hit_rate, coverage, gini, novelty, diversity, calibration, popularity_lift; default: all that the arguments allow
+    metrics: Sequence[str] | None = None, # precision, recall, ndcg, map, mrr, hit_rate, coverage, gini, novelty, diversity, calibration, popularity_lift; default: all possible
     items: Iterable | None = None, # the catalogue's item ids, for coverage and gini
     popularity: pd.Series | None = None, # events of each item in the past, item_id -> count, for novelty and popularity_lift; default: counted in `train`
-    train=None, # what users had before, a frame of user_id, item_id, or a Dataset (its positives): for popularity_lift and calibration, and tells whether lists hold such items
+    train=None, # what users had before, as `truth`: for popularity_lift and calibration, and whether lists hold such items
     categories: pd.Series | pd.DataFrame | None = None, # by item: its category, or numbers of a column each category (at least 0), for calibration and diversity
     vectors: pd.DataFrame | None = None, # by item: numbers, for diversity, where it should not be that of categories
-    by: str | pd.Series | Sequence | None = None, # also by group: columns of the users and items tables of `train` or `truth`, "user_history", "item_popularity", or Series with an index named user_id or item_id
+    by: str | pd.Series | Sequence | None = None, # also by group: columns of the Datasets' tables, "user_history", "item_popularity", Series by user_id or item_id
     users: Iterable | None = None, # evaluate only these users; default: every user with truth
     missing: str = "zero", # users with truth but without recommendations: "zero" counts them as 0, "drop" leaves them out
     no_truth: str = "drop", # users without truth, of `users` or else of the recommendations: "drop" leaves them out, "zero" counts them as 0
@@ -678,7 +684,7 @@ def evaluate(
     n_boot: int = 1000, # resamples of the users for the intervals; 0: no intervals
     seed: int = 0, # of the resamples
     level: float = .95, # of the intervals
-    protocol: dict | None = None, # what else makes the numbers comparable: split, candidates, seen ("left out" or "kept"), excluded ({reason: users}), in your words; a Dataset's split is known
+    protocol: dict | None = None, # split, candidates, seen ("left out" or "kept"), excluded ({reason: users}), in your words; a Dataset's split is known
     name: str = "model", # shown in plots and comparisons
 ) -> Report: # estimates with intervals, the values of each user, and the protocol
     "Ranking metrics of each user's list, averaged over users, with bootstrap intervals."
@@ -775,11 +781,13 @@ class Comparisons:
     def plot(self, ax=None): # the matplotlib axes
         "Each difference with its interval, one colour where it stands after the correction at 5%."
         f = self.to_frame(); names = f.b_name + " − " + f.a_name + (", " + f.metric.map(_label) if len(self.metrics) > 1 else "")
-        ax = _dots(ax, names, f.difference, f.low, f.high, hue=np.where(f.p_holm < .05, "p (Holm) < .05", "p (Holm) ≥ .05"), legend=True); ax.axvline(0, color="black", lw=1)
-        ax.set(title="Differences in pairs", xlabel=f"difference of {', '.join(map(_label, self.metrics))}, with {self.pairs[0].a.protocol['level']:.0%} interval")
+        stands = np.where(f.p_holm < .05, "p (Holm) < .05", "p (Holm) ≥ .05"); level = self.pairs[0].a.protocol["level"]
+        ax = _dots(ax, names, f.difference, f.low, f.high, hue=stands, legend=True); ax.axvline(0, color="black", lw=1)
+        ax.set(title="Differences in pairs", xlabel=f"difference of {', '.join(map(_label, self.metrics))}, with {level:.0%} interval")
         return ax
     def __repr__(self):
-        rows = [f"{r.b_name} − {r.a_name}  {_label(r.metric)}@{r.k} {r.difference:+.4f} [{r.low:.4f}, {r.high:.4f}]  p = {r.p:.2g}, Holm {r.p_holm:.2g}" for r in self.to_frame().itertuples()]
+        rows = [f"{r.b_name} − {r.a_name}  {_label(r.metric)}@{r.k} {r.difference:+.4f} [{r.low:.4f}, {r.high:.4f}]  "
+            f"p = {r.p:.2g}, Holm {r.p_holm:.2g}" for r in self.to_frame().itertuples()]
         return "\n".join([f"{len(rows)} comparisons, paired over {_count(self.pairs[0].a.counts)}", *rows, self.pairs[0].a.card()])
 
 def _holm(p: np.ndarray) -> np.ndarray:
@@ -787,6 +795,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
     order = np.argsort(p); out = np.empty(len(p)); out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return np.where(np.isnan(p), np.nan, out)
 
+# %% ../nbs/07_metrics.ipynb #1545eb56
 def compare_all(
     reports: Iterable[Report] | dict[str, Report], # two or more, over the same users and protocol, with names of their own
     metrics: str | Sequence[str], # those of the family, e.g. "ndcg@10"
