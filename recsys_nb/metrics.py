@@ -116,7 +116,7 @@ def _from(x: np.ndarray, low: int) -> np.ndarray:
     x = x.astype(np.int64, copy=False)
     return x - low if low else x
 
-# %% ../nbs/07_metrics.ipynb #fcd4f60c
+# %% ../nbs/07_metrics.ipynb #2c2b863c
 def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     "A code for each value, and the values they stand for; whole numbers of a narrow range are looked up, not hashed."
     x = _numpy(x)
@@ -143,7 +143,7 @@ def _finder(ids: pd.Index):
         return table[at if at.min() >= 0 and at.max() < last else np.where((at < 0) | (at > last), last, at)]
     return find
 
-# %% ../nbs/07_metrics.ipynb #4565607d
+# %% ../nbs/07_metrics.ipynb #b607c146
 @dataclass
 class _Truth:
     users: pd.Index # the users to be judged, sorted
@@ -171,7 +171,7 @@ def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
         out ^= np.bitwise_xor.reduce(mixed)
     return f"{out:016x}"
 
-# %% ../nbs/07_metrics.ipynb #1a90b710
+# %% ../nbs/07_metrics.ipynb #37496725
 def _gains(frame, gain: str) -> np.ndarray:
     "Of each row its `value`, or 2**value - 1."
     v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
@@ -223,7 +223,7 @@ def _check_lists(lists, users, items, cell):
             user, item = _show(users[start + i]), _show(items[x[i, c]])
             raise RecommendationsError(f"user {user} is recommended item {item} more than once; keep its best rank and rank anew.")
 
-# %% ../nbs/07_metrics.ipynb #5e4bebe4
+# %% ../nbs/07_metrics.ipynb #58a0b2dc
 def _near(user, item, rank: np.ndarray, K: int) -> tuple:
     "user, item and rank of the rows up to rank K, the ranks checked."
     if not (near := rank <= K).all(): user, item, rank = user[near], item[near], rank[near]
@@ -591,7 +591,7 @@ def _labels_of(x, tables: dict[str, pd.Series]) -> pd.Series:
     if twice.any(): raise MetricsError(f"by: {labels.name!r} has more than one row for {of} {_show(labels.index[twice][0])}; keep one.")
     return labels
 
-# %% ../nbs/07_metrics.ipynb #7a0f92d8
+# %% ../nbs/07_metrics.ipynb #55115e6c
 def _history_group(past: _Truth) -> pd.Series:
     return pd.Series(np.where(past.n_true > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
 
@@ -643,7 +643,7 @@ def _beyond(wanted, ks: tuple, lists: np.ndarray, shown: pd.Index, popularity, p
     if "calibration" in wanted: out |= _calibration(lists, _shares(categories, shown), past, _shares(categories, past.items), ks)
     return out
 
-# %% ../nbs/07_metrics.ipynb #d2fdc51c
+# %% ../nbs/07_metrics.ipynb #f2c9098e
 def _inside(judge: _Judge, t: _Truth, hits: tuple, inside: np.ndarray, map_denominator: str) -> tuple[_Judge, np.ndarray]:
     "Judges the pairs of the truth that are `inside` only, and the users that have some."
     user, rank, pair = hits; found = inside[pair]; place = np.cumsum(inside) - 1
@@ -795,7 +795,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
     order = np.argsort(p); out = np.empty(len(p)); out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return np.where(np.isnan(p), np.nan, out)
 
-# %% ../nbs/07_metrics.ipynb #1545eb56
+# %% ../nbs/07_metrics.ipynb #b2635021
 def compare_all(
     reports: Iterable[Report] | dict[str, Report], # two or more, over the same users and protocol, with names of their own
     metrics: str | Sequence[str], # those of the family, e.g. "ndcg@10"
