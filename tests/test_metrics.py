@@ -189,8 +189,11 @@ def test_lists_are_read_in_slices(ids):
     back = {"wide": lambda x: x // 10**12, "uint64": lambda x: x - 2**63}.get(ids, lambda x: x)
     assert [back(x) for x in got.index] == list(hits.index) and found.counts["without_truth"] == n - len(hits)
     np.testing.assert_allclose(got.to_numpy(), hits.to_numpy())
-    late = t.user_id.iloc[0]; row = np.flatnonzero(r.user_id == late)[1]; twice = r.copy(); twice.iloc[row, 1] = twice.iloc[row - 1, 1]
-    with pytest.raises(MetricsError, match="more than once"): evaluate(twice, t, k=40, n_boot=0)
+    graded = t.assign(value=rng.integers(1, 9, len(t))); settings = dict(k=1000, metrics="ndcg", gain="linear", n_boot=0); every = evaluate(r, graded, **settings).per_user
+    for late in every.index[[0, -1]]: # in the first slice of users, in the last, and alone
+        assert evaluate(r, graded, users=[late], **settings)["ndcg@1000"] == pytest.approx(every.loc[late, "ndcg@1000"], abs=1e-12)
+        row = np.flatnonzero(r.user_id == late)[1]; twice = r.copy(); twice.iloc[row, 1] = twice.iloc[row - 1, 1]
+        with pytest.raises(MetricsError, match=f"user {late if ids not in ('str', 'object') else repr(late)} is recommended item .* more than once"): evaluate(twice, t, k=1000, n_boot=0)
     with pytest.raises(MetricsError, match="has rank 0"): evaluate(r.assign(rank=r["rank"].where(np.arange(len(r)) < len(r) - 1, 0)), t, k=40, n_boot=0)
 
 
