@@ -142,7 +142,7 @@ def race(a, pythons: dict[str, str]) -> None:
         if r.returncode: sys.exit(f"{name} failed:\n{r.stderr}")
         d = json.loads(r.stdout.splitlines()[-1]); total = d["input"] + d["evaluate"]; first = first or (total, d["means"])
         off = np.abs(np.subtract(d["means"], first[1])).max()
-        print(f"{name:<28}{d['input']:>9.2f}{d['evaluate']:>12.2f}{total:>9.2f}{d['peak_mb']:>10.0f}{total / first[0]:>8.1f}  {'the same' if off < 1e-9 else f'off by {off:.2g}'}", flush=True)
+        print(f"{name:<28}{d['input']:>9.3f}{d['evaluate']:>12.3f}{total:>9.3f}{d['peak_mb']:>10.0f}{total / first[0]:>8.1f}  {'the same' if off < 1e-9 else f'off by {off:.2g}'}", flush=True)
         versions.append(f"{name}: " + ", ".join(f"{p} {v}" for p, v in d["versions"].items()))
     print("\n" + "\n".join(versions))
 

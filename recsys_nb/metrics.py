@@ -10,6 +10,7 @@ import operator
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -88,58 +89,112 @@ def _columns(df, names: list[str], what: str) -> list[pd.Series]:
     "The columns that are needed, checked: there, not null; categories as plain values."
     missing = [c for c in names if c not in df.columns]
     if missing: raise MetricsError(f"the {what} frame has no column {missing[0]!r}; it has {list(df.columns)}.")
-    columns = [df[c].astype(df[c].cat.categories.dtype) if isinstance(df[c].dtype, pd.CategoricalDtype) else df[c] for c in names]
+    plain = lambda c: c.astype(c.cat.categories.dtype) if isinstance(c.dtype, pd.CategoricalDtype) else c
+    columns = [plain(df[c]) for c in names]
     for c in columns:
-        if not (isinstance(c.dtype, np.dtype) and c.dtype.kind in "iu") and (null := c.isna()).any(): raise MetricsError(f"{c.name} is null in row {_show(df.index[null.argmax()])} of the {what} frame ({int(null.sum())} such rows).")
+        if isinstance(c.dtype, np.dtype) and c.dtype.kind in "iu": continue
+        if (null := c.isna()).any():
+            row = _show(df.index[null.argmax()])
+            raise MetricsError(f"{c.name} is null in row {row} of the {what} frame ({int(null.sum())} such rows).")
     return columns
 
+def _events(data):
+    "The frame of events: a Dataset's positives, or the frame itself."
+    data = data.positives() if hasattr(data, "positives") else data
+    return getattr(data, "interactions", data)
+
+def _numpy(x): return np.asarray(x) if isinstance(getattr(x, "dtype", None), np.dtype) else x
+
+def _span(x) -> tuple[int, int] | None:
+    "The least and the greatest of whole numbers; None for other ids, or where the range is too wide for a table."
+    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x): return None
+    low, high = int(x.min()), int(x.max())
+    return (low, high) if high - low <= 8 * len(x) and high < 2**63 else None
+
+def _from(x: np.ndarray, low: int) -> np.ndarray:
+    "Whole numbers as places in a table that starts at `low`; a view of `x` where that is 0."
+    x = x.astype(np.int64, copy=False)
+    return x - low if low else x
+
+# %% ../nbs/07_metrics.ipynb #2c2b863c
 def _codes(x, sort: bool = False) -> tuple[np.ndarray, pd.Index]:
     "A code for each value, and the values they stand for; whole numbers of a narrow range are looked up, not hashed."
-    x = np.asarray(x) if isinstance(getattr(x, "dtype", None), np.dtype) else x
-    if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x) or int(x.max()) - int(x.min()) > 8 * len(x): codes, ids = pd.factorize(x, sort=sort); return codes, pd.Index(ids)
-    at = (x - x.min()).astype(np.int64, copy=False) if x.itemsize == 8 else x.astype(np.int64) - int(x.min())
-    there = np.zeros(at.max() + 1, bool); there[at] = True; ids = np.flatnonzero(there)
-    return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index(ids.astype(x.dtype) + x.min())
+    x = _numpy(x)
+    if (span := _span(x)) is None:
+        codes, ids = pd.factorize(x, sort=sort)
+        return codes, pd.Index(ids)
+    at, there = _from(x, span[0]), np.zeros(span[1] - span[0] + 1, bool)
+    there[at] = True; ids = np.flatnonzero(there)
+    return at if len(ids) == len(there) else (there.cumsum() - 1)[at], pd.Index((ids + span[0]).astype(x.dtype))
 
-def _places(ids: pd.Index, of: pd.Index) -> np.ndarray:
-    "Where each of `of` stands in `ids`, or -1."
-    a, b = np.asarray(ids), np.asarray(of)
-    if a.dtype != b.dtype or a.dtype.kind not in "iu" or not len(a) or not ids.is_monotonic_increasing: return ids.get_indexer(of)
-    at = np.minimum(np.searchsorted(a, b), len(a) - 1)
-    return np.where(a[at] == b, at, -1)
+def _finder(ids: pd.Index):
+    "A function that says where each of some values stands in `ids`, or -1."
+    known = _numpy(ids)
+    def hashed(x):
+        codes, found = pd.factorize(x)
+        return ids.get_indexer(pd.Index(found))[codes]
+    if (span := _span(known)) is None: return hashed
+    low, last = span[0], span[1] - span[0] + 1
+    table = np.full(last + 1, -1); table[_from(known, low)] = np.arange(len(known)) # its last place is for all that is out of range
+    def find(x):
+        x = _numpy(x)
+        if not isinstance(x, np.ndarray) or x.dtype.kind not in "iu" or not len(x): return hashed(x)
+        at = _from(x, low)
+        return table[at if at.min() >= 0 and at.max() < last else np.where((at < 0) | (at > last), last, at)]
+    return find
 
-def _within(user: np.ndarray, n: int) -> np.ndarray:
-    "For sorted user codes the place of each row among its user's, from 0."
-    return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
-
+# %% ../nbs/07_metrics.ipynb #b607c146
 @dataclass
 class _Truth:
     users: pd.Index # the users to be judged, sorted
     items: pd.Index # the items of the pairs
-    user: np.ndarray # code of each pair's user, sorted, int64 (pairs,)
-    item: np.ndarray # code of each pair's item, sorted within a user, int64 (pairs,)
+    pair: np.ndarray # user code * number of items + item code of each pair, sorted, int64 (pairs,)
     gain: np.ndarray # what finding the pair is worth to NDCG, (pairs,)
     fingerprint: str # the same for the same set of pairs
 
-def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
-    "The distinct pairs of `truth`, of these `users` only if given; of repeats the greatest gain counts."
-    truth = truth.positives() if hasattr(truth, "positives") else truth; frame = getattr(truth, "interactions", truth)
-    user, item = _columns(frame, ["user_id", "item_id"], what); g = None if gain == "binary" else _gains(frame, gain)
-    if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
-    if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
-    (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item); pair = u * len(item_ids) + i
-    if g is None: pair.sort()
-    else: order = np.lexsort((-g, pair)); pair, g = pair[order], g[order]
-    new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]; u, i = np.divmod(pair if new.all() else pair[new], max(1, len(item_ids)))
-    mixed = (pd.util.hash_array(np.asarray(user_ids)) ^ np.uint64(0x9E3779B97F4A7C15))[u] * (pd.util.hash_array(np.asarray(item_ids)) | np.uint64(1))[i] # 0 hashes to 0
-    if g is not None: g = g[new]; mixed *= pd.util.hash_array(g) | np.uint64(1)
-    return _Truth(user_ids, item_ids, u, i, np.ones(len(u)) if g is None else g, f"{np.bitwise_xor.reduce(mixed):016x}")
+    @cached_property
+    def user(self) -> np.ndarray: return self.pair // max(1, len(self.items)) # code of each pair's user, sorted
+    @cached_property
+    def item(self) -> np.ndarray: return self.pair - self.user * len(self.items) # code of each pair's item, sorted within a user
+    @cached_property
+    def n_true(self) -> np.ndarray: return np.bincount(self.user, minlength=len(self.users)) # pairs of each user
 
+def _hashes(x) -> np.ndarray: return pd.util.hash_array(np.asarray(x)) # uint64; 0 hashes to 0
+
+def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
+    "A hash of the set of pairs (and gains)."
+    user, item = _hashes(t.users) ^ np.uint64(0x9E3779B97F4A7C15), _hashes(t.items) | np.uint64(1)
+    out, m = np.uint64(0), len(t.items)
+    for s in range(0, len(t.pair), 2**16): # in slices that stay in the cache
+        pair = t.pair[s:s + 2**16]; u = t.user[s:s + 2**16]; mixed = user[u] * item[pair - u * m]
+        if gain is not None: mixed *= _hashes(gain[s:s + 2**16]) | np.uint64(1)
+        out ^= np.bitwise_xor.reduce(mixed)
+    return f"{out:016x}"
+
+# %% ../nbs/07_metrics.ipynb #37496725
 def _gains(frame, gain: str) -> np.ndarray:
     "Of each row its `value`, or 2**value - 1."
     v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
-    if len(g) and not g.min() > 0: raise MetricsError(f"value is {v[g.argmin()]:g} in row {_show(frame.index[g.argmin()])} of the truth; a gain must be above 0: leave out what should not be found.")
+    if len(g) and not g.min() > 0:
+        least = g.argmin(); row = _show(frame.index[least])
+        raise MetricsError(f"value is {v[least]:g} in row {row} of the truth; a gain must be above 0: leave out what should not be found.")
     return g
+
+def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
+    "The distinct pairs of `truth`, of these `users` only if given; of repeats the greatest gain counts."
+    frame = _events(truth); user, item = _columns(frame, ["user_id", "item_id"], what)
+    g = None if gain == "binary" else _gains(frame, gain)
+    if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
+    if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
+    (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item)
+    pair = u * len(item_ids); pair += i
+    if g is None: pair.sort()
+    else: order = np.lexsort((-g, pair)); pair, g = pair[order], g[order]
+    new = np.r_[True, pair[1:] > pair[:-1]][:len(pair)]
+    if not new.all(): pair, g = pair[new], None if g is None else g[new]
+    t = _Truth(user_ids, item_ids, pair, np.broadcast_to(1., len(pair)) if g is None else g, "")
+    t.fingerprint = _fingerprint(t, g)
+    return t
 
 # %% ../nbs/07_metrics.ipynb #ff42ef61
 def _ranked(recs, ties: str):
@@ -147,24 +202,10 @@ def _ranked(recs, ties: str):
     if "rank" in recs.columns or "score" not in recs.columns: return recs
     user, item, score = _columns(recs, ["user_id", "item_id", "score"], "recommendations"); u = pd.factorize(user)[0]
     i = np.zeros(len(u), int) if ties == "row" else pd.factorize(item, sort=True)[0] * (1 if ties == "item" else -1)
-    order = np.lexsort((i, -score.to_numpy(float), u)); rank = np.empty(len(u), int); rank[order] = np.arange(len(u)) - np.searchsorted(u[order], u[order]) + 1
+    order = np.lexsort((i, -score.to_numpy(float), u)); rank = np.empty(len(u), int)
+    rank[order] = np.arange(len(u)) - np.searchsorted(u[order], u[order]) + 1
     return recs.assign(rank=rank)
 
-def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
-    "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not among `users`."
-    user, item, rank = _columns(recs, ["user_id", "item_id", "rank"], "recommendations"); user, item, r = user.values, item.values, rank.to_numpy()
-    if not (near := r <= K).all(): user, item, r = user[near], item[near], r[near]
-    whole = r.dtype.kind in "iu"; bad = (r < 1) | (False if whole else r != np.floor(r)) if len(r) and (not whole or r.min() < 1) else r[:0]
-    if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {r[bad.argmax()]}; ranks are 1, 2, 3, …")
-    cell, ids = _codes(user); row = _places(users, ids); del user, near
-    if len(ids) and (row < 0).all(): raise MetricsError(f"no user of the recommendations (e.g. {_show(ids[0])}) is to be evaluated (e.g. {_show(users[0])}): are both ids of one type?")
-    cell = (row * K - 1)[cell]; cell += r.astype(np.int64, copy=False)
-    if (row < 0).any(): keep = cell >= 0; item, cell = item[keep], cell[keep]
-    code, items = _codes(item); del item, r; lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
-    _check_lists(lists.reshape(-1, K), users, items, cell)
-    return lists.reshape(-1, K), items, int((row < 0).sum())
-
-# %% ../nbs/07_metrics.ipynb #45a46828
 def _check_lists(lists, users, items, cell):
     "A RecommendationsError if a cell was written twice, is missing before a filled one, or holds an item again."
     filled = lists >= 0
@@ -173,44 +214,92 @@ def _check_lists(lists, users, items, cell):
         raise RecommendationsError(f"user {_show(users[i])} has two items at rank {r + 1}; rank them anew, best first.")
     if not filled.all() and (gap := filled[:, 1:] & ~filled[:, :-1]).any():
         i, r = np.argwhere(gap)[0]
-        raise RecommendationsError(f"user {_show(users[i])} has an item at rank {r + 2} but none at rank {r + 1}; after removing rows, rank anew: df.groupby('user_id').cumcount() + 1.")
-    s = np.sort(lists, axis=1); again = (s[:, 1:] == s[:, :-1]) & (s[:, 1:] >= 0)
-    if again.any():
-        i, c = np.argwhere(again)[0]
-        raise RecommendationsError(f"user {_show(users[i])} is recommended item {_show(items[s[i, c]])} more than once; keep its best rank and rank anew.")
+        raise RecommendationsError(f"user {_show(users[i])} has an item at rank {r + 2} but none at rank {r + 1}; "
+            "after removing rows, rank anew: df.groupby('user_id').cumcount() + 1.")
+    for start in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
+        x = np.sort(lists[start:start + step], axis=1); again = x[:, 1:] == x[:, :-1]
+        if again.any() and (again := again & (x[:, 1:] >= 0)).any():
+            i, c = np.argwhere(again)[0]
+            user, item = _show(users[start + i]), _show(items[x[i, c]])
+            raise RecommendationsError(f"user {user} is recommended item {item} more than once; keep its best rank and rank anew.")
+
+# %% ../nbs/07_metrics.ipynb #58a0b2dc
+def _near(user, item, rank: np.ndarray, K: int) -> tuple:
+    "user, item and rank of the rows up to rank K, the ranks checked."
+    if not (near := rank <= K).all(): user, item, rank = user[near], item[near], rank[near]
+    if rank.dtype.kind in "iu" and (not len(rank) or rank.min() >= 1): return user, item, rank.astype(np.int64, copy=False)
+    bad = (rank < 1) | (rank != np.floor(rank))
+    if bad.any(): raise RecommendationsError(f"user {_show(user[bad.argmax()])} has rank {rank[bad.argmax()]}; ranks are 1, 2, 3, …")
+    return user, item, rank.astype(np.int64)
+
+def _joined(parts: list):
+    "One array of several; none are an empty one."
+    if all(isinstance(x, np.ndarray) for x in parts): return np.concatenate(parts or [[]])
+    return pd.concat(map(pd.Series, parts), ignore_index=True).array
+
+# %% ../nbs/07_metrics.ipynb #45a46828
+def _cells(recs, users: pd.Index, K: int) -> tuple:
+    "Of each row up to rank K the place in a matrix (n_users, K), and its item; and how many users are not among `users`."
+    columns = _columns(recs, ["user_id", "item_id", "rank"], "recommendations")
+    user, item, rank = (c.to_numpy() if isinstance(c.dtype, np.dtype) else c.array for c in columns)
+    rank, find, cells, items, strangers = np.asarray(rank), _finder(users), [], [], []
+    for s in range(0, len(rank), 2**18): # in slices that stay in the cache
+        u, i, r = _near(*(x[s:s + 2**18] for x in (user, item, rank)), K)
+        cell = find(u); known = cell >= 0; cell *= K; cell += r; cell -= 1
+        if not known.all(): strangers.append(pd.unique(u[~known])); i, cell = i[known], cell[known]
+        cells.append(cell); items.append(i)
+    strangers = pd.unique(_joined(strangers))
+    if len(strangers) and not any(map(len, cells)):
+        raise MetricsError(f"no user of the recommendations (e.g. {_show(strangers[0])}) is to be evaluated (e.g. {_show(users[0])}): "
+            "are both ids of one type?")
+    return np.concatenate(cells or [np.empty(0, int)]), _joined(items), len(strangers)
+
+def _lists(recs, users: pd.Index, K: int) -> tuple[np.ndarray, pd.Index, int]:
+    "Item codes int32 (n_users, K), -1 where a list is shorter, the items they stand for, and how many users have lists but are not in `users`."
+    cell, item, others = _cells(recs, users, K)
+    code, items = _codes(item); lists = np.full(len(users) * K, -1, np.int32); lists[cell] = code
+    _check_lists(lists.reshape(-1, K), users, items, cell)
+    return lists.reshape(-1, K), items, others
 
 # %% ../nbs/07_metrics.ipynb #bb70a8d4
 def _hits(lists: np.ndarray, items: pd.Index, t: _Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "User code, rank (from 1) and pair (its place in `t`) of each recommended item that is in the truth, user by user, in order of rank."
-    m, pairs, parts = len(t.items), t.user * len(t.items) + t.item, []; code = np.append(_places(t.items, items), -1) # in the truth's codes, sorted as its pairs are
-    may = np.zeros(2**23, bool); may[pairs & 2**23 - 1] = True # most keys that are not in the truth are known by their last bits
-    for s in range(0, len(lists), step := max(1, 2**16 // lists.shape[1])): # in slices that stay in the cache
-        part = code[lists[s:s + step]]; key = part + m * np.arange(s, s + len(part))[:, None]
-        place = np.flatnonzero(may[key & 2**23 - 1] & (part >= 0)); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
-        hit = pairs[at] == key; u, r = np.divmod(place[hit], lists.shape[1]); parts.append((u + s, r + 1, at[hit]))
+    m, parts, bits = len(t.items), [], 2**19 - 1; code = _finder(t.items)(items)
+    code = np.append(np.where(code < 0, -2**62, code), -2**62) # in the truth's codes; what is not in it gets a key that no pair has
+    for s in range(0, len(lists), step := max(1, 2**15 // lists.shape[1])): # in slices that stay in the cache
+        first, last = np.searchsorted(t.pair, [s * m, (s + step) * m]); pairs = t.pair[first:last] # of these users
+        may = np.zeros(bits + 1, bool); may[pairs & bits] = True # most keys that are not in the truth are known by their last bits
+        key = code[lists[s:s + step]]; key += m * np.arange(s, s + len(key))[:, None]
+        place = np.flatnonzero(may[key & bits]); key = key.ravel()[place]; at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
+        hit = pairs[at] == key; u, r = np.divmod(place[hit], lists.shape[1]); parts.append((u + s, r + 1, at[hit] + first))
     return tuple(np.concatenate(x) for x in zip(*parts))
 
 # %% ../nbs/07_metrics.ipynb #aacc0004
-def _best_dcg(user: np.ndarray, gain: np.ndarray, R: np.ndarray, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
-    "DCG@k of each user's best list, from the true pairs, sorted by user, `R` of each."
-    n = len(R)
+def _within(user: np.ndarray, n: int) -> np.ndarray:
+    "For sorted user codes the place of each row among its user's, from 0."
+    return np.arange(len(user)) - (np.bincount(user, minlength=n).cumsum() - np.bincount(user, minlength=n))[user]
+
+def _best_dcg(t: _Truth, ks: tuple[int, ...]) -> dict[int, np.ndarray]:
+    "DCG@k of each user's best list."
+    n, gain = len(t.users), t.gain
     if not len(gain) or gain.min() == gain.max(): # all alike: only their number counts
         dcg = np.append(0, np.cumsum(gain[:1] / np.log2(np.arange(2, ks[-1] + 2)))) if len(gain) else np.zeros(ks[-1] + 1)
-        return {k: dcg[np.minimum(R, k)] for k in ks}
-    order = np.lexsort((-gain, user))
-    r = _within(user, n) + 1; w = gain[order] / np.log2(np.arange(2, r.max(initial=1) + 3))[r - 1]
-    return {k: np.bincount(user, np.where(r <= k, w, 0), minlength=n) for k in ks}
+        return {k: dcg[np.minimum(t.n_true, k)] for k in ks}
+    order = np.lexsort((-gain, t.user))
+    r = _within(t.user, n) + 1; w = gain[order] / np.log2(np.arange(2, r.max(initial=1) + 3))[r - 1]
+    return {k: np.bincount(t.user, np.where(r <= k, w, 0), minlength=n) for k in ks}
 
-def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str, n: int | None = None) -> dict[str, np.ndarray]:
-    "Each metric for each of `n` users, from the hits alone; all 0 for a user without true items."
-    user, rank, pair = hits; n = n or len(t.users); R = np.bincount(t.user, minlength=n); best_dcg = _best_dcg(t.user, t.gain, R, ks); R = np.maximum(R, 1); out = {}
+def _per_user(hits: tuple, t: _Truth, ks: tuple[int, ...], map_denominator: str) -> dict[str, np.ndarray]:
+    "Each metric for each user, from the hits alone; all 0 for a user without true items."
+    user, rank, pair = hits; n = len(t.users); best_dcg = _best_dcg(t, ks); R = np.maximum(t.n_true, 1); out = {}
     h = _within(user, n) + 1; gain = t.gain[pair] / np.log2(rank + 1) # h: hits so far
     for k in ks:
         top = rank <= k; u, r, h_r = user[top], rank[top], h[top]
         total = lambda w: np.bincount(u, w, minlength=n)
         h_k = np.bincount(u, minlength=n)
         out |= {f"precision@{k}": h_k / k, f"recall@{k}": h_k / R, f"ndcg@{k}": total(gain[top]) / np.where(best_dcg[k] > 0, best_dcg[k], 1),
-            f"map@{k}": total(h_r / r) / (np.minimum(R, k) if map_denominator == "min" else R), f"mrr@{k}": total((h_r == 1) / r), f"hit_rate@{k}": (h_k > 0).astype(float)}
+            f"map@{k}": total(h_r / r) / (np.minimum(R, k) if map_denominator == "min" else R),
+            f"mrr@{k}": total((h_r == 1) / r), f"hit_rate@{k}": (h_k > 0).astype(float)}
     return out
 
 # %% ../nbs/07_metrics.ipynb #c325b3f3
@@ -238,7 +327,8 @@ def _novelty(lists: np.ndarray, items: pd.Index, popularity: pd.Series, ks: tupl
 
 def _over_all(x: np.ndarray) -> np.ndarray:
     "Contributions of all users (n,) with the mean of those that are not NaN, and their influence on it."
-    ok = ~np.isnan(x); mean = x[ok].mean() if ok.any() else np.nan
+    if (ok := ~np.isnan(x)).all(): return x
+    mean = x[ok].mean() if ok.any() else np.nan
     return mean + np.where(ok, x - mean, 0) * (len(x) / max(1, ok.sum()))
 
 # %% ../nbs/07_metrics.ipynb #f8222d9c
@@ -316,7 +406,7 @@ def _stated(protocol: dict | None, **known) -> tuple[dict, dict]:
 
 _phrases = {"k": "cut-offs {}", "missing": "users without lists {}", "no_truth": "users without truth {}", "map_denominator": "MAP over {}", "gain": "gain {}", "ties": "ties by {}", "resampled": "resampled by {}",
     "gauc_weights": "GAUC by {}", "n_boot": "{} resamples", "seed": "seed {}", "group": "only {}"}
-_computed = (*_phrases, "metrics", "level", "truth", "train", "catalogue")
+_computed = (*_phrases, "metrics", "level", "truth", "train", "popularity", "catalogue")
 _names = {"zero": "count 0", "drop": "left out", "min": "min(true items, k)", "relevant": "all true items"}
 def _words(x) -> str:
     "A part of a protocol in words: {'kind': 'time', 'test': 0.2} -> time (test 0.2)."
@@ -366,7 +456,7 @@ class Report:
     draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
     per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
     counts: dict[str, int] # who was evaluated and who was not
-    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, the fingerprint of the truth
+    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, fingerprints
     name: str = "model" # shown in plots and comparisons
     groups: dict[str, dict[str, Report]] = field(default_factory=dict) # of `by`: what it was grouped by -> group -> its report
 
@@ -377,7 +467,8 @@ class Report:
     def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
         "Everything but the per-user values, ready for JSON."
         rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
-        return {"name": self.name, "metrics": {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}, "counts": self.counts, "protocol": self.protocol,
+        metrics = {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}
+        return {"name": self.name, "metrics": metrics, "counts": self.counts, "protocol": self.protocol,
             "groups": {by: {group: r.to_dict() for group, r in groups.items()} for by, groups in self.groups.items()}}
     def card(self) -> str: # two lines
         "The protocol in words: what was told, and what was computed."
@@ -399,19 +490,24 @@ class Report:
     ): # the matplotlib axes
         "One metric in each group, with its interval; the line is the value of all."
         f = self.breakdown(); m, _, k = metric.partition("@"); f = f[(f.metric == m) & (f.k == int(k or 0))]
-        if not len(f): raise MetricsError(f"no group has {metric!r}; there are {', '.join(self.values.index)}, of which groups of items have those of accuracy.")
-        ax = _dots(ax, [f"{g} ({n:,} users)" for g, n in zip(f.group, f.users)], f.value, f.low, f.high, hue=f.by.str.replace("_", " "), legend=True); ax.axvline(self[metric], color="grey", lw=1, ls="--")
+        if not len(f):
+            raise MetricsError(f"no group has {metric!r}; there are {', '.join(self.values.index)}, of which groups of items have those of accuracy.")
+        names = [f"{g} ({n:,} users)" for g, n in zip(f.group, f.users)]
+        ax = _dots(ax, names, f.value, f.low, f.high, hue=f.by.str.replace("_", " "), legend=True)
+        ax.axvline(self[metric], color="grey", lw=1, ls="--")
         ax.set(title=f"{self.name}: {_label(metric)} by group", xlabel=f"{_label(metric)}, with {self.protocol['level']:.0%} interval (dashed: all)")
         return ax
     def __repr__(self):
         f = self.to_frame(); text = [f"{v:.3f} [{l:.3f}, {h:.3f}]" for v, l, h in f[["value", "low", "high"]].to_numpy()]
         t = pd.DataFrame({"m": f.metric.map(_label), "k": ["value" if pd.isna(k) else f"@{k}" for k in f.k], "t": text})
         t = t.pivot(index="m", columns="k", values="t").loc[t.m.unique(), t.k.unique()]
-        return f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals\n" + t.rename_axis(index=None, columns=None).to_string() + "\n" + self.card()
+        head = f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals"
+        return "\n".join([head, t.rename_axis(index=None, columns=None).to_string(), self.card()])
 
 # %% ../nbs/07_metrics.ipynb #c4335e08
 _accuracy = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
-_needs = {"coverage": "items", "gini": "items", "novelty": "popularity or train", "diversity": "vectors or categories", "calibration": "categories and train", "popularity_lift": "train"}
+_needs = {"coverage": "items", "gini": "items", "novelty": "popularity or train", "diversity": "vectors or categories",
+    "calibration": "categories and train", "popularity_lift": "train"}
 def _wanted(metrics, **given) -> list[str]:
     "The names of the metrics to compute; by default all that the arguments given allow."
     there = lambda need: any(all(given[x] is not None for x in way.split(" and ")) for way in need.split(" or "))
@@ -422,58 +518,98 @@ def _wanted(metrics, **given) -> list[str]:
         if m in _needs and not there(_needs[m]): raise MetricsError(f"{m} needs the argument {_needs[m]}.")
     return metrics
 
-def _with_users(t: _Truth, ids) -> _Truth:
-    "The same pairs, with more users to be judged."
-    users = t.users.union(pd.Index(ids)).sort_values()
-    return replace(t, users=users, user=users.get_indexer(t.users)[t.user])
-
 def _choice(**given):
     "A MetricsError for a convention that there is not."
-    choices = {"missing": ("zero", "drop"), "no_truth": ("drop", "zero"), "map_denominator": ("min", "relevant"), "gain": ("binary", "linear", "exponential"), "ties": ("row", "item", "trec")}
+    choices = {"missing": ("zero", "drop"), "no_truth": ("drop", "zero"), "map_denominator": ("min", "relevant"),
+        "gain": ("binary", "linear", "exponential"), "ties": ("row", "item", "trec")}
     for name, x in given.items():
         if x not in choices[name]: raise MetricsError(f"{name} is one of {', '.join(map(repr, choices[name]))}, not {x!r}.")
 
 def _catalogue(items, recommended: pd.Index) -> int:
     "The size of the catalogue, which must hold all that was recommended."
     items = pd.Index(items).unique(); out = ~recommended.isin(items)
-    if out.any(): raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, the catalogue that coverage is a share of ({int(out.sum())} such items).")
+    if out.any():
+        raise MetricsError(f"item {_show(recommended[out][0])} was recommended but is not in `items`, "
+            f"the catalogue that coverage is a share of ({int(out.sum())} such items).")
     return len(items)
 
 # %% ../nbs/07_metrics.ipynb #fb54fe4c
+def _among(t: _Truth, users: pd.Index) -> _Truth:
+    "The same pairs by the codes of `users`, who hold those of `t` in the same order."
+    return replace(t, users=users, pair=_finder(users)(t.users)[t.user] * len(t.items) + t.item)
+
+def _judged(recs, truth, users, no_truth: str, gain: str) -> tuple[_Truth, int | None]:
+    "The truth with all users who are judged; and how many of those asked for have none (None: nobody was asked for)."
+    users = None if users is None else pd.Index(users).unique(); t = _truth(truth, users, gain=gain)
+    asked = users if users is not None or no_truth == "drop" else _columns(recs, ["user_id"], "recommendations")[0].unique()
+    bare = None if asked is None else int((t.users.get_indexer(asked) < 0).sum())
+    return _among(t, t.users.union(pd.Index(asked)).sort_values()) if no_truth == "zero" else t, bare
+
 def _past(train, users: pd.Index) -> tuple[_Truth | None, pd.Series | None]:
     "What `users` had before, by their codes; how often each item occurs in all of `train`."
     if train is None: return None, None
-    train = train.positives() if hasattr(train, "positives") else train; past = _truth(train, users, what="train")
-    past.user = users.get_indexer(past.users)[past.user]; past.users = users
-    return past, getattr(train, "interactions", train)["item_id"].value_counts()
+    frame = _events(train); past = _truth(train, users, what="train"); counted = frame["item_id"].value_counts()
+    past = _among(past, users); past.fingerprint += _of_counts(counted)
+    return past, counted
+
+def _of_counts(popularity: pd.Series) -> str:
+    "A hash of how often each item occurs."
+    return f"{np.bitwise_xor.reduce((_hashes(popularity.index) | np.uint64(1)) * _hashes(popularity)):016x}"
 
 def _seen(hits: tuple, lists: np.ndarray, shown: pd.Index, users: pd.Index, told) -> str:
     "Whether the lists hold items of their users' past, given the places where they do."
     user, rank, _ = hits
     if len(user) and told == "left out":
-        raise ProtocolError(f"seen is 'left out', but user {_show(users[user[0]])} had item {_show(shown[lists[user[0], rank[0] - 1]])} before ({len(user)} such places in the lists).")
+        who, what = _show(users[user[0]]), _show(shown[lists[user[0], rank[0] - 1]])
+        raise ProtocolError(f"seen is 'left out', but user {who} had item {what} before ({len(user)} such places in the lists).")
     return "kept" if len(user) else "left out"
 
 # %% ../nbs/07_metrics.ipynb #184d0746
-def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]: # name, whether of items, and a label for each user or item of the truth
-    "The groupings in `by`: names of columns in the sources' tables or of the known ones, or Series by user_id or item_id."
-    tables = {c: d.set_index(key)[c] for s in sources for d, key in [(getattr(s, "users", None), "user_id"), (getattr(s, "items", None), "item_id")] if isinstance(d, pd.DataFrame) for c in d if c != key}
-    if past is not None: tables |= {"user_history": _history_group(past), "item_popularity": _popularity_group(popularity, t.items)}
-    out = []
-    for x in [by] if isinstance(by, (str, pd.Series)) else by:
-        if not isinstance(x, pd.Series) and x not in tables: raise MetricsError(f"by has {x!r}; there are {', '.join(map(repr, tables)) or 'no columns (give train)'}, or give a Series with an index named user_id or item_id.")
-        labels = x if isinstance(x, pd.Series) else tables[x]
-        if labels.index.name not in ("user_id", "item_id"): raise MetricsError(f"by: the index of the Series {labels.name!r} must be named user_id or item_id, not {labels.index.name!r}.")
-        of_items = labels.index.name == "item_id"; labels = labels.astype(object).reindex(t.items if of_items else t.users).where(lambda v: v.notna(), "missing")
-        if labels.nunique() > 50: raise MetricsError(f"by: {labels.name!r} has {labels.nunique()} groups; cut it into at most 50 first, e.g. pd.qcut(x, 4).")
-        out.append((str(labels.name), of_items, labels.astype(str).to_numpy()))
+def _tables(*sources) -> dict[str, pd.Series]:
+    "The columns of the sources' users and items tables by their full names: user:age, item:age."
+    out = {}
+    for source in sources:
+        for kind in ("user", "item"):
+            table = getattr(source, f"{kind}s", None)
+            if not isinstance(table, pd.DataFrame): continue
+            out |= {f"{kind}:{c}": table.set_index(f"{kind}_id")[c] for c in table.columns.drop(f"{kind}_id")}
     return out
 
-def _history_group(past: _Truth) -> pd.Series: return pd.Series(np.where(np.bincount(past.user, minlength=len(past.users)) > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
+def _labels_of(x, tables: dict[str, pd.Series]) -> pd.Series:
+    "The labels that `x` of `by` stands for: a Series, or what the tables have by that name, full or short."
+    if isinstance(x, pd.Series): labels = x
+    else:
+        found = [n for n in tables if n == x] or [n for n in tables if n.partition(":")[2] == x]
+        there = ", ".join(map(repr, tables)) or "no columns (give train)"
+        if not found: raise MetricsError(f"by has {x!r}; there are {there}, or give a Series with an index named user_id or item_id.")
+        if len(found) > 1: raise MetricsError(f"by has {x!r}, which two tables have; ask for {' or '.join(map(repr, found))}.")
+        labels = tables[found[0]].rename(x)
+    of = labels.index.name
+    if of not in ("user_id", "item_id"):
+        raise MetricsError(f"by: the index of the Series {labels.name!r} must be named user_id or item_id, not {of!r}.")
+    twice = labels.index.duplicated()
+    if twice.any(): raise MetricsError(f"by: {labels.name!r} has more than one row for {of} {_show(labels.index[twice][0])}; keep one.")
+    return labels
+
+# %% ../nbs/07_metrics.ipynb #55115e6c
+def _history_group(past: _Truth) -> pd.Series:
+    return pd.Series(np.where(past.n_true > 0, "warm", "cold"), past.users.rename("user_id"), name="user_history")
 
 def _popularity_group(popularity: pd.Series, items: pd.Index) -> pd.Series:
     n = popularity.reindex(items).fillna(0); least = popularity.nlargest(max(1, round(len(popularity) / 5))).min()
     return pd.Series(np.select([n >= least, n > 0], ["head", "tail"], "cold"), items.rename("item_id"), name="item_popularity")
+
+def _grouped(by, t: _Truth, past, popularity, *sources) -> list[tuple[str, bool, np.ndarray]]:
+    "Of each grouping in `by` its name, whether it is of items, and a label for each user or item of the truth."
+    tables, out, names = _tables(*sources), [], set()
+    if past is not None: tables |= {"user_history": _history_group(past), "item_popularity": _popularity_group(popularity, t.items)}
+    for x in [by] if isinstance(by, (str, pd.Series)) else by:
+        labels = _labels_of(x, tables); of_items = labels.index.name == "item_id"
+        labels = labels.astype(object).reindex(t.items if of_items else t.users).where(lambda v: v.notna(), "missing")
+        if labels.nunique() > 50: raise MetricsError(f"by: {labels.name!r} has {labels.nunique()} groups; cut it into at most 50 first, e.g. pd.qcut(x, 4).")
+        if (name := str(labels.name)) in names: raise MetricsError(f"by has two groupings named {name!r}; rename one: series.rename('another').")
+        names.add(name); out.append((name, of_items, labels.astype(str).to_numpy()))
+    return out
 
 # %% ../nbs/07_metrics.ipynb #e4ce4c5d
 @dataclass
@@ -489,36 +625,56 @@ class _Judge:
     def report(self, rows: np.ndarray, counts: dict, group: str | None = None) -> Report:
         "The report over the users at `rows`."
         n_boot, seed, protocol, name = self.settings; names = [(m, k, f"{m}@{k}") for m in self.wanted for k in self.ks]
-        per_user = pd.DataFrame({c: self.values[c][rows] for m, k, c in names if m not in self.pooled}, index=self.users[rows].rename("user_id"))
-        V = pd.DataFrame({c: self.pooled[m](rows, k) if m in self.pooled else _over_all(self.values[c][rows]) for m, k, c in names}) # all metrics are means of these
-        return Report(V.mean(), pd.DataFrame(_resample(V.to_numpy(), n_boot, seed), columns=V.columns), per_user, counts, protocol | ({"group": group} if group else {}), name)
+        own = [c for m, _, c in names if m not in self.pooled]; values = np.empty((len(own), len(rows)))
+        for row, c in zip(values, own): row[:] = self.values[c][rows]
+        per_user = pd.DataFrame(values.T, self.users[rows].rename("user_id"), own, copy=False); of = dict(zip(own, values))
+        V = np.stack([self.pooled[m](rows, k) if m in self.pooled else _over_all(of[c]) for m, k, c in names]) # all metrics are means of these
+        estimates = pd.DataFrame(V.T, columns=[c for *_, c in names], copy=False).mean()
+        draws = pd.DataFrame(_resample(V.T, n_boot, seed), columns=estimates.index)
+        return Report(estimates, draws, per_user, counts, protocol | ({"group": group} if group else {}), name)
 
-    def groups(self, groupings: list, rows: np.ndarray, hits: tuple, t: _Truth, map_denominator: str) -> dict[str, dict[str, Report]]:
-        "A report for each group of users, and of items."
-        out = {}
-        for by, of_items, labels in groupings:
-            out[by] = {}
-            for g in [x for x in ("warm", "head", "tail", "cold") if x in labels] if by in ("user_history", "item_popularity") else sorted(set(labels)):
-                judge, some = self, rows[labels[rows] == g] if not of_items else None
-                if of_items:
-                    inside = labels[t.item] == g; place = np.cumsum(inside) - 1; of = inside[hits[2]]; part = replace(t, user=t.user[inside], item=t.item[inside], gain=t.gain[inside])
-                    judge = replace(self, wanted=[m for m in self.wanted if m in _accuracy], pooled={}, values=_per_user((hits[0][of], hits[1][of], place[hits[2][of]]), part, self.ks, map_denominator))
-                    some = rows[np.bincount(part.user, minlength=len(t.users))[rows] > 0]
-                if len(some) and judge.wanted: out[by][g] = judge.report(some, {"users": len(some)}, f"{by} {g}")
-        return out
+def _beyond(wanted, ks: tuple, lists: np.ndarray, shown: pd.Index, popularity, past, categories, vectors) -> dict[str, np.ndarray]:
+    "Of the metrics beyond accuracy those that are values of each user, where they are wanted."
+    out = {}
+    if "novelty" in wanted: out |= _novelty(lists, shown, popularity, ks)
+    if "diversity" in wanted:
+        table, what = (categories, "categories") if vectors is None else (vectors, "vectors")
+        out |= _diversity(lists, _item_table(table, shown, what), ks)
+    if "calibration" in wanted: out |= _calibration(lists, _shares(categories, shown), past, _shares(categories, past.items), ks)
+    return out
+
+# %% ../nbs/07_metrics.ipynb #f2c9098e
+def _inside(judge: _Judge, t: _Truth, hits: tuple, inside: np.ndarray, map_denominator: str) -> tuple[_Judge, np.ndarray]:
+    "Judges the pairs of the truth that are `inside` only, and the users that have some."
+    user, rank, pair = hits; found = inside[pair]; place = np.cumsum(inside) - 1
+    part = replace(t, pair=t.pair[inside], gain=t.gain[inside])
+    values = _per_user((user[found], rank[found], place[pair[found]]), part, judge.ks, map_denominator)
+    return replace(judge, wanted=[m for m in judge.wanted if m in _accuracy], pooled={}, values=values), part.n_true > 0
+
+def _groups(judge: _Judge, groupings: list, rows: np.ndarray, hits: tuple, t: _Truth, map_denominator: str) -> dict[str, dict[str, Report]]:
+    "A report for each group of users, and of items."
+    out, known = {}, ("warm", "head", "tail", "cold")
+    for by, of_items, labels in groupings:
+        out[by] = {}
+        for g in sorted(set(labels), key=known.index if set(labels) <= {*known} else None):
+            if of_items: of_group, users = _inside(judge, t, hits, labels[t.item] == g, map_denominator)
+            else: of_group, users = judge, labels == g
+            some = rows[users[rows]]
+            if len(some) and of_group.wanted: out[by][g] = of_group.report(some, {"users": len(some)}, f"{by} {g}")
+    return out
 
 # %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
-    recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; further columns are ignored
+    recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; others are ignored
     truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
     k: int | Sequence[int] = (10, 20), # cut-offs: only the first k of each list are looked at
-    metrics: Sequence[str] | None = None, # names out of precision, recall, ndcg, map, mrr, hit_rate, coverage, gini, novelty, diversity, calibration, popularity_lift; default: all that the arguments allow
+    metrics: Sequence[str] | None = None, # precision, recall, ndcg, map, mrr, hit_rate, coverage, gini, novelty, diversity, calibration, popularity_lift; default: all possible
     items: Iterable | None = None, # the catalogue's item ids, for coverage and gini
     popularity: pd.Series | None = None, # events of each item in the past, item_id -> count, for novelty and popularity_lift; default: counted in `train`
-    train=None, # what users had before, a frame of user_id, item_id, or a Dataset (its positives): for popularity_lift and calibration, and tells whether lists hold such items
+    train=None, # what users had before, as `truth`: for popularity_lift and calibration, and whether lists hold such items
     categories: pd.Series | pd.DataFrame | None = None, # by item: its category, or numbers of a column each category (at least 0), for calibration and diversity
     vectors: pd.DataFrame | None = None, # by item: numbers, for diversity, where it should not be that of categories
-    by: str | pd.Series | Sequence | None = None, # also by group: columns of the users and items tables of `train` or `truth`, "user_history", "item_popularity", or Series with an index named user_id or item_id
+    by: str | pd.Series | Sequence | None = None, # also by group: columns of the Datasets' tables, "user_history", "item_popularity", Series by user_id or item_id
     users: Iterable | None = None, # evaluate only these users; default: every user with truth
     missing: str = "zero", # users with truth but without recommendations: "zero" counts them as 0, "drop" leaves them out
     no_truth: str = "drop", # users without truth, of `users` or else of the recommendations: "drop" leaves them out, "zero" counts them as 0
@@ -528,31 +684,30 @@ def evaluate(
     n_boot: int = 1000, # resamples of the users for the intervals; 0: no intervals
     seed: int = 0, # of the resamples
     level: float = .95, # of the intervals
-    protocol: dict | None = None, # what else makes the numbers comparable: split, candidates, seen ("left out" or "kept"), excluded ({reason: users}), in your words; a Dataset's split is known
+    protocol: dict | None = None, # split, candidates, seen ("left out" or "kept"), excluded ({reason: users}), in your words; a Dataset's split is known
     name: str = "model", # shown in plots and comparisons
 ) -> Report: # estimates with intervals, the values of each user, and the protocol
     "Ranking metrics of each user's list, averaged over users, with bootstrap intervals."
     _choice(missing=missing, no_truth=no_truth, map_denominator=map_denominator, gain=gain, ties=ties)
-    users = None if users is None else pd.Index(users).unique()
-    ks, t = _cutoffs(k), _truth(truth, users, gain=gain); wanted = _wanted(metrics, items=items, popularity=popularity, train=train, categories=categories, vectors=vectors)
-    asked = users if users is not None else _columns(recommendations, ["user_id"], "recommendations")[0].unique() if no_truth == "zero" else None
-    bare = None if asked is None else int((t.users.get_indexer(asked) < 0).sum()) # users without truth
-    if no_truth == "zero": t = _with_users(t, asked)
-    lists, shown, others = _lists(_ranked(recommendations, ties), t.users, ks[-1]); past, counted = _past(train, t.users); popularity = counted if popularity is None else popularity
-    known = {"split": getattr(truth, "split", None), "seen": None if past is None else _seen(_hits(lists, shown, past), lists, shown, t.users, (protocol or {}).get("seen"))}
-    told, left_out = _stated(protocol, **known)
-    served = lists[:, 0] >= 0; rows = np.flatnonzero(served | (missing == "zero")); hits = _hits(lists, shown, t); values = _per_user(hits, t, ks, map_denominator)
-    if "novelty" in wanted: values |= _novelty(lists, shown, popularity, ks)
-    if "diversity" in wanted: values |= _diversity(lists, _item_table(categories if vectors is None else vectors, shown, "categories" if vectors is None else "vectors"), ks)
-    if "calibration" in wanted: values |= _calibration(lists, _shares(categories, shown), past, _shares(categories, past.items), ks)
+    ks = _cutoffs(k); t, bare = _judged(recommendations, truth, users, no_truth, gain)
+    wanted = _wanted(metrics, items=items, popularity=popularity, train=train, categories=categories, vectors=vectors)
+    lists, shown, others = _lists(_ranked(recommendations, ties), t.users, ks[-1]); hits = _hits(lists, shown, t)
+    past, counted = _past(train, t.users); counted = counted if popularity is None else popularity
+    seen = None if past is None else _seen(_hits(lists, shown, past), lists, shown, t.users, (protocol or {}).get("seen"))
+    told, left_out = _stated(protocol, split=getattr(truth, "split", None), seen=seen)
+    values = _per_user(hits, t, ks, map_denominator) | _beyond(wanted, ks, lists, shown, counted, past, categories, vectors)
     n_items = _catalogue(items, shown) if {"coverage", "gini"} & {*wanted} else None
     pooled = {"coverage": lambda rows, k: _coverage(lists[rows], k, n_items), "gini": lambda rows, k: _gini(lists[rows], k, n_items),
-        "popularity_lift": lambda rows, k: _lift(lists, shown, popularity, past, k, rows)}
+        "popularity_lift": lambda rows, k: _lift(lists, shown, counted, past, k, rows)}
+    served = lists[:, 0] >= 0; rows = np.flatnonzero(served | (missing == "zero"))
     counts = {"users": len(rows), "without_truth": others if bare is None else bare, "without_recommendations": int((~served).sum())} | left_out
-    full = told | {"k": list(ks), "metrics": wanted, "missing": missing, "no_truth": no_truth, "map_denominator": map_denominator, "gain": gain} | ({} if "rank" in recommendations else {"ties": ties}) | {
-        "n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint, "train": past and past.fingerprint, "catalogue": n_items}
-    judge = _Judge(ks, wanted, values, {m: f for m, f in pooled.items() if m in wanted}, t.users, (n_boot, seed, full, name)); report = judge.report(rows, counts)
-    if by is not None: report.groups = judge.groups(_grouped(by, t, past, popularity, truth, train), rows, hits, t, map_denominator)
+    ordered = {} if "rank" in recommendations else {"ties": ties}
+    full = told | {"k": list(ks), "metrics": wanted, "missing": missing, "no_truth": no_truth, "map_denominator": map_denominator,
+        "gain": gain} | ordered | {"n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint, "train": past and past.fingerprint,
+        "popularity": _of_counts(popularity) if popularity is not None and {"novelty", "popularity_lift"} & {*wanted} else None, "catalogue": n_items}
+    judge = _Judge(ks, wanted, values, {m: f for m, f in pooled.items() if m in wanted}, t.users, (n_boot, seed, full, name))
+    report = judge.report(rows, counts)
+    if by is not None: report.groups = _groups(judge, _grouped(by, t, past, counted, truth, train), rows, hits, t, map_denominator)
     return report
 
 # %% ../nbs/07_metrics.ipynb #826c3756
@@ -626,11 +781,13 @@ class Comparisons:
     def plot(self, ax=None): # the matplotlib axes
         "Each difference with its interval, one colour where it stands after the correction at 5%."
         f = self.to_frame(); names = f.b_name + " − " + f.a_name + (", " + f.metric.map(_label) if len(self.metrics) > 1 else "")
-        ax = _dots(ax, names, f.difference, f.low, f.high, hue=np.where(f.p_holm < .05, "p (Holm) < .05", "p (Holm) ≥ .05"), legend=True); ax.axvline(0, color="black", lw=1)
-        ax.set(title="Differences in pairs", xlabel=f"difference of {', '.join(map(_label, self.metrics))}, with {self.pairs[0].a.protocol['level']:.0%} interval")
+        stands = np.where(f.p_holm < .05, "p (Holm) < .05", "p (Holm) ≥ .05"); level = self.pairs[0].a.protocol["level"]
+        ax = _dots(ax, names, f.difference, f.low, f.high, hue=stands, legend=True); ax.axvline(0, color="black", lw=1)
+        ax.set(title="Differences in pairs", xlabel=f"difference of {', '.join(map(_label, self.metrics))}, with {level:.0%} interval")
         return ax
     def __repr__(self):
-        rows = [f"{r.b_name} − {r.a_name}  {_label(r.metric)}@{r.k} {r.difference:+.4f} [{r.low:.4f}, {r.high:.4f}]  p = {r.p:.2g}, Holm {r.p_holm:.2g}" for r in self.to_frame().itertuples()]
+        rows = [f"{r.b_name} − {r.a_name}  {_label(r.metric)}@{r.k} {r.difference:+.4f} [{r.low:.4f}, {r.high:.4f}]  "
+            f"p = {r.p:.2g}, Holm {r.p_holm:.2g}" for r in self.to_frame().itertuples()]
         return "\n".join([f"{len(rows)} comparisons, paired over {_count(self.pairs[0].a.counts)}", *rows, self.pairs[0].a.card()])
 
 def _holm(p: np.ndarray) -> np.ndarray:
@@ -638,6 +795,7 @@ def _holm(p: np.ndarray) -> np.ndarray:
     order = np.argsort(p); out = np.empty(len(p)); out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
     return np.where(np.isnan(p), np.nan, out)
 
+# %% ../nbs/07_metrics.ipynb #b2635021
 def compare_all(
     reports: Iterable[Report] | dict[str, Report], # two or more, over the same users and protocol, with names of their own
     metrics: str | Sequence[str], # those of the family, e.g. "ndcg@10"

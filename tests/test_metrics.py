@@ -146,6 +146,57 @@ def test_bad_options_are_named(change, message):
     with pytest.raises(MetricsError, match=message): evaluate(recs, truth, n_boot=0, **change)
 
 
+def test_a_column_of_two_tables_is_asked_for_by_its_table():
+    recs, truth = random_case(2); users, items = truth.user_id.unique(), pd.unique(pd.concat([recs.item_id, truth.item_id])); rng = np.random.default_rng(0)
+    kind = lambda ids: rng.choice(["a", "b"], len(ids))
+    train = Dataset(truth, users=pd.DataFrame({"user_id": users, "kind": kind(users), "user_history": kind(users)}), items=pd.DataFrame({"item_id": items, "kind": kind(items)}))
+    with pytest.raises(MetricsError, match="by has 'kind', which two tables have; ask for 'user:kind' or 'item:kind'"): evaluate(recs, truth, train=train, by="kind", n_boot=0)
+    r = evaluate(recs, truth, train=train, by=["user:kind", "item:kind", "user_history", "user:user_history"], n_boot=0)
+    for g, table in (("user:kind", train.users.set_index("user_id").kind), ("item:kind", train.items.set_index("item_id").kind), ("user:user_history", train.users.set_index("user_id").user_history)):
+        own = evaluate(recs, truth, by=table, n_boot=0).groups[table.name]
+        assert list(r.groups[g]) == ["a", "b"] == list(own) and all(r.groups[g][x].counts == own[x].counts for x in own)
+        for x in own: pd.testing.assert_series_equal(r.groups[g][x].values[own[x].values.index], own[x].values)
+    assert list(r.groups["user_history"]) == ["warm"]
+    one = train.users.set_index("user_id").kind
+    with pytest.raises(MetricsError, match="two groupings named 'kind'"): evaluate(recs, truth, by=[one, one], n_boot=0)
+    with pytest.raises(MetricsError, match=f"more than one row for user_id {users[0]!r}"): evaluate(recs, truth, by=pd.concat([one[:1], one]), n_boot=0)
+    named = one.rename("item_popularity"); assert list(evaluate(recs, truth, by=named, n_boot=0).groups["item_popularity"]) == ["a", "b"] # no label is lost to the known names
+
+
+def test_the_fingerprint_of_train_covers_all_that_a_report_depends_on():
+    recs, truth, past, *_ = beyond_case(3); of = lambda train, **more: evaluate(recs, truth, train=train, n_boot=0, **more)
+    others = pd.DataFrame({"user_id": ["nobody"] * 3, "item_id": past.item_id[:3]}); one = of(pd.concat([past, others])); key = "train"
+    assert of(pd.concat([others[::-1], past])).protocol[key] == one.protocol[key] # neither order
+    assert of(pd.concat([past, others.assign(user_id="another")])).protocol[key] == one.protocol[key] # nor who, as long as he is not evaluated
+    more = of(pd.concat([past, others, others[:1]]))
+    assert not more.values.equals(one.values)
+    with pytest.raises(ProtocolError, match="train is"): compare(one, more)
+    sold = past.item_id.value_counts(); told = of(past, popularity=sold)
+    assert of(past, popularity=sold[::-1]).protocol["popularity"] == told.protocol["popularity"] is not None and of(past, popularity=sold, metrics="ndcg").protocol["popularity"] is None
+    with pytest.raises(ProtocolError, match="popularity is"): compare(told, of(past, popularity=sold + (sold.index == sold.index[0])))
+
+
+@pytest.mark.parametrize("ids", ["int64", "int8", "uint64", "wide", "str", "object", "Int64"])
+def test_lists_are_read_in_slices(ids):
+    "More rows than a slice has, users before, between and beyond those of the truth, ranks beyond k: as plain pandas has it."
+    rng = np.random.default_rng(0); n, K = 110, 3000; u = rng.permutation(n)
+    recs = pd.DataFrame({"user_id": np.repeat(u, K), "item_id": np.concatenate([rng.permutation(K) for _ in range(n)]), "rank": np.tile(np.arange(1, K + 1), n)})
+    truth = pd.DataFrame({"user_id": rng.integers(20, 90, 900), "item_id": rng.integers(0, K, 900)}).query("user_id != 50")
+    hits = recs[recs["rank"] <= 40].merge(truth.drop_duplicates()).groupby("user_id").size().reindex(truth.user_id.unique(), fill_value=0).sort_index()
+    to = {"wide": lambda c: c.astype("int64") * 10**12, "uint64": lambda c: c.astype("uint64") + np.uint64(2**63)}.get(ids, lambda c: c.astype(str).astype(ids) if ids == "object" else c.astype(ids))
+    r, t = (d.assign(user_id=to(d.user_id)) for d in (recs, truth))
+    found = evaluate(r, t, k=40, metrics="precision", n_boot=0); got = found.per_user.set_axis(pd.Index([int(x) for x in found.per_user.index])).sort_index()["precision@40"] * 40
+    back = {"wide": lambda x: x // 10**12, "uint64": lambda x: x - 2**63}.get(ids, lambda x: x)
+    assert [back(x) for x in got.index] == list(hits.index) and found.counts["without_truth"] == n - len(hits)
+    np.testing.assert_allclose(got.to_numpy(), hits.to_numpy())
+    graded = t.assign(value=rng.integers(1, 9, len(t))); settings = dict(k=1000, metrics="ndcg", gain="linear", n_boot=0); every = evaluate(r, graded, **settings).per_user
+    for late in every.index[[0, -1]]: # in the first slice of users, in the last, and alone
+        assert evaluate(r, graded, users=[late], **settings)["ndcg@1000"] == pytest.approx(every.loc[late, "ndcg@1000"], abs=1e-12)
+        row = np.flatnonzero(r.user_id == late)[1]; twice = r.copy(); twice.iloc[row, 1] = twice.iloc[row - 1, 1]
+        with pytest.raises(MetricsError, match=f"user {late if ids not in ('str', 'object') else repr(late)} is recommended item .* more than once"): evaluate(twice, t, k=1000, n_boot=0)
+    with pytest.raises(MetricsError, match="has rank 0"): evaluate(r.assign(rank=r["rank"].where(np.arange(len(r)) < len(r) - 1, 0)), t, k=40, n_boot=0)
+
+
 def test_categories_must_be_shares():
     recs, truth, past, items, _, _ = beyond_case(2)
     for bad in (pd.DataFrame(0., items, ["a", "b"]), pd.DataFrame(-1., items, ["a"])):
