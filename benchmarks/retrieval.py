@@ -196,12 +196,10 @@ def search(name, folder, trials, split):
     import recsys_nb.baselines as b
     from recsys_nb.data import split_by_time, split_leave_last_out
     from recsys_nb.recommend import TwoTowerRetriever
-    R = b.Range
-    space = {"dim": R(32, 128, log=True), "temperature": R(.1, 1., log=True), "drop": R(0., .6), "lr": R(3e-4, 1e-2, log=True), "n_extra": R(128, 2048, log=True)}
-    model, space = (TwoTowerRetriever, space) if name.startswith("Two-Tower") else (getattr(b, name), None)
+    model = TwoTowerRetriever if name.startswith("Two-Tower") else getattr(b, name)
     cpu = time.process_time()
     hold_out = {"time": split_by_time, "last": partial(split_leave_last_out, last=.2)}[split]
-    found = b.tune(model, dataset(folder, "ids only" not in name), space, trials=trials, split=hold_out, progress=False)
+    found = b.tune(model, dataset(folder, "ids only" not in name), trials=trials, split=hold_out, progress=False)
     (folder/"params.json").write_text(json.dumps({"params": found.best, "score": found.score, "default": float(found.trials.score[0]), "cpu": time.process_time() - cpu}))
 
 
