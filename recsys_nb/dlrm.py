@@ -75,7 +75,7 @@ def interact(
     "The dot products of the pairs of vectors of each example (Naumov et al. 2019)."
     return (T @ T.transpose(1, 2)).flatten(1).index_select(1, pairs)
 
-# %% ../nbs/05_dlrm.ipynb #ed401350
+# %% ../nbs/05_dlrm.ipynb #c39c3544
 class _FirstAndDots(torch.autograd.Function):
     "The first vector where `first` is set, and the dot products of `interact`, with a gradient in one product."
     @staticmethod
@@ -95,7 +95,7 @@ class _FirstAndDots(torch.autograd.Function):
         if ctx.first: out[:, 0] += grad[:, :d]
         return out, None, None, None
 
-# %% ../nbs/05_dlrm.ipynb #9398c4dd
+# %% ../nbs/05_dlrm.ipynb #a0510ac5
 class DotInteraction(nn.Module):
     "The dot product of each pair of vectors, and the first vector as it is (Naumov et al. 2019)."
     def __init__(self,
@@ -114,10 +114,10 @@ class DotInteraction(nn.Module):
         T: Tensor, # float (B, F, d)
     ) -> Tensor: # (B, out_features): the first vector, if it goes up, then the dot products
         "The input of the top MLP."
-        if not torch.compiler.is_compiling(): return _FirstAndDots.apply(T, self.pairs, self.slots, self.first)
+        if not torch.compiler.is_exporting(): return _FirstAndDots.apply(T, self.pairs, self.slots, self.first)
         return torch.cat([T[:, 0]] * self.first + [interact(T, self.pairs)], 1)
 
-# %% ../nbs/05_dlrm.ipynb #055f0385
+# %% ../nbs/05_dlrm.ipynb #b61a3166
 class CatInteraction(nn.Module):
     "The vectors side by side."
     def __init__(self,
@@ -133,7 +133,7 @@ class CatInteraction(nn.Module):
         "The input of the top MLP."
         return T.flatten(1)
 
-# %% ../nbs/05_dlrm.ipynb #b28b828f
+# %% ../nbs/05_dlrm.ipynb #a92fa235
 class DCNInteraction(nn.Module):
     "Cross layers of low rank over the vectors side by side (DCN-V2: Wang et al. 2021, arXiv:2008.13535)."
     def __init__(self,
@@ -189,7 +189,7 @@ def _mlp(dims: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     for n_in, n_out in pairwise(dims): layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)] + [nn.Dropout(dropout)] * (dropout > 0)
     return nn.Sequential(*layers)
 
-# %% ../nbs/05_dlrm.ipynb #88ae6903
+# %% ../nbs/05_dlrm.ipynb #e5ccba49
 def _interaction(c: DLRMConfig) -> nn.Module:
     "The interaction that the config names, for its vectors."
     n = c.num_sparse_features + (c.num_dense_features > 0) # F
@@ -198,16 +198,26 @@ def _interaction(c: DLRMConfig) -> nn.Module:
     if c.interaction == "dcn": return DCNInteraction(n, d, c.cross_layers, c.cross_rank)
     return DotInteraction(n, d, first=c.num_dense_features > 0 or n == 1, diagonal=c.self_interaction)
 
-# %% ../nbs/05_dlrm.ipynb #039f02eb
-def _rows(table: nn.Embedding, codes: Tensor) -> Tensor:
-    "Rows of the table, (B, S, d)."
-    if table.sparse: return table(codes)
-    return table.weight.index_select(0, codes.flatten()).unflatten(0, codes.shape)
+# %% ../nbs/05_dlrm.ipynb #03f3967e
+class _PickRows(torch.autograd.Function):
+    "Rows of a table in the type `dtype`; the gradient is in the table's."
+    @staticmethod
+    def forward(ctx, weight: Tensor, codes: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(codes); ctx.like = weight
+        return weight.to(dtype).index_select(0, codes.flatten()).unflatten(0, codes.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        (codes,), out = ctx.saved_tensors, torch.zeros_like(ctx.like)
+        for c, g in zip(codes.split(512), grad.split(512)): out.index_add_(0, c.flatten(), g.to(out.dtype).flatten(0, 1)) # a part fits the cache
+        return out, None, None
 
 
-def _product_type(x: Tensor) -> torch.dtype:
-    "The type in which x would be multiplied: autocast's, where that is on."
-    return torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled(x.device.type) else x.dtype
+def _rows(table: nn.Embedding, codes: Tensor, dtype: torch.dtype) -> Tensor:
+    "The rows of the table, (B, S, d), in the type `dtype`."
+    if table.sparse or torch.compiler.is_compiling(): return table(codes).to(dtype)
+    return _PickRows.apply(table.weight, codes, dtype)
 
 # %% ../nbs/05_dlrm.ipynb #0c0a3c39
 class DLRM(nn.Module):
@@ -233,7 +243,9 @@ class DLRM(nn.Module):
     ) -> Tensor: # logits, float32 (B,)
         "The logit of each example; `.sigmoid()` makes a probability of it."
         _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
+        device = self.cardinalities.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.top[0].weight.dtype # of the products
         x = [] if self.bottom is None else [self.bottom(dense).unsqueeze(1)]
-        e = [] if self.table is None else [_rows(self.table, sparse + self.offsets)]
-        T = torch.cat([v.to(_product_type(v)) for v in x + e], 1) # (B, F, d)
+        e = [] if self.table is None else [_rows(self.table, sparse + self.offsets, dtype)]
+        T = torch.cat(x + e, 1) # (B, F, d)
         return self.top(self.interaction(T)).squeeze(1).float()

@@ -317,6 +317,7 @@ def train(
     seed: int = 0, # of the order of the examples and of dropout; torch's random numbers in `loss` follow it too
     device: str = "auto", # as in `pick_device`
     precision: str = "auto", # as in `pick_precision`
+    compile: bool = False, # compile the loss and the model that it calls: the first step takes tens of seconds, the others less than before
     folder: str | Path | None = None, # for checkpoints; None: none are written
     resume: bool = True, # go on from the checkpoint in `folder`, if there is one; False: delete the checkpoints there
     progress: bool = True, # show a progress bar
@@ -325,6 +326,7 @@ def train(
     _check_counts(epochs=epochs, batch_size=batch_size, patience=patience)
     dev = pick_device(device); data = _resident(data, dev); model.to(dev)
     run = dict(batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed, precision=pick_precision(precision, dev), monitor=monitor, mode=_mode(monitor, mode))
+    if compile: loss = torch.compile(loss, dynamic=False); run["compile"] = True # one graph for full batches, one for the last
     optimizers, result = _optimizers(model, lr, weight_decay, dev), TrainResult([], monitor, run["mode"], str(dev), run["precision"])
     saved = None if folder is None else _Checkpoints(folder, run | _identity(model, data, optimizers))
     if saved and not resume: saved.keep()
