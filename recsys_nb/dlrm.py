@@ -75,7 +75,7 @@ def interact(
     "The dot products of the pairs of vectors of each example (Naumov et al. 2019)."
     return (T @ T.transpose(1, 2)).flatten(1).index_select(1, pairs)
 
-# %% ../nbs/05_dlrm.ipynb #c39c3544
+# %% ../nbs/05_dlrm.ipynb #27698cd3
 class _FirstAndDots(torch.autograd.Function):
     "The first vector where `first` is set, and the dot products of `interact`, with a gradient in one product."
     @staticmethod
@@ -95,7 +95,7 @@ class _FirstAndDots(torch.autograd.Function):
         if ctx.first: out[:, 0] += grad[:, :d]
         return out, None, None, None
 
-# %% ../nbs/05_dlrm.ipynb #a0510ac5
+# %% ../nbs/05_dlrm.ipynb #98b618bd
 class DotInteraction(nn.Module):
     "The dot product of each pair of vectors, and the first vector as it is (Naumov et al. 2019)."
     def __init__(self,
@@ -117,7 +117,7 @@ class DotInteraction(nn.Module):
         if not torch.compiler.is_exporting(): return _FirstAndDots.apply(T, self.pairs, self.slots, self.first)
         return torch.cat([T[:, 0]] * self.first + [interact(T, self.pairs)], 1)
 
-# %% ../nbs/05_dlrm.ipynb #b61a3166
+# %% ../nbs/05_dlrm.ipynb #d1c736b8
 class CatInteraction(nn.Module):
     "The vectors side by side."
     def __init__(self,
@@ -133,7 +133,7 @@ class CatInteraction(nn.Module):
         "The input of the top MLP."
         return T.flatten(1)
 
-# %% ../nbs/05_dlrm.ipynb #a92fa235
+# %% ../nbs/05_dlrm.ipynb #f2a1b8f4
 class DCNInteraction(nn.Module):
     "Cross layers of low rank over the vectors side by side (DCN-V2: Wang et al. 2021, arXiv:2008.13535)."
     def __init__(self,
@@ -156,6 +156,7 @@ class DCNInteraction(nn.Module):
         return x
 
 # %% ../nbs/05_dlrm.ipynb #55bc0681
+@torch.compiler.disable
 def _check_inputs(dense: Tensor | None, sparse: Tensor | None, cardinalities: Tensor, num_dense: int) -> None:
     "Raise an error that names the tensor, feature or code which does not fit."
     rows = {}
@@ -166,7 +167,7 @@ def _check_inputs(dense: Tensor | None, sparse: Tensor | None, cardinalities: Te
     if len(rows) == 2 and rows["dense"] != rows["sparse"]: raise ValueError(f"dense has {rows['dense']} rows and sparse {rows['sparse']}; they must be of the same examples")
     if not len(cardinalities): return
     if sparse.is_floating_point(): raise TypeError(f"sparse holds codes and must be whole numbers, got {sparse.dtype}; are dense and sparse swapped?")
-    if torch.compiler.is_compiling(): return
+    if torch.compiler.is_exporting(): return
     bad = (sparse < 0) | (sparse >= cardinalities)
     if bad.any():
         row, s = bad.nonzero()[0].tolist()
@@ -189,7 +190,7 @@ def _mlp(dims: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     for n_in, n_out in pairwise(dims): layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)] + [nn.Dropout(dropout)] * (dropout > 0)
     return nn.Sequential(*layers)
 
-# %% ../nbs/05_dlrm.ipynb #e5ccba49
+# %% ../nbs/05_dlrm.ipynb #7c2bd2ab
 def _interaction(c: DLRMConfig) -> nn.Module:
     "The interaction that the config names, for its vectors."
     n = c.num_sparse_features + (c.num_dense_features > 0) # F
@@ -198,7 +199,7 @@ def _interaction(c: DLRMConfig) -> nn.Module:
     if c.interaction == "dcn": return DCNInteraction(n, d, c.cross_layers, c.cross_rank)
     return DotInteraction(n, d, first=c.num_dense_features > 0 or n == 1, diagonal=c.self_interaction)
 
-# %% ../nbs/05_dlrm.ipynb #03f3967e
+# %% ../nbs/05_dlrm.ipynb #9148805b
 class _PickRows(torch.autograd.Function):
     "Rows of a table in the type `dtype`; the gradient is in the table's."
     @staticmethod
@@ -214,9 +215,10 @@ class _PickRows(torch.autograd.Function):
         return out, None, None
 
 
+@torch.compiler.disable # the compiler's gradients of rows are slow, and it knows no sparse ones
 def _rows(table: nn.Embedding, codes: Tensor, dtype: torch.dtype) -> Tensor:
     "The rows of the table, (B, S, d), in the type `dtype`."
-    if table.sparse or torch.compiler.is_compiling(): return table(codes).to(dtype)
+    if table.sparse or torch.compiler.is_exporting(): return table(codes).to(dtype)
     return _PickRows.apply(table.weight, codes, dtype)
 
 # %% ../nbs/05_dlrm.ipynb #0c0a3c39
@@ -245,7 +247,7 @@ class DLRM(nn.Module):
         _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
         device = self.cardinalities.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.top[0].weight.dtype # of the products
-        x = [] if self.bottom is None else [self.bottom(dense).unsqueeze(1)]
         e = [] if self.table is None else [_rows(self.table, sparse + self.offsets, dtype)]
+        x = [] if self.bottom is None else [self.bottom(dense).unsqueeze(1)]
         T = torch.cat(x + e, 1) # (B, F, d)
         return self.top(self.interaction(T)).squeeze(1).float()
