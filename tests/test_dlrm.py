@@ -18,7 +18,7 @@ def made(big=False, **options):
 
 def examples(n=600):
     g = torch.Generator().manual_seed(1)
-    dense, sparse = torch.randn(n, 3, generator=g), torch.stack([torch.randint(n, (n,), generator=g) for n in (40, 7)], 1)
+    dense, sparse = torch.randn(n, 3, generator=g), torch.stack([torch.randint(c, (n,), generator=g) for c in (40, 7)], 1)
     return {"dense": dense, "sparse": sparse, "y": ((sparse.sum(1) % 2) * 1.)}
 
 
