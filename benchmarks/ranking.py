@@ -179,7 +179,7 @@ def compare(args, folder: Path, part: str) -> None:
     for name, why in missing.items(): print(f"{name}: not installable: {why}")
 
 
-def teacher(seed: int, n: int = 220_000, n_test: int = 100_000) -> tuple[dict, dict, np.ndarray]:
+def teacher(seed: int, n: int = 100_000, n_test: int = 50_000) -> tuple[dict, dict, np.ndarray]:
     "Clicks whose probabilities are known: products of hidden vectors of the first six features, and a curve in the numbers. The last `n_test` apart, with their true logits."
     rng = np.random.default_rng(seed); sparse, dense = rng.integers(100, size=(n + n_test, S)), rng.standard_normal((n + n_test, D), dtype=np.float32)
     v = rng.normal(size=(6, 100, 4)); e = [v[s][sparse[:, s]] for s in range(6)]
