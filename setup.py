@@ -9,7 +9,7 @@ config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("abtest", "viz", "als", "tune", "serve")}
+extras = {name: cfg[f"{name}_requirements"].split() for name in ("abtest", "viz", "als", "tune", "serve", "spark", "postgres")}
 extras["all"] = sorted({r for reqs in extras.values() for r in reqs})
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 

@@ -55,7 +55,7 @@ def _define(events: ir.Table, key: str, ids: ir.Table | None, counts: dict, kind
     table = events.group_by(key).agg(**counts, **of_kind)
     if ids is not None: table = ids.filter(ids[key].notnull()).select(key).distinct().left_join(table, key)
     table = table.select(key, **{c: table[c].fill_null(0) for c in [*counts, *of_kind]})
-    if typed: table = table.mutate(**{rate[0]: table[rate[1]] / ibis.greatest(table[rate[2]], 1)})
+    if typed: table = table.mutate(**{rate[0]: table[rate[1]].cast("float64") / ibis.greatest(table[rate[2]], 1)}) # PostgreSQL divides integers to integers
     return table.order_by(key)
 
 # %% ../nbs/03_features.ipynb #45fa60c5
@@ -111,7 +111,7 @@ def item_features(
     return _features(events, "item_id", as_of, event_names, ids, lambda t: {"unique_users": t.user_id.nunique()},
         {"views": "view", "clicks": "click", "purchases": "purchase"}, ("ctr", "clicks", "views"))
 
-# %% ../nbs/03_features.ipynb #fae52973
+# %% ../nbs/03_features.ipynb #8a49e0e0
 HOW = ("sum", "distinct", "min", "max", "since", "rate", "row")
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +134,7 @@ class Feature:
         if self.window is not None and (self.how in ("min", "max", "since") or not self.window > 0):
             raise ValueError(f"feature {self.name!r} has window={self.window}: a number of days above 0, and none for min, max and since.")
 
-# %% ../nbs/03_features.ipynb #22d2a8ba
+# %% ../nbs/03_features.ipynb #692277ad
 def standard_features(
     key: str, # "user_id" or "item_id"; the names start with user_ or item_
     windows: Sequence[float | None] = (1, 7, 30, None), # days, ascending; None: all time
@@ -163,7 +163,7 @@ def standard_features(
         add(f"trend_{short:g}d", col[f"{who}_events_{short:g}d"] / short - col[f"{who}_events_{long:g}d"] / long, "row", short)
     return made
 
-# %% ../nbs/03_features.ipynb #1dc52f34
+# %% ../nbs/03_features.ipynb #d763fa4e
 def feature_table(
     features: Sequence[Feature], # as given to point_in_time
 ) -> pd.DataFrame: # one row a feature: feature, key, how, expression, window in days, dtype, missing
@@ -174,7 +174,7 @@ def feature_table(
         "stays missing" if f.null is None else f"{f.null:g}") for f in features],
         columns=["feature", "key", "how", "expression", "window, days", "dtype", "missing"])
 
-# %% ../nbs/03_features.ipynb #bb938a74
+# %% ../nbs/03_features.ipynb #d4b0c8ae
 def _bind(table: ir.Table, f: Feature) -> ir.Value:
     "The feature's expression on a table."
     try: return table.bind(f.expr)[0]
@@ -182,19 +182,20 @@ def _bind(table: ir.Table, f: Feature) -> ir.Value:
         raise MissingColumnError(f"feature {f.name!r} reads {f.expr}, of which a column is missing; there are {[c for c in table.columns if c != 'at']}.") from e
 
 _days = lambda w: ibis.interval(seconds=round(w * 86400))
+_float = lambda v: (v.cast("int32") if v.type().is_boolean() else v).cast("float64") # PostgreSQL makes no float of a boolean
 
 def _parts(e: ir.Table, f: Feature) -> dict[str, ir.Value]:
     "The columns that are added up or compared over time: first what comes in, last what goes out; each named by its own text, 'sum ...'."
     v, text = _bind(e, f), str(f.expr)
     if f.how == "since": return {f"max {text} seconds": ibis.ifelse(v, e.at.truncate("s").epoch_seconds(), None)}
-    if f.how != "distinct": return {f"{f.how} {text}": v.cast("float64")}
+    if f.how != "distinct": return {f"{f.how} {text}": _float(v)}
     same = ibis.window(group_by=[e[f.key], v], order_by=e.at)
     before, after, w = e.at.lag().over(same), e.at.lead().over(same), _days(f.window or 0)
     opens, closes = (before.isnull(), None) if f.window is None else (before.isnull() | (e.at > before + w), after.isnull() | (after > e.at + w))
     parts = {f"sum {text} opens {f.window}": opens, **({f"sum {text} closes {f.window}": closes} if f.window else {})}
-    return {t: (v.notnull() & x).cast("float64") for t, x in parts.items()}
+    return {t: _float(v.notnull() & x) for t, x in parts.items()}
 
-# %% ../nbs/03_features.ipynb #62cc9959
+# %% ../nbs/03_features.ipynb #d4cd8a3f
 def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> tuple[ir.Table, Callable]:
     "Running totals at the edges of all windows, and how to read what a feature wants from them, grouped by moment."
     windows = [None, *sorted({f.window for f in features if f.window})]
@@ -218,25 +219,28 @@ def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Featu
         return total - read(last, f.window).fill_null(0.) if f.window else total
     return both, value
 
-# %% ../nbs/03_features.ipynb #2b155935
+# %% ../nbs/03_features.ipynb #0351fca5
 def _finish(state: ir.Table, f: Feature) -> ir.Value:
-    "A feature's value from the row's readings, with its null policy and dtype."
+    "A feature's value from the row's readings, with its null policy; floats, until all are there: Spark reads 0.1 as a decimal."
     if f.how == "row": v = _bind(state, f)
-    elif f.how == "since": v = (state.as_of.truncate("s").epoch_seconds() - state[f.name]) / 86400.
+    elif f.how == "since": v = (state.as_of.truncate("s").epoch_seconds() - state[f.name]).cast("float64") / 86400
     elif f.how == "rate" and f.prior: v = ibis.ifelse(state.as_of >= ibis.literal(f.prior[2]).cast(state.as_of.type()),
         (state[f.expr[0]] + f.prior[0]) / (state[f.expr[1]] + sum(f.prior[:2])), None)
     elif f.how == "rate": v = state[f.expr[0]] / state[f.expr[1]].nullif(0)
     else: v = state[f.name]
-    return (v if f.null is None else v.fill_null(f.null)).cast(f.dtype)
+    return _float(v) if f.null is None else _float(v).fill_null(f.null)
 
 def _state(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> ir.Table:
     "One row for each different (key, as_of), with the features of that key."
     both, value = _running(events, moments, key, features)
-    state = both.group_by(key, "as_of").agg(**{f.name: value(f) for f in features if f.how not in ("rate", "row")})
-    for f in features: state = state.mutate(**{f.name: _finish(state, f)})
-    return state.select(key, "as_of", *[f.name for f in features])
+    read = [f for f in features if f.how not in ("rate", "row")]
+    state, step = both.group_by(key, "as_of").agg(**{f.name: value(f) for f in read}), {}
+    for f in read + [f for f in features if f not in read]:
+        if any(name in str(f.expr) for name in step): state, step = state.mutate(**step), {} # few steps make a short query
+        step[f.name] = _finish(state, f)
+    return state.mutate(**step).select(key, "as_of", **{f.name: (lambda t, f=f: t[f.name].cast(f.dtype)) for f in features})
 
-# %% ../nbs/03_features.ipynb #b78c6ef8
+# %% ../nbs/03_features.ipynb #ba66b375
 def _check(events, moments, features: Sequence[Feature], items) -> None:
     "Complain about what cannot be computed."
     names = [f.name for f in features]
@@ -263,7 +267,7 @@ def _utc(s: pd.Series) -> pd.Series:
         raise TimestampError(f"column {s.name!r} is of type {s.dtype}; make it a datetime, as Dataset.from_frame does.")
     return (s.dt.tz_convert(None) if s.dt.tz is not None else s).astype("datetime64[us]")
 
-# %% ../nbs/03_features.ipynb #2b15ce08
+# %% ../nbs/03_features.ipynb #e9146ef8
 def _point_in_time(events: ir.Table, moments: ir.Table, features: Sequence[Feature], items: ir.Table | None) -> ir.Table:
     if events.timestamp.type().timezone != moments.as_of.type().timezone:
         raise TimestampError(f"the events' timestamp is {events.timestamp.type()} and as_of is {moments.as_of.type()}; cast one to the other.")
@@ -295,11 +299,11 @@ def point_in_time(
     finally: con.disconnect()
     return pd.concat([moments, found[[f.name for f in features]].set_axis(moments.index)], axis=1)
 
-# %% ../nbs/03_features.ipynb #4491b310
+# %% ../nbs/03_features.ipynb #de7ce9d5
 def _beta(k: np.ndarray, n: np.ndarray, name: str) -> tuple[float, float]:
     "(a, b) of the beta-binomial by moments: the spread of k / n beyond chance gives a + b, at most a million."
     k, n = k[n > 0], n[n > 0]; N = n.sum(); p = k.sum() / max(N, 1)
-    if not 0 < p < 1 or len(n) < 2: raise DataError(f"feature {name!r} is {p:g} over all of {len(n)} keys: no prior can be learnt; take a later as_of.")
+    if not 0 < p < 1 or len(n) < 2: raise DataError(f"feature {name!r} is {p:g} over all of {len(n)} keys: no prior can be learnt unless it lies between 0 and 1; take a later as_of or other counts.")
     chance, spread = len(n) - 1, (n * (k / n - p) ** 2).sum() / (p * (1 - p))
     room = N - (n ** 2).sum() / N - chance
     rho = np.clip((spread - chance) / room if room > 0 else 0, 1e-6, .999)
@@ -310,13 +314,13 @@ def learn_priors(
     events: Dataset | pd.DataFrame | ir.Table, # the log
     as_of, # the time (UTC) up to which to learn: not after the first moment that will use it
 ) -> list[Feature]: # the features, each rate with its prior
-    "Smooth every rate: learn the Beta prior of its numerator and denominator over all keys from the events before `as_of`."
+    "Smooth every rate: learn the Beta prior of its numerator and denominator over all keys, from all events before `as_of` whatever its window."
     if isinstance(events, Dataset): events = events.interactions
     frame, t = isinstance(events, pd.DataFrame), _utc(pd.Series([pd.Timestamp(as_of)], name="as_of")).iloc[0]
     priors, by_name = {}, {f.name: f for f in features}
     for key in {f.key for f in features if f.how == "rate"}:
         rates = [f for f in features if f.key == key and f.how == "rate"]
-        inputs = [by_name[n] for n in dict.fromkeys(n for f in rates for n in f.expr)]
+        inputs = [replace(by_name[n], window=None) for n in dict.fromkeys(n for f in rates for n in f.expr)]
         if frame: moments = events[[key]].dropna().drop_duplicates().assign(as_of=t)
         else: moments = events.select(key).distinct().mutate(as_of=ibis.literal(t).cast(events.timestamp.type()))
         totals = point_in_time(events, moments, inputs)

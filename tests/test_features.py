@@ -25,7 +25,7 @@ def world(seed, n=400, users=12, items=8, days=50):
     rng = np.random.default_rng(seed)
     at = lambda n: (pd.Timestamp("2024-03-01") + pd.to_timedelta(rng.integers(0, days * 24, n), "h")).astype("datetime64[us]")
     ids = lambda kind, size, n: [f"{kind}{i}" for i in rng.integers(0, size, n)]
-    events = pd.DataFrame({"user_id": ids("u", users, n), "item_id": ids("i", items, n), "event_type": rng.choice(["view", "click", "purchase", "share"], n),
+    events = pd.DataFrame({"user_id": ids("u", users, n), "item_id": ids("i", items, n), "event_type": rng.choice(["view", "click", "purchase", "share"], n, p=[.6, .2, .1, .1]),
         "timestamp": at(n)})
     moments = pd.DataFrame({"user_id": ids("u", users + 2, 80), "item_id": ids("i", items + 1, 80), "as_of": at(80)})
     moments.loc[:19, "as_of"] = events.timestamp[:20] + pd.to_timedelta(rng.choice([0, 1, 86400 * 10**6, 7 * 86400 * 10**6, 7 * 86400 * 10**6 + 1], 20), "us")
@@ -69,12 +69,12 @@ def test_as_by_hand(seed):
     close(got, want[got.columns])
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_no_leak(seed):
     "Each moment by itself: later events removed, shuffled, retyped or multiplied change nothing, and neither does the order of rows."
     events, moments, prices = world(seed)
     batch, rng = point_in_time(events, moments, FEATURES, prices), np.random.default_rng(seed)
-    for j in rng.choice(len(moments), 3, replace=False):
+    for j in rng.choice(len(moments), 2, replace=False):
         moment = moments.iloc[[j]]
         late = events.timestamp >= moment.as_of.iloc[0]
         mixed = events[late].assign(**{c: rng.permutation(events.loc[late, c]) for c in KEYS}, event_type="purchase")
@@ -91,7 +91,7 @@ def test_serving_equals_batch(key):
     features = learn_priors([f for f in FEATURES if f.key == key], events, moments.as_of.min() + pd.Timedelta(days=20))
     moments = moments[moments.as_of >= moments.as_of.min() + pd.Timedelta(days=20)]
     batch = point_in_time(events, moments, features, prices)
-    for j in range(8):
+    for j in range(4):
         now = moments.iloc[[j]]
         own = events[(events[key] == now[key].iloc[0]) & (events.timestamp < now.as_of.iloc[0])]
         close(point_in_time(own, now, features, prices), batch.iloc[[j]])
