@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -111,7 +112,7 @@ def item_features(
     return _features(events, "item_id", as_of, event_names, ids, lambda t: {"unique_users": t.user_id.nunique()},
         {"views": "view", "clicks": "click", "purchases": "purchase"}, ("ctr", "clicks", "views"))
 
-# %% ../nbs/03_features.ipynb #8a49e0e0
+# %% ../nbs/03_features.ipynb #bbbbc6b3
 HOW = ("sum", "distinct", "min", "max", "since", "rate", "row")
 
 @dataclass(frozen=True, eq=False)
@@ -134,7 +135,7 @@ class Feature:
         if self.window is not None and (self.how in ("min", "max", "since") or not self.window > 0):
             raise ValueError(f"feature {self.name!r} has window={self.window}: a number of days above 0, and none for min, max and since.")
 
-# %% ../nbs/03_features.ipynb #692277ad
+# %% ../nbs/03_features.ipynb #61a20b80
 def standard_features(
     key: str, # "user_id" or "item_id"; the names start with user_ or item_
     windows: Sequence[float | None] = (1, 7, 30, None), # days, ascending; None: all time
@@ -163,23 +164,24 @@ def standard_features(
         add(f"trend_{short:g}d", col[f"{who}_events_{short:g}d"] / short - col[f"{who}_events_{long:g}d"] / long, "row", short)
     return made
 
-# %% ../nbs/03_features.ipynb #d763fa4e
+# %% ../nbs/03_features.ipynb #963705e0
 def feature_table(
     features: Sequence[Feature], # as given to point_in_time
 ) -> pd.DataFrame: # one row a feature: feature, key, how, expression, window in days, dtype, missing
     "What the features are, from their declarations."
-    text = lambda f: " / ".join(f.expr) if f.how == "rate" else str(f.expr).replace("_.", "")
+    text = lambda f: " / ".join(f.expr) if f.how == "rate" else re.sub(r"_\['(.+?)'\]|_\.", r"\1", str(f.expr))
     smooth = lambda f: f" (a={f.prior[0]:.3g}, b={f.prior[1]:.3g})" if f.prior else ""
     return pd.DataFrame([(f.name, f.key, f.how, text(f) + smooth(f), "all" if f.window is None else f"{f.window:g}", f.dtype,
         "stays missing" if f.null is None else f"{f.null:g}") for f in features],
         columns=["feature", "key", "how", "expression", "window, days", "dtype", "missing"])
 
-# %% ../nbs/03_features.ipynb #d4b0c8ae
+# %% ../nbs/03_features.ipynb #9533f041
 def _bind(table: ir.Table, f: Feature) -> ir.Value:
     "The feature's expression on a table."
     try: return table.bind(f.expr)[0]
     except (AttributeError, IbisTypeError) as e:
-        raise MissingColumnError(f"feature {f.name!r} reads {f.expr}, of which a column is missing; there are {[c for c in table.columns if c != 'at']}.") from e
+        raise MissingColumnError(f"feature {f.name!r} reads {f.expr}, of which a column is missing; there are {[c for c in table.columns if c != 'at']}"
+            "; a price may come with items=.") from e
 
 _days = lambda w: ibis.interval(seconds=round(w * 86400))
 _float = lambda v: (v.cast("int32") if v.type().is_boolean() else v).cast("float64") # PostgreSQL makes no float of a boolean
@@ -195,7 +197,7 @@ def _parts(e: ir.Table, f: Feature) -> dict[str, ir.Value]:
     parts = {f"sum {text} opens {f.window}": opens, **({f"sum {text} closes {f.window}": closes} if f.window else {})}
     return {t: _float(v.notnull() & x) for t, x in parts.items()}
 
-# %% ../nbs/03_features.ipynb #d4cd8a3f
+# %% ../nbs/03_features.ipynb #74fdc92a
 def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> tuple[ir.Table, Callable]:
     "Running totals at the edges of all windows, and how to read what a feature wants from them, grouped by moment."
     windows = [None, *sorted({f.window for f in features if f.window})]
@@ -219,7 +221,7 @@ def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Featu
         return total - read(last, f.window).fill_null(0.) if f.window else total
     return both, value
 
-# %% ../nbs/03_features.ipynb #0351fca5
+# %% ../nbs/03_features.ipynb #b8395760
 def _finish(state: ir.Table, f: Feature) -> ir.Value:
     "A feature's value from the row's readings, with its null policy; floats, until all are there: Spark reads 0.1 as a decimal."
     if f.how == "row": v = _bind(state, f)
@@ -240,7 +242,7 @@ def _state(events: ir.Table, moments: ir.Table, key: str, features: list[Feature
         step[f.name] = _finish(state, f)
     return state.mutate(**step).select(key, "as_of", **{f.name: (lambda t, f=f: t[f.name].cast(f.dtype)) for f in features})
 
-# %% ../nbs/03_features.ipynb #ba66b375
+# %% ../nbs/03_features.ipynb #1661cc9d
 def _check(events, moments, features: Sequence[Feature], items) -> None:
     "Complain about what cannot be computed."
     names = [f.name for f in features]
@@ -267,7 +269,7 @@ def _utc(s: pd.Series) -> pd.Series:
         raise TimestampError(f"column {s.name!r} is of type {s.dtype}; make it a datetime, as Dataset.from_frame does.")
     return (s.dt.tz_convert(None) if s.dt.tz is not None else s).astype("datetime64[us]")
 
-# %% ../nbs/03_features.ipynb #e9146ef8
+# %% ../nbs/03_features.ipynb #5aa1e31b
 def _point_in_time(events: ir.Table, moments: ir.Table, features: Sequence[Feature], items: ir.Table | None) -> ir.Table:
     if events.timestamp.type().timezone != moments.as_of.type().timezone:
         raise TimestampError(f"the events' timestamp is {events.timestamp.type()} and as_of is {moments.as_of.type()}; cast one to the other.")
@@ -299,7 +301,7 @@ def point_in_time(
     finally: con.disconnect()
     return pd.concat([moments, found[[f.name for f in features]].set_axis(moments.index)], axis=1)
 
-# %% ../nbs/03_features.ipynb #de7ce9d5
+# %% ../nbs/03_features.ipynb #7f213c66
 def _beta(k: np.ndarray, n: np.ndarray, name: str) -> tuple[float, float]:
     "(a, b) of the beta-binomial by moments: the spread of k / n beyond chance gives a + b, at most a million."
     k, n = k[n > 0], n[n > 0]; N = n.sum(); p = k.sum() / max(N, 1)
