@@ -112,7 +112,7 @@ def item_features(
     return _features(events, "item_id", as_of, event_names, ids, lambda t: {"unique_users": t.user_id.nunique()},
         {"views": "view", "clicks": "click", "purchases": "purchase"}, ("ctr", "clicks", "views"))
 
-# %% ../nbs/03_features.ipynb #bbbbc6b3
+# %% ../nbs/03_features.ipynb #70e1389b
 HOW = ("sum", "distinct", "min", "max", "since", "rate", "row")
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ class Feature:
         if self.window is not None and (self.how in ("min", "max", "since") or not self.window > 0):
             raise ValueError(f"feature {self.name!r} has window={self.window}: a number of days above 0, and none for min, max and since.")
 
-# %% ../nbs/03_features.ipynb #61a20b80
+# %% ../nbs/03_features.ipynb #47457200
 def standard_features(
     key: str, # "user_id" or "item_id"; the names start with user_ or item_
     windows: Sequence[float | None] = (1, 7, 30, None), # days, ascending; None: all time
@@ -164,7 +164,7 @@ def standard_features(
         add(f"trend_{short:g}d", col[f"{who}_events_{short:g}d"] / short - col[f"{who}_events_{long:g}d"] / long, "row", short)
     return made
 
-# %% ../nbs/03_features.ipynb #963705e0
+# %% ../nbs/03_features.ipynb #aadb3a6a
 def feature_table(
     features: Sequence[Feature], # as given to point_in_time
 ) -> pd.DataFrame: # one row a feature: feature, key, how, expression, window in days, dtype, missing
@@ -175,7 +175,7 @@ def feature_table(
         "stays missing" if f.null is None else f"{f.null:g}") for f in features],
         columns=["feature", "key", "how", "expression", "window, days", "dtype", "missing"])
 
-# %% ../nbs/03_features.ipynb #9533f041
+# %% ../nbs/03_features.ipynb #e4f8ec02
 def _bind(table: ir.Table, f: Feature) -> ir.Value:
     "The feature's expression on a table."
     try: return table.bind(f.expr)[0]
@@ -197,7 +197,7 @@ def _parts(e: ir.Table, f: Feature) -> dict[str, ir.Value]:
     parts = {f"sum {text} opens {f.window}": opens, **({f"sum {text} closes {f.window}": closes} if f.window else {})}
     return {t: _float(v.notnull() & x) for t, x in parts.items()}
 
-# %% ../nbs/03_features.ipynb #74fdc92a
+# %% ../nbs/03_features.ipynb #b3fb82cc
 def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> tuple[ir.Table, Callable]:
     "Running totals at the edges of all windows, and how to read what a feature wants from them, grouped by moment."
     windows = [None, *sorted({f.window for f in features if f.window})]
@@ -221,7 +221,7 @@ def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Featu
         return total - read(last, f.window).fill_null(0.) if f.window else total
     return both, value
 
-# %% ../nbs/03_features.ipynb #b8395760
+# %% ../nbs/03_features.ipynb #62040169
 def _finish(state: ir.Table, f: Feature) -> ir.Value:
     "A feature's value from the row's readings, with its null policy; floats, until all are there: Spark reads 0.1 as a decimal."
     if f.how == "row": v = _bind(state, f)
@@ -242,7 +242,7 @@ def _state(events: ir.Table, moments: ir.Table, key: str, features: list[Feature
         step[f.name] = _finish(state, f)
     return state.mutate(**step).select(key, "as_of", **{f.name: (lambda t, f=f: t[f.name].cast(f.dtype)) for f in features})
 
-# %% ../nbs/03_features.ipynb #1661cc9d
+# %% ../nbs/03_features.ipynb #6b0a16da
 def _check(events, moments, features: Sequence[Feature], items) -> None:
     "Complain about what cannot be computed."
     names = [f.name for f in features]
@@ -269,7 +269,7 @@ def _utc(s: pd.Series) -> pd.Series:
         raise TimestampError(f"column {s.name!r} is of type {s.dtype}; make it a datetime, as Dataset.from_frame does.")
     return (s.dt.tz_convert(None) if s.dt.tz is not None else s).astype("datetime64[us]")
 
-# %% ../nbs/03_features.ipynb #5aa1e31b
+# %% ../nbs/03_features.ipynb #f2540720
 def _point_in_time(events: ir.Table, moments: ir.Table, features: Sequence[Feature], items: ir.Table | None) -> ir.Table:
     if events.timestamp.type().timezone != moments.as_of.type().timezone:
         raise TimestampError(f"the events' timestamp is {events.timestamp.type()} and as_of is {moments.as_of.type()}; cast one to the other.")
@@ -301,7 +301,7 @@ def point_in_time(
     finally: con.disconnect()
     return pd.concat([moments, found[[f.name for f in features]].set_axis(moments.index)], axis=1)
 
-# %% ../nbs/03_features.ipynb #7f213c66
+# %% ../nbs/03_features.ipynb #07d65b4e
 def _beta(k: np.ndarray, n: np.ndarray, name: str) -> tuple[float, float]:
     "(a, b) of the beta-binomial by moments: the spread of k / n beyond chance gives a + b, at most a million."
     k, n = k[n > 0], n[n > 0]; N = n.sum(); p = k.sum() / max(N, 1)
@@ -315,9 +315,10 @@ def learn_priors(
     features: Sequence[Feature], # as given to point_in_time
     events: Dataset | pd.DataFrame | ir.Table, # the log
     as_of, # the time (UTC) up to which to learn: not after the first moment that will use it
+    items: pd.DataFrame | ir.Table | None = None, # as in point_in_time
 ) -> list[Feature]: # the features, each rate with its prior
     "Smooth every rate: learn the Beta prior of its numerator and denominator over all keys, from all events before `as_of` whatever its window."
-    if isinstance(events, Dataset): events = events.interactions
+    if isinstance(events, Dataset): events, items = events.interactions, events.items if items is None else items
     frame, t = isinstance(events, pd.DataFrame), _utc(pd.Series([pd.Timestamp(as_of)], name="as_of")).iloc[0]
     priors, by_name = {}, {f.name: f for f in features}
     for key in {f.key for f in features if f.how == "rate"}:
@@ -325,7 +326,7 @@ def learn_priors(
         inputs = [replace(by_name[n], window=None) for n in dict.fromkeys(n for f in rates for n in f.expr)]
         if frame: moments = events[[key]].dropna().drop_duplicates().assign(as_of=t)
         else: moments = events.select(key).distinct().mutate(as_of=ibis.literal(t).cast(events.timestamp.type()))
-        totals = point_in_time(events, moments, inputs)
+        totals = point_in_time(events, moments, inputs, items)
         totals = totals if frame else totals.to_pandas()
         priors |= {f.name: (*_beta(*[totals[n].to_numpy(float) for n in f.expr], f.name), t) for f in rates}
     return [replace(f, prior=priors.get(f.name)) for f in features]
