@@ -13,10 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,6 +21,8 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
+
+from _common import PEERS, median, memory, peer_python, roofline, run
 
 B, D, HIDDEN, SMALL_USER, SMALL_ITEM, WARM = 2048, 64, 128, (6, 3, 5), (5, 20), 5
 PEER = ("torch==2.13.0", "torch-rechub==0.9.0")
@@ -37,12 +35,6 @@ def make(path: Path, rows: int, history: int, steps: int, draw: str, seed: int =
     def items(size): return place[np.minimum(np.exp(rng.random(size) * np.log(half + 1)).astype(np.int64) - 1, half - 1)] if draw == "long tail" else rng.integers(half, size=size)
     np.savez(path, user=np.column_stack([rng.integers(c, size=n) for c in (half, *SMALL_USER)]), history=items((n, history)),
         item=np.column_stack([items(n), *(rng.integers(c, size=n) for c in SMALL_ITEM)]))
-
-
-def memory(what: str) -> float:
-    "MB of this process: 'VmRSS' now or 'VmHWM' at its peak."
-    if Path("/proc/self/status").exists(): return int(re.search(rf"{what}:\s+(\d+)", Path("/proc/self/status").read_text())[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2 ** 20 if sys.platform == "darwin" else 1024)
 
 
 def flops(model: torch.nn.Module) -> int:
@@ -88,16 +80,6 @@ def rechub(data: dict[str, np.ndarray], rows: int) -> dict:
     return {"marks": marks, "before": before, "flops": flops(model)}
 
 
-def roofline() -> dict:
-    "What this core does at most: products of 1024 x 1024 matrices in GFLOP/s, and GB/s of a copy of 256 MB (read and written)."
-    def rate(f, work, n):
-        f(); start = time.process_time()
-        for _ in range(n): f()
-        return work * n / (time.process_time() - start) / 1e9
-    a, big = torch.randn(1024, 1024), torch.randn(2 ** 26); out = torch.empty_like(big); h = a.bfloat16()
-    return {"fp32": rate(lambda: a @ a, 2 * 1024 ** 3, 20), "bf16": rate(lambda: h @ h, 2 * 1024 ** 3, 20), "copy": rate(lambda: out.copy_(big), 2 * 4 * big.numel(), 5)}
-
-
 def worker(role: str, path: str, rows: int, precision: str, table: str) -> None:
     "One run in this process; the last line of its output is JSON."
     torch.set_num_threads(1)
@@ -108,38 +90,17 @@ def worker(role: str, path: str, rows: int, precision: str, table: str) -> None:
     print(json.dumps({"rate": B * (len(steps) - 1) / (steps[-1] - steps[0]), "memory": memory("VmHWM") - out["before"], "flops": out["flops"]}))
 
 
-def run(python: Path | str, *args) -> dict:
-    "A worker in a process of its own."
-    done = subprocess.run([str(python), __file__, "--worker", *map(str, args)], capture_output=True, text=True)
-    if done.returncode: raise RuntimeError(f"{' '.join(map(str, args))} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-def peer_python(folder: Path) -> Path | str:
-    "The interpreter of a venv that has torch-rechub; or why there is none."
-    python = folder / "torch-rechub" / "bin" / "python"
-    works = lambda: python.exists() and subprocess.run([python, "-c", "import torch_rechub"], capture_output=True).returncode == 0
-    if works(): return python
-    for command in ([sys.executable, "-m", "venv", python.parent.parent], [python, "-m", "pip", "install", "-q", *PEER]):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode: return (done.stderr or done.stdout).strip().splitlines()[-1]
-    return python if works() else "it is installed, but cannot be imported"
-
-
-def median(runs: list[dict], key: str) -> float: return statistics.median(r[key] for r in runs)
-
-
 def compare(args, path: Path) -> None:
     make(path, args.rows, args.history, args.steps, "long tail")
-    peer, peer_path = peer_python(args.peers), path.with_name("short.npz")
+    peer, peer_path = peer_python(args.peers, "torch-rechub", "torch_rechub", PEER), path.with_name("short.npz")
     make(peer_path, args.rows, args.history, WARM + 6, "long tail") # it is slow
     contenders = {"ours fp32": (sys.executable, "ours", path, args.rows, "fp32", "dense"), "ours bf16": (sys.executable, "ours", path, args.rows, "bf16", "dense"),
         "ours fp32, sparse": (sys.executable, "ours", path, args.rows, "fp32", "sparse"), "ours bf16, sparse": (sys.executable, "ours", path, args.rows, "bf16", "sparse")}
     if isinstance(peer, Path): contenders["torch-rechub"] = (peer, "rechub", peer_path, args.rows, "fp32", "dense")
     runs, roofs = {name: [] for name in contenders}, []
     for _ in range(args.repeats):
-        roofs.append(run(sys.executable, "roofline", path, 0, "fp32", "dense"))
-        for name, command in contenders.items(): runs[name].append(run(*command))
+        roofs.append(run(__file__, sys.executable, "roofline", path, 0, "fp32", "dense"))
+        for name, command in contenders.items(): runs[name].append(run(__file__, *command))
     roof = {k: median(roofs, k) for k in roofs[0]}
     print(f"\nOne core: {roof['fp32']:.0f} GFLOP/s in fp32, {roof['bf16']:.0f} in bf16 (1024 x 1024 products); copy {roof['copy']:.1f} GB/s")
     print(f"\n{args.rows:,} table rows, histories of {args.history}, batch {B:,}, median (least-most) of {args.repeats}\n{'':20}{'samples/s':>24}{'MB':>7}{'MFLOP a sample':>16}{'GFLOP/s':>9}{'of roofline':>13}{'ratio':>7}")
@@ -158,7 +119,7 @@ def sweep(args, path: Path) -> None:
         for _ in range(args.repeats):
             for n in sizes:
                 make(path, n, args.history, args.steps, draw)
-                for p in ("fp32", "bf16"): runs[p, n].append(run(sys.executable, "ours", path, n, p, "sparse"))
+                for p in ("fp32", "bf16"): runs[p, n].append(run(__file__, sys.executable, "ours", path, n, p, "sparse"))
         print(f"\nSparse tables by rows, items drawn {'with a long tail' if draw == 'long tail' else 'uniformly (each lookup misses the cache)'}, histories of {args.history}")
         print(f"{'rows':>10}" + "".join(f"{p + ' samples/s':>17}{'to 10,000':>11}{'MB':>8}" for p in ("fp32", "bf16")))
         for n in sizes: print(f"{n:>10,}" + "".join(f"{median(runs[p, n], 'rate'):>17,.0f}{median(runs[p, n], 'rate') / median(runs[p, sizes[0]], 'rate'):>11.2f}{median(runs[p, n], 'memory'):>8,.0f}" for p in ("fp32", "bf16")))
@@ -221,7 +182,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=("compare", "sweep", "quality"), default=("compare", "sweep", "quality"))
     for name, default in (("rows", 10_000), ("history", 20), ("steps", 30), ("repeats", 3), ("seeds", 3)): parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--peers", type=Path, default=Path.home() / ".cache" / "recsys_nb" / "peers", help="where the peer's venv is made, and found again")
+    parser.add_argument("--peers", type=Path, default=PEERS, help="where the peer's venv is made, and found again")
     args = parser.parse_args()
     if args.steps < WARM + 5: parser.error(f"--steps must be at least {WARM + 5}, got {args.steps}")
     if args.seeds < 2: parser.error(f"--seeds must be at least 2, got {args.seeds}")

@@ -11,9 +11,10 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 # %% auto #0
-__all__ = ['DLRMConfig', 'interact', 'DLRM']
+__all__ = ['DLRMConfig', 'interact', 'DotInteraction', 'CatInteraction', 'DCNInteraction', 'DLRM']
 
 # %% ../nbs/05_dlrm.ipynb #2325ef5b
 def _check_config(c: DLRMConfig) -> None:
@@ -22,12 +23,15 @@ def _check_config(c: DLRMConfig) -> None:
     if S != len(c.sparse_cardinalities): raise ValueError(f"num_sparse_features is {S}, but sparse_cardinalities has {len(c.sparse_cardinalities)} entries; leave num_sparse_features out, or make the two agree")
     if D < 0: raise ValueError(f"num_dense_features must be 0 or more, got {D}")
     if not S and not D: raise ValueError("there are no features: give sparse_cardinalities, num_dense_features or both")
-    sizes = dict(sparse_embedding_dim=(d,), sparse_cardinalities=c.sparse_cardinalities, bottom_mlp_dims=c.bottom_mlp_dims, top_mlp_dims=c.top_mlp_dims)
+    sizes = dict(sparse_embedding_dim=(d,), sparse_cardinalities=c.sparse_cardinalities, bottom_mlp_dims=c.bottom_mlp_dims, top_mlp_dims=c.top_mlp_dims,
+        cross_layers=(c.cross_layers,), cross_rank=(c.cross_rank,))
     for name, values in sizes.items():
         if any(v < 1 for v in values): raise ValueError(f"{name} must be 1 or more everywhere, got {values}")
     if D and not c.bottom_mlp_dims: raise ValueError(f"bottom_mlp_dims is empty, but there are {D} dense features for the bottom MLP")
     if S and D and c.bottom_mlp_dims[-1] != d: raise ValueError(f"the last of bottom_mlp_dims {c.bottom_mlp_dims} must be sparse_embedding_dim, {d}: dot products need vectors of one length")
     if c.top_mlp_dims[-1:] != (1,): raise ValueError(f"the last of top_mlp_dims {c.top_mlp_dims} must be 1: the logit")
+    if c.interaction not in ("dot", "cat", "dcn"): raise ValueError(f"interaction must be 'dot', 'cat' or 'dcn', got {c.interaction!r}")
+    if c.self_interaction and c.interaction != "dot": raise ValueError(f"self_interaction goes with interaction='dot' only, and interaction is {c.interaction!r}")
     if not 0 <= c.dropout < 1: raise ValueError(f"dropout must be at least 0 and less than 1, got {c.dropout}")
 
 # %% ../nbs/05_dlrm.ipynb #d5611fa7
@@ -40,7 +44,10 @@ class DLRMConfig:
     num_dense_features: int = 0 # D
     bottom_mlp_dims: Sequence[int] = (512, 256, 64) # widths of the layers on the dense features, the last one d; unused where D is 0
     top_mlp_dims: Sequence[int] = (512, 256, 1) # widths of the layers after the interaction, the last one 1
-    self_interaction: bool = False # also the dot product of each vector with itself
+    interaction: str = "dot" # how the vectors meet: 'dot' (products of pairs), 'cat' (side by side) or 'dcn' (cross layers)
+    self_interaction: bool = False # 'dot': also the dot product of each vector with itself
+    cross_layers: int = 3 # 'dcn': how many cross layers
+    cross_rank: int = 64 # 'dcn': the rank r of their weights
     reference_init: bool = False # initial weights as in facebookresearch/dlrm
     dropout: float = 0.0 # share of units dropped after each hidden layer of the top MLP while training
 
@@ -68,7 +75,88 @@ def interact(
     "The dot products of the pairs of vectors of each example (Naumov et al. 2019)."
     return (T @ T.transpose(1, 2)).flatten(1).index_select(1, pairs)
 
+# %% ../nbs/05_dlrm.ipynb #27698cd3
+class _FirstAndDots(torch.autograd.Function):
+    "The first vector where `first` is set, and the dot products of `interact`, with a gradient in one product."
+    @staticmethod
+    def forward(ctx, T: Tensor, pairs: Tensor, slots: Tensor, first: bool) -> Tensor:
+        ctx.save_for_backward(T, slots); ctx.first = first
+        dots = (T @ T.transpose(1, 2)).flatten(1).gather(1, pairs.expand(len(T), -1)) # in bf16 faster than index_select
+        return torch.cat([T[:, 0], dots], 1) if first else dots
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        (T, slots), n = ctx.saved_tensors, ctx.saved_tensors[0].shape[1]
+        d = T.shape[2] * ctx.first
+        G = nn.functional.pad(grad[:, d:], (0, 1)).gather(1, slots.expand(len(T), -1)).view(-1, n, n) # the column after the last is 0
+        G.diagonal(dim1=1, dim2=2).mul_(2)
+        out = G @ T
+        if ctx.first: out[:, 0] += grad[:, :d]
+        return out, None, None, None
+
+# %% ../nbs/05_dlrm.ipynb #98b618bd
+class DotInteraction(nn.Module):
+    "The dot product of each pair of vectors, and the first vector as it is (Naumov et al. 2019)."
+    def __init__(self,
+        n: int, # F, vectors of an example
+        d: int, # their length
+        first: bool = True, # whether the first vector goes up as it is
+        diagonal: bool = False, # also the dot product of each vector with itself
+    ):
+        super().__init__()
+        i, j = torch.tril_indices(n, n, offset=0 if diagonal else -1)
+        slots = torch.full((n, n), len(i)); slots[i, j] = slots[j, i] = torch.arange(len(i)) # which pair a position is; one past the last: none
+        for name, t in dict(pairs=i * n + j, slots=slots.flatten()).items(): self.register_buffer(name, t, persistent=False)
+        self.first, self.out_features = first, d * first + len(i)
+
+    def forward(self,
+        T: Tensor, # float (B, F, d)
+    ) -> Tensor: # (B, out_features): the first vector, if it goes up, then the dot products
+        "The input of the top MLP."
+        if not torch.compiler.is_exporting(): return _FirstAndDots.apply(T, self.pairs, self.slots, self.first)
+        return torch.cat([T[:, 0]] * self.first + [interact(T, self.pairs)], 1)
+
+# %% ../nbs/05_dlrm.ipynb #d1c736b8
+class CatInteraction(nn.Module):
+    "The vectors side by side."
+    def __init__(self,
+        n: int, # F, vectors of an example
+        d: int, # their length
+    ):
+        super().__init__()
+        self.out_features = n * d
+
+    def forward(self,
+        T: Tensor, # float (B, F, d)
+    ) -> Tensor: # (B, F·d)
+        "The input of the top MLP."
+        return T.flatten(1)
+
+# %% ../nbs/05_dlrm.ipynb #f2a1b8f4
+class DCNInteraction(nn.Module):
+    "Cross layers of low rank over the vectors side by side (DCN-V2: Wang et al. 2021, arXiv:2008.13535)."
+    def __init__(self,
+        n: int, # F, vectors of an example
+        d: int, # their length
+        layers: int = 3, # L, cross layers: products of up to L + 1 coordinates
+        rank: int = 64, # r
+    ):
+        super().__init__()
+        self.out_features = n * d
+        self.V = nn.ModuleList(nn.Linear(n * d, rank, bias=False) for _ in range(layers))
+        self.U = nn.ModuleList(nn.Linear(rank, n * d) for _ in range(layers)) # its bias is b
+
+    def forward(self,
+        T: Tensor, # float (B, F, d)
+    ) -> Tensor: # (B, F·d)
+        "The input of the top MLP."
+        x = x0 = T.flatten(1)
+        for V, U in zip(self.V, self.U): x = torch.addcmul(x, x0, U(V(x)).to(x0.dtype))
+        return x
+
 # %% ../nbs/05_dlrm.ipynb #55bc0681
+@torch.compiler.disable
 def _check_inputs(dense: Tensor | None, sparse: Tensor | None, cardinalities: Tensor, num_dense: int) -> None:
     "Raise an error that names the tensor, feature or code which does not fit."
     rows = {}
@@ -79,7 +167,7 @@ def _check_inputs(dense: Tensor | None, sparse: Tensor | None, cardinalities: Te
     if len(rows) == 2 and rows["dense"] != rows["sparse"]: raise ValueError(f"dense has {rows['dense']} rows and sparse {rows['sparse']}; they must be of the same examples")
     if not len(cardinalities): return
     if sparse.is_floating_point(): raise TypeError(f"sparse holds codes and must be whole numbers, got {sparse.dtype}; are dense and sparse swapped?")
-    if torch.compiler.is_compiling(): return
+    if torch.compiler.is_exporting(): return
     bad = (sparse < 0) | (sparse >= cardinalities)
     if bad.any():
         row, s = bad.nonzero()[0].tolist()
@@ -93,14 +181,45 @@ def _initialise(model: nn.Module, cardinalities: Sequence[int], reference: bool)
     for e in tables: e.uniform_(-len(e) ** -.5, len(e) ** -.5) if reference else e.normal_(0, .01)
     for layer in (m for m in model.modules() if reference and isinstance(m, nn.Linear)):
         nn.init.xavier_normal_(layer.weight)
-        layer.bias.normal_(0, layer.out_features ** -.5)
+        if layer.bias is not None: layer.bias.normal_(0, layer.out_features ** -.5)
 
 # %% ../nbs/05_dlrm.ipynb #e1d516d1
 def _mlp(dims: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
     "Linear layers of the widths `dims`, each followed by ReLU, and by dropout where there is any."
     layers = []
-    for n_in, n_out in pairwise(dims): layers += [nn.Linear(n_in, n_out), nn.ReLU()] + [nn.Dropout(dropout)] * (dropout > 0)
+    for n_in, n_out in pairwise(dims): layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)] + [nn.Dropout(dropout)] * (dropout > 0)
     return nn.Sequential(*layers)
+
+# %% ../nbs/05_dlrm.ipynb #7c2bd2ab
+def _interaction(c: DLRMConfig) -> nn.Module:
+    "The interaction that the config names, for its vectors."
+    n = c.num_sparse_features + (c.num_dense_features > 0) # F
+    d = c.sparse_embedding_dim if c.num_sparse_features else c.bottom_mlp_dims[-1]
+    if c.interaction == "cat": return CatInteraction(n, d)
+    if c.interaction == "dcn": return DCNInteraction(n, d, c.cross_layers, c.cross_rank)
+    return DotInteraction(n, d, first=c.num_dense_features > 0 or n == 1, diagonal=c.self_interaction)
+
+# %% ../nbs/05_dlrm.ipynb #9148805b
+class _PickRows(torch.autograd.Function):
+    "Rows of a table in the type `dtype`; the gradient is in the table's."
+    @staticmethod
+    def forward(ctx, weight: Tensor, codes: Tensor, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(codes); ctx.like = weight
+        return weight.to(dtype).index_select(0, codes.flatten()).unflatten(0, codes.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        (codes,), out = ctx.saved_tensors, torch.zeros_like(ctx.like)
+        for c, g in zip(codes.split(512), grad.split(512)): out.index_add_(0, c.flatten(), g.to(out.dtype).flatten(0, 1)) # a part fits the cache
+        return out, None, None
+
+
+@torch.compiler.disable # the compiler's gradients of rows are slow, and it knows no sparse ones
+def _rows(table: nn.Embedding, codes: Tensor, dtype: torch.dtype) -> Tensor:
+    "The rows of the table, (B, S, d), in the type `dtype`."
+    if table.sparse or torch.compiler.is_exporting(): return table(codes).to(dtype)
+    return _PickRows.apply(table.weight, codes, dtype)
 
 # %% ../nbs/05_dlrm.ipynb #0c0a3c39
 class DLRM(nn.Module):
@@ -111,15 +230,12 @@ class DLRM(nn.Module):
         super().__init__()
         self.config = c = config
         rows, d, D = sum(c.sparse_cardinalities), c.sparse_embedding_dim, c.num_dense_features
-        n = c.num_sparse_features + (D > 0) # vectors of an example: F
-        i, j = torch.tril_indices(n, n, offset=0 if c.self_interaction else -1)
         cardinalities = torch.tensor(c.sparse_cardinalities, dtype=torch.long)
-        constants = dict(pairs=i * n + j, cardinalities=cardinalities, offsets=cardinalities.cumsum(0) - cardinalities)
-        for name, t in constants.items(): self.register_buffer(name, t, persistent=False)
+        for name, t in dict(cardinalities=cardinalities, offsets=cardinalities.cumsum(0) - cardinalities).items(): self.register_buffer(name, t, persistent=False)
         self.bottom = _mlp((D, *c.bottom_mlp_dims)) if D else None
         self.table = nn.Embedding(rows, d, sparse=rows * d > 2_000_000) if rows else None
-        self.passes_first = D > 0 or n == 1 # whether the first vector goes up as it is, beside the dot products
-        *hidden, out = ((c.bottom_mlp_dims[-1] if D else d) * self.passes_first + len(i), *c.top_mlp_dims)
+        self.interaction = _interaction(c)
+        *hidden, out = (self.interaction.out_features, *c.top_mlp_dims)
         self.top = nn.Sequential(*_mlp(hidden, c.dropout), nn.Linear(hidden[-1], out))
         _initialise(self, c.sparse_cardinalities, c.reference_init)
 
@@ -129,8 +245,9 @@ class DLRM(nn.Module):
     ) -> Tensor: # logits, float32 (B,)
         "The logit of each example; `.sigmoid()` makes a probability of it."
         _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
+        device = self.cardinalities.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.top[0].weight.dtype # of the products
+        e = [] if self.table is None else [_rows(self.table, sparse + self.offsets, dtype)]
         x = [] if self.bottom is None else [self.bottom(dense).unsqueeze(1)]
-        e = [] if self.table is None else [self.table(sparse + self.offsets)]
         T = torch.cat(x + e, 1) # (B, F, d)
-        z = torch.cat([T[:, 0]] * self.passes_first + [interact(T, self.pairs)], 1)
-        return self.top(z).squeeze(1).float()
+        return self.top(self.interaction(T)).squeeze(1).float()

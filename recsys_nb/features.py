@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from numbers import Real
 from operator import index as whole
@@ -19,14 +20,18 @@ import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
 import torch
-from pandas.api.types import infer_dtype, is_list_like, is_numeric_dtype
+from ibis import _ as col
+from ibis.common.deferred import Deferred
+from ibis.common.exceptions import IbisTypeError
+from pandas.api.types import infer_dtype, is_datetime64_any_dtype, is_list_like, is_numeric_dtype
 from safetensors.numpy import load_file, save_file
 from sklearn.exceptions import NotFittedError
 
 from .data import DataError, Dataset, MissingColumnError, TimestampError
 
 # %% auto #0
-__all__ = ['user_features', 'item_features', 'Features', 'FeatureEncoder']
+__all__ = ['HOW', 'user_features', 'item_features', 'Feature', 'standard_features', 'feature_table', 'point_in_time',
+           'learn_priors', 'Features', 'FeatureEncoder']
 
 # %% ../nbs/03_features.ipynb #e3280d4c
 def _before(events: ir.Table, as_of) -> ir.Table:
@@ -51,7 +56,7 @@ def _define(events: ir.Table, key: str, ids: ir.Table | None, counts: dict, kind
     table = events.group_by(key).agg(**counts, **of_kind)
     if ids is not None: table = ids.filter(ids[key].notnull()).select(key).distinct().left_join(table, key)
     table = table.select(key, **{c: table[c].fill_null(0) for c in [*counts, *of_kind]})
-    if typed: table = table.mutate(**{rate[0]: table[rate[1]] / ibis.greatest(table[rate[2]], 1)})
+    if typed: table = table.mutate(**{rate[0]: table[rate[1]].cast("float64") / ibis.greatest(table[rate[2]], 1)}) # PostgreSQL divides integers to integers
     return table.order_by(key)
 
 # %% ../nbs/03_features.ipynb #45fa60c5
@@ -106,6 +111,225 @@ def item_features(
     "What happened to each item before `as_of`: a frame from a frame or Dataset, an Ibis expression from an Ibis table."
     return _features(events, "item_id", as_of, event_names, ids, lambda t: {"unique_users": t.user_id.nunique()},
         {"views": "view", "clicks": "click", "purchases": "purchase"}, ("ctr", "clicks", "views"))
+
+# %% ../nbs/03_features.ipynb #70e1389b
+HOW = ("sum", "distinct", "min", "max", "since", "rate", "row")
+
+@dataclass(frozen=True, eq=False)
+class Feature:
+    "One feature of a user or item at a moment, declared once for exploration, training and service."
+    name: str # of the column
+    key: str # whose: "user_id" or "item_id"
+    expr: Deferred | tuple[str, str] # of the events' columns, e.g. col.price; for "rate" the names (k, n) and for "row" of features declared before it
+    how: str = "sum" # sum, distinct: within the window; min, max, since (days since it last held): over all time; rate: k / n; row: expr
+    window: float | None = None # days before the moment, None: all time; of a rate or row a remark
+    dtype: str = "float64" # of the column
+    null: float | None = None # what stands for a missing value, None: it stays missing
+    prior: tuple[float, float, pd.Timestamp] | None = None # (a, b, when learnt) of a rate, then (k + a) / (n + a + b)
+
+    def __post_init__(self):
+        if self.how not in HOW: raise ValueError(f"feature {self.name!r} has how={self.how!r}; known are {', '.join(HOW)}.")
+        if self.key not in ("user_id", "item_id"): raise ValueError(f"feature {self.name!r} has key={self.key!r}; make it 'user_id' or 'item_id'.")
+        if not isinstance(self.expr, tuple if self.how == "rate" else Deferred):
+            raise TypeError(f"feature {self.name!r}: how='rate' takes a pair of names, every other an expression such as col.price.")
+        if self.window is not None and (self.how in ("min", "max", "since") or not self.window > 0):
+            raise ValueError(f"feature {self.name!r} has window={self.window}: a number of days above 0, and none for min, max and since.")
+
+# %% ../nbs/03_features.ipynb #47457200
+def standard_features(
+    key: str, # "user_id" or "item_id"; the names start with user_ or item_
+    windows: Sequence[float | None] = (1, 7, 30, None), # days, ascending; None: all time
+    event_names: Mapping[str, str | Sequence[str]] | None = None, # what the log calls view, click, purchase, as in user_features
+    price: str | None = None, # a numeric column of the events or of the item table
+) -> list[Feature]: # counts, rates, distinct users or items, recency, trend[, price statistics]
+    "The usual features of a user or an item; pick from them, add your own."
+    made, who, other = [], key[:4], {"user_id": "item_id", "item_id": "user_id"}[key]
+    def add(name, expr, how="sum", window=None, dtype="float64", null=None):
+        made.append(Feature(f"{who}_{name}", key, expr, how, window, dtype, null))
+    kinds = {"events": col.item_id.notnull(), **{f"{k}s": col.event_type.isin(v) for k, v in _event_names(event_names, ["event_type"]).items()}}
+    for w in windows:
+        end = "all" if w is None else f"{w:g}d"
+        for name, kind in kinds.items(): add(f"{name}_{end}", kind, "sum", w, "int64", 0)
+        add(f"distinct_{other[:4]}s_{end}", col[other], "distinct", w, "int64", 0)
+        for rate, k, n in [("ctr", "clicks", "views"), ("conversion", "purchases", "events")]:
+            add(f"{rate}_{end}", (f"{who}_{k}_{end}", f"{who}_{n}_{end}"), "rate", w)
+        if price:
+            add(f"{price}_sum_{end}", col[price], "sum", w, null=0)
+            add(f"{price}s_{end}", col[price].notnull(), "sum", w, "int64", 0)
+            add(f"{price}_mean_{end}", col[f"{who}_{price}_sum_{end}"] / col[f"{who}_{price}s_{end}"].nullif(0), "row", w)
+    for name in ["events", "purchases"]: add(f"days_since_{name[:-1]}", kinds[name], "since")
+    for how in ["min", "max"] if price else []: add(f"{price}_{how}", col[price], how)
+    if len(days := [w for w in windows if w]) > 1:
+        short, long = days[-2:]
+        add(f"trend_{short:g}d", col[f"{who}_events_{short:g}d"] / short - col[f"{who}_events_{long:g}d"] / long, "row", short)
+    return made
+
+# %% ../nbs/03_features.ipynb #aadb3a6a
+def feature_table(
+    features: Sequence[Feature], # as given to point_in_time
+) -> pd.DataFrame: # one row a feature: feature, key, how, expression, window in days, dtype, missing
+    "What the features are, from their declarations."
+    text = lambda f: " / ".join(f.expr) if f.how == "rate" else re.sub(r"_\['(.+?)'\]|_\.", r"\1", str(f.expr))
+    smooth = lambda f: f" (a={f.prior[0]:.3g}, b={f.prior[1]:.3g})" if f.prior else ""
+    return pd.DataFrame([(f.name, f.key, f.how, text(f) + smooth(f), "all" if f.window is None else f"{f.window:g}", f.dtype,
+        "stays missing" if f.null is None else f"{f.null:g}") for f in features],
+        columns=["feature", "key", "how", "expression", "window, days", "dtype", "missing"])
+
+# %% ../nbs/03_features.ipynb #e4f8ec02
+def _bind(table: ir.Table, f: Feature) -> ir.Value:
+    "The feature's expression on a table."
+    try: return table.bind(f.expr)[0]
+    except (AttributeError, IbisTypeError) as e:
+        raise MissingColumnError(f"feature {f.name!r} reads {f.expr}, of which a column is missing; there are {[c for c in table.columns if c != 'at']}"
+            "; a price may come with items=.") from e
+
+_days = lambda w: ibis.interval(seconds=round(w * 86400))
+_float = lambda v: (v.cast("int32") if v.type().is_boolean() else v).cast("float64") # PostgreSQL makes no float of a boolean
+
+def _parts(e: ir.Table, f: Feature) -> dict[str, ir.Value]:
+    "The columns that are added up or compared over time: first what comes in, last what goes out; each named by its own text, 'sum ...'."
+    v, text = _bind(e, f), str(f.expr)
+    if f.how == "since": return {f"max {text} seconds": ibis.ifelse(v, e.at.truncate("s").epoch_seconds(), None)}
+    if f.how != "distinct": return {f"{f.how} {text}": _float(v)}
+    same = ibis.window(group_by=[e[f.key], v], order_by=e.at)
+    before, after, w = e.at.lag().over(same), e.at.lead().over(same), _days(f.window or 0)
+    opens, closes = (before.isnull(), None) if f.window is None else (before.isnull() | (e.at > before + w), after.isnull() | (after > e.at + w))
+    parts = {f"sum {text} opens {f.window}": opens, **({f"sum {text} closes {f.window}": closes} if f.window else {})}
+    return {t: _float(v.notnull() & x) for t, x in parts.items()}
+
+# %% ../nbs/03_features.ipynb #b3fb82cc
+def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> tuple[ir.Table, Callable]:
+    "Running totals at the edges of all windows, and how to read what a feature wants from them, grouped by moment."
+    windows = [None, *sorted({f.window for f in features if f.window})]
+    m = moments.select(key, "as_of").distinct().filter(lambda t: t[key].notnull() & t.as_of.notnull())
+    e = events.mutate(at=events.timestamp).semi_join(m, key) # the histories of others are not needed
+    parts = {f.name: _parts(e, f) for f in features if f.how not in ("rate", "row")}
+    short = {text: f"c{j}" for j, text in enumerate({t: 0 for p in parts.values() for t in p})} # PostgreSQL cuts long names
+    e = e.select(key, "at", side=ibis.literal(1, "int8"), edge=ibis.null("int8"), as_of=ibis.null(e.at.type()),
+        **{short[t]: v for p in parts.values() for t, v in p.items()})
+    edges = [m.select(key, at=m.as_of - _days(w) if w else m.as_of, side=ibis.literal(0, "int8"), edge=ibis.literal(j, "int8"), as_of=m.as_of,
+        **{c: ibis.null(e[c].type()) for c in short.values()}) for j, w in enumerate(windows)] # side 0: before the events of the same time
+    both = ibis.union(e, *edges)
+    over = ibis.window(group_by=key, order_by=["at", "side"], preceding=None, following=0)
+    both = both.select(key, "edge", "as_of", **{c: getattr(both[c], t.split()[0])().over(over) for t, c in short.items()})
+    both = both.filter(both.edge.notnull())
+    read = lambda text, w: both[short[text]].max(where=both.edge == windows.index(w))
+    def value(f):
+        first, last = [*parts[f.name]][0], [*parts[f.name]][-1]
+        if f.how not in ("sum", "distinct"): return read(first, None)
+        total = read(first, None).fill_null(0.)
+        return total - read(last, f.window).fill_null(0.) if f.window else total
+    return both, value
+
+# %% ../nbs/03_features.ipynb #62040169
+def _finish(state: ir.Table, f: Feature) -> ir.Value:
+    "A feature's value from the row's readings, with its null policy; floats, until all are there: Spark reads 0.1 as a decimal."
+    if f.how == "row": v = _bind(state, f)
+    elif f.how == "since": v = (state.as_of.truncate("s").epoch_seconds() - state[f.name]).cast("float64") / 86400
+    elif f.how == "rate" and f.prior: v = ibis.ifelse(state.as_of >= ibis.literal(f.prior[2]).cast(state.as_of.type()),
+        (state[f.expr[0]] + f.prior[0]) / (state[f.expr[1]] + sum(f.prior[:2])), None)
+    elif f.how == "rate": v = state[f.expr[0]] / state[f.expr[1]].nullif(0)
+    else: v = state[f.name]
+    return _float(v) if f.null is None else _float(v).fill_null(f.null)
+
+def _state(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> ir.Table:
+    "One row for each different (key, as_of), with the features of that key."
+    both, value = _running(events, moments, key, features)
+    read = [f for f in features if f.how not in ("rate", "row")]
+    state, step = both.group_by(key, "as_of").agg(**{f.name: value(f) for f in read}), {}
+    for f in read + [f for f in features if f not in read]:
+        if any(name in str(f.expr) for name in step): state, step = state.mutate(**step), {} # few steps make a short query
+        step[f.name] = _finish(state, f)
+    return state.mutate(**step).select(key, "as_of", **{f.name: (lambda t, f=f: t[f.name].cast(f.dtype)) for f in features})
+
+# %% ../nbs/03_features.ipynb #6b0a16da
+def _check(events, moments, features: Sequence[Feature], items) -> None:
+    "Complain about what cannot be computed."
+    names = [f.name for f in features]
+    if bad := [n for n in names if names.count(n) > 1 or n in moments.columns]:
+        raise ValueError(f"feature {bad[0]!r} is declared twice or is a column of the moments already; rename one.")
+    for f in features:
+        if f.how == "rate" and (miss := [n for n in f.expr if n not in names[:names.index(f.name)]]):
+            raise ValueError(f"feature {f.name!r} is a rate of {miss[0]!r}, which is not declared before it; add it.")
+    for what, table, needed in [("events", events, ["user_id", "item_id", "timestamp"]), ("moments", moments, ["as_of", *{f.key for f in features}])]:
+        if miss := [c for c in needed if c not in table.columns]: raise MissingColumnError(f"the {what} have no column {miss[0]!r}; they have {list(table.columns)}.")
+    if isinstance(items, pd.DataFrame) and items.item_id.duplicated().any():
+        raise DataError(f"item {items.item_id[items.item_id.duplicated()].iloc[0]!r} is in more than one row of items; keep one row an item.")
+    if isinstance(moments, pd.DataFrame):
+        for c in ["as_of", *sorted({f.key for f in features})]:
+            if moments[c].isna().any(): raise DataError(f"column {c!r} of the moments is missing in row {moments.index[moments[c].isna()][0]}; drop or fill it.")
+        for f in features:
+            if f.prior and len(moments) and _utc(moments.as_of).min() < f.prior[2]:
+                raise DataError(f"feature {f.name!r} has a prior learnt from events up to {f.prior[2]}, after the moment {_utc(moments.as_of).min()}: "
+                    "that would be a leak; learn it as of the first moment.")
+
+def _utc(s: pd.Series) -> pd.Series:
+    "Times as naive UTC in microseconds, what every engine has."
+    if not (is_datetime64_any_dtype(s) or isinstance(s.dtype, pd.DatetimeTZDtype)):
+        raise TimestampError(f"column {s.name!r} is of type {s.dtype}; make it a datetime, as Dataset.from_frame does.")
+    return (s.dt.tz_convert(None) if s.dt.tz is not None else s).astype("datetime64[us]")
+
+# %% ../nbs/03_features.ipynb #f2540720
+def _point_in_time(events: ir.Table, moments: ir.Table, features: Sequence[Feature], items: ir.Table | None) -> ir.Table:
+    if events.timestamp.type().timezone != moments.as_of.type().timezone:
+        raise TimestampError(f"the events' timestamp is {events.timestamp.type()} and as_of is {moments.as_of.type()}; cast one to the other.")
+    if items is not None:
+        items = items.select("item_id", *[c for c in items.columns if c not in events.columns])
+        events = events.left_join(items, "item_id", rname="{name}__").drop("item_id__")
+    moments = moments.mutate(as_of=moments.as_of.cast(events.timestamp.type()))
+    for key in dict.fromkeys(f.key for f in features):
+        state = _state(events, moments, key, [f for f in features if f.key == key])
+        moments = moments.left_join(state, [key, "as_of"], rname="{name}__").drop(f"{key}__", "as_of__")
+    return moments
+
+def point_in_time(
+    events: Dataset | pd.DataFrame | ir.Table, # the log: user_id, item_id, timestamp, and what the features read
+    moments: pd.DataFrame | ir.Table, # as_of (UTC) and the keys of the features: user_id, item_id or both; other columns are kept
+    features: Sequence[Feature], # e.g. standard_features("user_id") + standard_features("item_id")
+    items: pd.DataFrame | ir.Table | None = None, # one row an item_id: columns joined to the events, such as a price; default: those of the Dataset
+) -> pd.DataFrame | ir.Table: # the moments with a column a feature; a frame keeps the order and index of its rows
+    "What was known of a user or item just before each moment: only events strictly before `as_of` count."
+    if isinstance(events, Dataset): events, items = events.interactions, events.items if items is None else items
+    if isinstance(events, pd.DataFrame) != isinstance(moments, pd.DataFrame):
+        raise TypeError(f"events is a {type(events).__name__} and moments a {type(moments).__name__}; give frames or Ibis tables, both alike.")
+    _check(events, moments, features, items)
+    if isinstance(events, ir.Table): return _point_in_time(events, moments, features, items)
+    keys, con = list(dict.fromkeys(f.key for f in features)), ibis.duckdb.connect()
+    asked = moments[keys].assign(as_of=_utc(moments.as_of), row=np.arange(len(moments))).rename_axis(None)
+    try: found = con.to_pandas(_point_in_time(ibis.memtable(events.assign(timestamp=_utc(events.timestamp))), ibis.memtable(asked), features,
+        None if items is None else ibis.memtable(items)).order_by("row"))
+    finally: con.disconnect()
+    return pd.concat([moments, found[[f.name for f in features]].set_axis(moments.index)], axis=1)
+
+# %% ../nbs/03_features.ipynb #07d65b4e
+def _beta(k: np.ndarray, n: np.ndarray, name: str) -> tuple[float, float]:
+    "(a, b) of the beta-binomial by moments: the spread of k / n beyond chance gives a + b, at most a million."
+    k, n = k[n > 0], n[n > 0]; N = n.sum(); p = k.sum() / max(N, 1)
+    if not 0 < p < 1 or len(n) < 2: raise DataError(f"feature {name!r} is {p:g} over all of {len(n)} keys: no prior can be learnt unless it lies between 0 and 1; take a later as_of or other counts.")
+    chance, spread = len(n) - 1, (n * (k / n - p) ** 2).sum() / (p * (1 - p))
+    room = N - (n ** 2).sum() / N - chance
+    rho = np.clip((spread - chance) / room if room > 0 else 0, 1e-6, .999)
+    return float(p * (1 / rho - 1)), float((1 - p) * (1 / rho - 1))
+
+def learn_priors(
+    features: Sequence[Feature], # as given to point_in_time
+    events: Dataset | pd.DataFrame | ir.Table, # the log
+    as_of, # the time (UTC) up to which to learn: not after the first moment that will use it
+    items: pd.DataFrame | ir.Table | None = None, # as in point_in_time
+) -> list[Feature]: # the features, each rate with its prior
+    "Smooth every rate: learn the Beta prior of its numerator and denominator over all keys, from all events before `as_of` whatever its window."
+    if isinstance(events, Dataset): events, items = events.interactions, events.items if items is None else items
+    frame, t = isinstance(events, pd.DataFrame), _utc(pd.Series([pd.Timestamp(as_of)], name="as_of")).iloc[0]
+    priors, by_name = {}, {f.name: f for f in features}
+    for key in {f.key for f in features if f.how == "rate"}:
+        rates = [f for f in features if f.key == key and f.how == "rate"]
+        inputs = [replace(by_name[n], window=None) for n in dict.fromkeys(n for f in rates for n in f.expr)]
+        if frame: moments = events[[key]].dropna().drop_duplicates().assign(as_of=t)
+        else: moments = events.select(key).distinct().mutate(as_of=ibis.literal(t).cast(events.timestamp.type()))
+        totals = point_in_time(events, moments, inputs, items)
+        totals = totals if frame else totals.to_pandas()
+        priors |= {f.name: (*_beta(*[totals[n].to_numpy(float) for n in f.expr], f.name), t) for f in rates}
+    return [replace(f, prior=priors.get(f.name)) for f in features]
 
 # %% ../nbs/03_features.ipynb #c4fb16b5
 _FAMILY = {"string": "text", "boolean": "booleans", **dict.fromkeys(["integer", "floating", "mixed-integer-float", "decimal"], "numbers")}

@@ -9,7 +9,9 @@ import hashlib
 import json
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +25,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 # %% auto #0
-__all__ = ['pick_device', 'pick_precision', 'RowAdam', 'TrainResult', 'CheckpointError', 'train']
+__all__ = ['pick_device', 'pick_precision', 'RowAdam', 'TrainResult', 'CheckpointError', 'train', 'overfit_one_batch']
 
 # %% ../nbs/06_train.ipynb #f717af31
 def pick_device(
@@ -125,6 +127,7 @@ def _epoch(model: nn.Module, loss: Callable, data: dict[str, Tensor], optimizers
         if value.ndim: raise ValueError(f"loss(model, batch) must return one number, got shape {tuple(value.shape)}: add .mean()")
         for o in optimizers: o.zero_grad()
         value.backward()
+        if run.get("clip_grad"): nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None and not p.grad.is_sparse], run["clip_grad"])
         for o in optimizers: o.step()
         losses[step] = value.detach()
         if step % 256 == 255 or step + 1 == len(batches): _stop_at_nan(losses[:step + 1], epoch, len(batches))
@@ -265,7 +268,7 @@ class _Checkpoints:
         if not files: return [], {}
         tensors, meta = _read(files[-1])
         then, now = meta["run"], json.loads(json.dumps(self.run))
-        other = [f"{k} was {then.get(k)}, now {v}" for k, v in now.items() if then.get(k) != v]
+        other = [f"{k} was {then.get(k)}, now {now.get(k)}" for k in now | then if then.get(k) != now.get(k)]
         if other: raise CheckpointError(f"{files[-1]} is of another run: {'; '.join(other)}. Give another folder, or start over here with resume=False")
         best = _read(self.path(meta["best"]))[0]
         _unpack(tensors | meta["numbers"], model, optimizers)
@@ -300,6 +303,14 @@ def _bar(data: dict[str, Tensor], batch_size: int, epochs: int, done: int, progr
     steps = -(-len(next(iter(data.values()))) // batch_size)
     return tqdm(total=epochs * steps, initial=done * steps, disable=not progress, unit="step")
 
+# %% ../nbs/06_train.ipynb #67b992ea
+def _warn_of_collapse(result: TrainResult, epochs: int = 3, within: float = .005) -> None:
+    "Warn when a monitored AUC was near one half in each of the first `epochs` epochs."
+    if "auc" not in result.monitor.lower() or len(result.epochs) != epochs: return
+    values = [row[result.monitor] for row in result.epochs]
+    if all(abs(v - .5) <= within for v in values): warnings.warn(f"{result.monitor} has stayed at {values[-1]:.3f} for {epochs} epochs, as a coin's would: check labels and features, "
+        "try a smaller lr, and see with overfit_one_batch whether the model can learn at all", stacklevel=3)
+
 # %% ../nbs/06_train.ipynb #bca4d1e4
 def train(
     model: nn.Module, # trained in place; afterwards it holds the best weights and is in eval mode
@@ -313,18 +324,23 @@ def train(
     batch_size: int = 1024, # examples a step; the last step of an epoch may have fewer
     lr: float = 1e-3, # learning rate of Adam
     weight_decay: float = 0.0, # AdamW's, a step takes lr * weight_decay of each weight; tables with sparse gradients have none
+    clip_grad: float | None = None, # scale each step's gradients down to this norm where theirs is larger; not those of sparse tables, whose steps have a length of their own
     patience: int | None = 3, # stop after so many epochs without a better one; None: never
     seed: int = 0, # of the order of the examples and of dropout; torch's random numbers in `loss` follow it too
     device: str = "auto", # as in `pick_device`
     precision: str = "auto", # as in `pick_precision`
+    compile: bool = False, # compile the loss and the model that it calls: the first step takes tens of seconds, the others less than before
     folder: str | Path | None = None, # for checkpoints; None: none are written
     resume: bool = True, # go on from the checkpoint in `folder`, if there is one; False: delete the checkpoints there
     progress: bool = True, # show a progress bar
 ) -> TrainResult: # all epochs, and which was best
     "Train by Adam with early stopping; the same seed and start give the same weights, with or without an interruption."
     _check_counts(epochs=epochs, batch_size=batch_size, patience=patience)
+    if clip_grad is not None and not clip_grad > 0: raise ValueError(f"clip_grad must be more than 0, got {clip_grad}")
     dev = pick_device(device); data = _resident(data, dev); model.to(dev)
     run = dict(batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed, precision=pick_precision(precision, dev), monitor=monitor, mode=_mode(monitor, mode))
+    run |= {k: v for k, v in dict(clip_grad=clip_grad, compile=compile).items() if v} # named where they are used
+    if compile: loss = torch.compile(loss, dynamic=False) # one graph for full batches, one for the last
     optimizers, result = _optimizers(model, lr, weight_decay, dev), TrainResult([], monitor, run["mode"], str(dev), run["precision"])
     saved = None if folder is None else _Checkpoints(folder, run | _identity(model, data, optimizers))
     if saved and not resume: saved.keep()
@@ -334,8 +350,29 @@ def train(
             epoch = len(result.epochs) + 1
             row = {"epoch": epoch, "loss": _epoch(model, loss, data, optimizers, run, epoch, bar)}
             result.epochs.append(row | _validate(model, valid, monitor, epoch))
+            _warn_of_collapse(result)
             if result.best_epoch == epoch: best = {name: t.detach().clone() for name, t in model.state_dict().items()}
             if saved: saved.save(model, optimizers, result.epochs, result.best_epoch)
             bar.set_postfix({name: f"{v:.4g}" for name, v in result.epochs[-1].items()})
     model.load_state_dict(best); model.eval()
     return result
+
+# %% ../nbs/06_train.ipynb #70d21084
+def overfit_one_batch(
+    model: nn.Module, # left as it is: a copy learns
+    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor], # as in `train`
+    data: dict[str, Tensor], # as in `train`; only its first rows are used
+    *,
+    rows: int = 32, # examples to learn by heart
+    steps: int = 300, # of Adam
+    lr: float = 0.01, # learning rate of Adam
+    share: float = 0.1, # the loss has to fall to this share of what it was
+    device: str = "auto", # as in `pick_device`
+) -> list[float]: # the loss before each step
+    "Learn a few examples by heart; a RuntimeError where the loss does not fall enough."
+    few = {name: t[:rows] for name, t in data.items()}
+    result = train(deepcopy(model), loss, few, epochs=steps, batch_size=rows, lr=lr, patience=None, device=device, precision="fp32", progress=False)
+    losses = [row["loss"] for row in result.epochs]
+    if not losses[-1] <= share * losses[0]: raise RuntimeError(f"{rows} examples were not learnt: the loss went from {losses[0]:.4g} to {losses[-1]:.4g} in {steps} steps, more than {share:.0%} of it. "
+        "Look for constant or missing inputs, labels that do not belong to their rows, and layers without gradients")
+    return losses

@@ -1,0 +1,228 @@
+"""Training a DLRM: samples a second, peak memory and the share of the roofline, against a naive loop and the trainers of torch-rechub and FuxiCTR; with large tables; and whether bf16 is as good.
+
+    python benchmarks/ranking.py [--parts small large quality] [--steps 40] [--repeats 3] [--seeds 3] [--peers FOLDER]
+
+Every run is a process of its own on one thread, all contenders in turn, `--repeats` times; times are CPU seconds of the steps after the first five, medians over the repetitions. Memory is the
+peak resident set beyond imports and data. `small`: 10 tables of 100 rows, dim 64, 13 numbers, bottom 512-256-64, top 512-256-1, batch 2,048. `large`: 10 tables of 1,000,000 rows, dim 16, bottom
+512-256-16, codes drawn uniformly (each lookup misses the cache); ours with RowAdam, the peers with dense Adam, the only one their trainers have for these tables.
+The naive loop: a DataLoader of rows, a table a feature, a Python loop over the pairs, Adam. torch-rechub has no DLRM: its EmbeddingLayer and its CTRTrainer train this one. FuxiCTR: the DLRM of its
+own layers, by BaseModel.fit. Both get num_workers=0, so that the time of loading counts for them as it does for the others. FLOPs are those of the products: each weight of a linear layer and each
+of the pairs' products is used once forward and twice backward; the first layer has no gradient of its input. Compiled runs begin with an empty cache of the compiler.
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+from _common import PEERS, median, memory, peer_python, roofline, run
+
+B, S, D, WARM = 2048, 10, 13, 5
+SHAPES = {"small": (100, 64), "large": (1_000_000, 16)} # rows of a table, dim
+PACKAGES = {"torch-rechub": ("torch_rechub", ("torch==2.13.0", "torch-rechub==0.9.0")), "fuxictr": ("fuxictr", ("torch==2.13.0", "fuxictr==2.3.7", "numpy<2"))}
+
+
+def flops(rows: int, dim: int) -> int:
+    "A sample, forward and backward."
+    pairs = S * (S + 1) // 2
+    widths = [(D, 512), (512, 256), (256, dim), (dim + pairs, 512), (512, 256), (256, 1)]
+    return 6 * (sum(a * b for a, b in widths) + pairs * dim) - 2 * D * 512
+
+
+def make(path: Path, rows: int, steps: int, seed: int = 0) -> None:
+    rng, n = np.random.default_rng(seed), B * steps
+    np.savez(path, dense=rng.standard_normal((n, D), dtype=np.float32), sparse=rng.integers(rows, size=(n, S)), y=rng.integers(2, size=n).astype(np.float32))
+
+
+def mlp(*widths: int) -> nn.Sequential: return nn.Sequential(*(m for a, b in zip(widths, widths[1:]) for m in (nn.Linear(a, b), nn.ReLU())))
+
+
+class Plain(nn.Module):
+    "DLRM as one writes it first: a table a feature, a loop over the pairs."
+    def __init__(self, rows: int, dim: int):
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(rows, dim) for _ in range(S))
+        self.bottom, self.top = mlp(D, 512, 256, dim), nn.Sequential(*mlp(dim + S * (S + 1) // 2, 512, 256), nn.Linear(256, 1))
+    def forward(self, dense, sparse):
+        vectors = [self.bottom(dense), *(table(sparse[:, s]) for s, table in enumerate(self.tables))]
+        dots = [(vectors[i] * vectors[j]).sum(1) for i in range(len(vectors)) for j in range(i)]
+        return self.top(torch.cat([vectors[0], torch.stack(dots, 1)], 1)).squeeze(1)
+
+
+# Each contender does its imports and gives back what is measured.
+
+def naive(rows: int, dim: int) -> Callable[[dict], None]:
+    def fit(data):
+        t = [torch.from_numpy(data[k]) for k in ("dense", "sparse", "y")]
+        model = Plain(rows, dim); optimizer = torch.optim.Adam(model.parameters()); total = 0.
+        for dense, sparse, y in torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*t), batch_size=B, shuffle=True):
+            loss = nn.functional.binary_cross_entropy_with_logits(model(dense, sparse), y)
+            optimizer.zero_grad(); loss.backward(); optimizer.step(); total += loss.item()
+    return fit
+
+
+def ours(rows: int, dim: int, precision: str = "fp32", compiled: str = "") -> Callable[[dict], None]:
+    from recsys_nb.dlrm import DLRM, DLRMConfig
+    from recsys_nb.train import train
+    def fit(data):
+        model = DLRM(DLRMConfig(sparse_cardinalities=[rows] * S, sparse_embedding_dim=dim, num_dense_features=D, bottom_mlp_dims=[512, 256, dim]))
+        train(model, log_loss, {k: torch.from_numpy(v) for k, v in data.items()}, epochs=1, batch_size=B, device="cpu", precision=precision, compile=bool(compiled), progress=False)
+    return fit
+
+
+def log_loss(model, batch): return nn.functional.binary_cross_entropy_with_logits(model(batch["dense"], batch["sparse"]), batch["y"])
+
+
+def rechub(rows: int, dim: int) -> Callable[[dict], None]:
+    from torch_rechub.basic.features import SparseFeature
+    from torch_rechub.basic.layers import EmbeddingLayer
+    from torch_rechub.trainers import CTRTrainer
+    from torch_rechub.utils.data import DataGenerator
+    features = [SparseFeature(f"s{i}", rows, dim) for i in range(S)]
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.bottom, self.top = EmbeddingLayer(features), mlp(D, 512, 256, dim), nn.Sequential(*mlp(dim + S * (S + 1) // 2, 512, 256), nn.Linear(256, 1))
+            self.i, self.j = torch.tril_indices(S + 1, S + 1, -1)
+        def forward(self, x):
+            first = self.bottom(x["dense"]); T = torch.cat([first.unsqueeze(1), self.embedding(x, features)], 1)
+            return self.top(torch.cat([first, torch.bmm(T, T.transpose(1, 2))[:, self.i, self.j]], 1)).squeeze(1).sigmoid()
+    def fit(data):
+        x = {"dense": data["dense"]} | {f"s{i}": c for i, c in enumerate(data["sparse"].T.copy())}
+        some = {k: v[:1] for k, v in x.items()}
+        loader = DataGenerator(x, data["y"]).generate_dataloader(some, data["y"][:1], some, data["y"][:1], batch_size=B)[0]
+        with tempfile.TemporaryDirectory() as folder: CTRTrainer(Model(), optimizer_params={"lr": 1e-3}, n_epoch=1, model_path=folder).fit(loader)
+    return fit
+
+
+def fuxictr(rows: int, dim: int) -> Callable[[dict], None]:
+    from fuxictr.features import FeatureMap
+    from fuxictr.pytorch.dataloaders import RankDataLoader
+    from fuxictr.pytorch.layers import FeatureEmbedding, InnerProductInteraction, MLP_Block
+    from fuxictr.pytorch.models import BaseModel
+    numbers, codes = [f"d{i}" for i in range(D)], [f"s{i}" for i in range(S)]
+    class Model(BaseModel):
+        def __init__(self, feature_map, **kwargs):
+            super().__init__(feature_map, **kwargs)
+            self.embedding = FeatureEmbedding(feature_map, dim, not_required_feature_columns=numbers)
+            self.bottom = MLP_Block(D, [512, 256], output_dim=dim, output_activation="ReLU")
+            self.interact = InnerProductInteraction(S + 1, output="inner_product")
+            self.top = MLP_Block(dim + S * (S + 1) // 2, [512, 256], output_dim=1, output_activation=self.output_activation)
+            self.compile("adam", "binary_crossentropy", 1e-3); self.reset_parameters(); self.model_to_device()
+        def forward(self, inputs):
+            x = self.get_inputs(inputs); first = self.bottom(torch.stack([x[k].float() for k in numbers], 1))
+            T = torch.cat([self.embedding(x), first.unsqueeze(1)], 1)
+            return {"y_pred": self.top(torch.cat([self.interact(T), first], 1))}
+    def fit(data):
+        with tempfile.TemporaryDirectory() as folder:
+            columns = dict(zip(numbers, data["dense"].T)) | dict(zip(codes, data["sparse"].T)) | {"y": data["y"]}
+            np.savez(f"{folder}/train.npz", **columns); np.savez(f"{folder}/valid.npz", **{k: v[:64] for k, v in columns.items()})
+            f = FeatureMap("bench", folder); f.labels = ["y"]; (Path(folder) / "bench").mkdir()
+            f.features.update({k: {"type": "numeric", "source": ""} for k in numbers} | {k: {"type": "categorical", "source": "", "vocab_size": rows} for k in codes})
+            f.num_fields = f.get_num_fields(); f.set_column_index()
+            loaders = RankDataLoader(f, stage="train", train_data=f"{folder}/train.npz", valid_data=f"{folder}/valid.npz", batch_size=B, num_workers=0).make_iterator()
+            Model(f, verbose=0, model_root=folder, metrics=["AUC"]).fit(loaders[0], validation_data=loaders[1])
+    return fit
+
+
+def worker(role: str, path: str, *rest: str) -> None:
+    "One run in this process; the last line of its output is JSON."
+    torch.set_num_threads(1); torch.manual_seed(0)
+    if role == "roofline": return print(json.dumps(roofline()))
+    data, marks = dict(np.load(path)), []
+    register_optimizer_step_post_hook(lambda o, *_: type(o).__name__ == "RowAdam" or marks.append(time.process_time())) # one mark a step
+    fit, at_first = globals()[role](*map(int, rest[:2]), *rest[2:]), [] # imports are done
+    register_optimizer_step_post_hook(lambda *_: at_first or at_first.append(time.perf_counter()))
+    before, start = memory("VmRSS"), time.perf_counter()
+    fit(data)
+    steps = marks[WARM:]
+    print("\n" + json.dumps({"rate": B * (len(steps) - 1) / (steps[-1] - steps[0]), "memory": memory("VmHWM") - before, "first": at_first[0] - start}))
+
+
+def compare(args, folder: Path, part: str) -> None:
+    shape, (long, short) = SHAPES[part], (folder / "long.npz", folder / "short.npz")
+    make(long, shape[0], args.steps); make(short, shape[0], WARM + 8 if part == "small" else WARM + 3) # the others are slow
+    contenders = {"ours fp32": (sys.executable, "ours", long, *shape, "fp32"), "ours bf16": (sys.executable, "ours", long, *shape, "bf16"),
+        "ours bf16 compiled": (sys.executable, "ours", long, *shape, "bf16", "compiled")}
+    if part == "small": contenders = {"naive loop": (sys.executable, "naive", short, *shape)} | contenders
+    missing = {}
+    for name, (module, packages) in PACKAGES.items():
+        python = peer_python(args.peers, name, module, packages)
+        if isinstance(python, str): missing[name] = python
+        else: contenders[name] = (python, name.replace("torch-", ""), short, *shape)
+    runs, roofs = {name: [] for name in contenders}, []
+    for _ in range(args.repeats):
+        roofs.append(run(__file__, sys.executable, "roofline", long))
+        for name, command in contenders.items():
+            with tempfile.TemporaryDirectory() as cache: runs[name].append(run(__file__, *command, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}))
+    roof = {k: median(roofs, k) for k in roofs[0]}; f = flops(*shape)
+    rates = {name: median(r, "rate") for name, r in runs.items()}
+    bases = {"naive": rates.get("naive loop"), "best peer": max((rates[n] for n in PACKAGES if n in rates), default=None)}
+    print(f"\n{S} tables of {shape[0]:,} rows, dim {shape[1]}, batch {B:,}, {f / 1e6:.2f} MFLOP a sample; median (least-most) of {args.repeats}")
+    print(f"One core: {roof['fp32']:.0f} GFLOP/s in fp32, {roof['bf16']:.0f} in bf16 (1024 x 1024 products); copy {roof['copy']:.1f} GB/s")
+    print(f"{'':20}{'samples/s':>26}{'MB':>7}{'GFLOP/s':>9}{'of roofline':>13}{'first step, s':>15}" + "".join(f"{'to ' + name:>14}" for name, base in bases.items() if base))
+    for name, r in runs.items():
+        spread = f"({min(x['rate'] for x in r):,.0f}-{max(x['rate'] for x in r):,.0f})"; reached = rates[name] * f / 1e9
+        print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f}{reached:>9.1f}{reached / roof['bf16' if 'bf16' in name else 'fp32']:>13.1%}{median(r, 'first'):>15.1f}"
+            + "".join(f"{rates[name] / base:>14.2f}" for base in bases.values() if base))
+    for name, why in missing.items(): print(f"{name}: not installable: {why}")
+
+
+def teacher(seed: int, n: int = 100_000, n_test: int = 50_000) -> tuple[dict, dict, np.ndarray]:
+    "Clicks whose probabilities are known: products of hidden vectors of the first six features, and a curve in the numbers. The last `n_test` apart, with their true logits."
+    rng = np.random.default_rng(seed); sparse, dense = rng.integers(100, size=(n + n_test, S)), rng.standard_normal((n + n_test, D), dtype=np.float32)
+    v = rng.normal(size=(6, 100, 4)); e = [v[s][sparse[:, s]] for s in range(6)]
+    logit = (e[0] * e[1] + e[2] * e[3] + e[4] * e[5]).sum(1) * .5 + dense[:, 0] - np.abs(dense[:, 1]) + dense[:, 2] * dense[:, 3]
+    y = (rng.random(len(logit)) < 1 / (1 + np.exp(-logit))).astype(np.float32)
+    data = {k: torch.from_numpy(a) for k, a in dict(dense=dense, sparse=sparse, y=y).items()}
+    return {k: t[:n] for k, t in data.items()}, {k: t[n:] for k, t in data.items()}, logit[n:]
+
+
+def quality(args, folder: Path, part: str) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    from recsys_nb.dlrm import DLRM, DLRMConfig
+    from recsys_nb.train import train
+    torch.set_num_threads(1)
+    ways, rows = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16 compiled": ("bf16", True)}, []
+    for seed in range(args.seeds):
+        known, unseen, logit = teacher(seed); row = {"true probabilities": roc_auc_score(unseen["y"], logit)}
+        for name, (precision, compiled) in ways.items():
+            torch.manual_seed(seed); model = DLRM(DLRMConfig(sparse_cardinalities=[100] * S, num_dense_features=D))
+            train(model, log_loss, known, epochs=4, patience=None, batch_size=B, lr=2e-3, seed=seed, device="cpu", precision=precision, compile=compiled, progress=False)
+            with torch.no_grad(): row[name] = roc_auc_score(unseen["y"], model(unseen["dense"], unseen["sparse"]))
+        rows.append(row)
+    print(f"\nA known truth, {args.seeds} seeds: AUC on {len(logit):,} unseen examples after 4 epochs of {len(known['y']):,}\n{'':20}{'mean':>9}{'sd':>9}{'minus fp32':>12}{'its standard error':>20}   by seed")
+    for name in rows[0]:
+        v = np.array([r[name] for r in rows]); d = v - [r["fp32"] for r in rows]
+        print(f"{name:20}{v.mean():>9.4f}{v.std(ddof=1):>9.4f}{d.mean():>+12.4f}{d.std(ddof=1) / len(d) ** .5:>20.4f}   {' '.join(f'{x:.4f}' for x in v)}")
+
+
+def main() -> None:
+    parts = {"small": compare, "large": compare, "quality": quality}
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=parts, default=tuple(parts))
+    for name, default in (("steps", 40), ("repeats", 3), ("seeds", 3)): parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--peers", type=Path, default=PEERS, help="where the peers' venvs are made, and found again")
+    args = parser.parse_args()
+    if args.steps < WARM + 5: parser.error(f"--steps must be at least {WARM + 5}, got {args.steps}")
+    if args.seeds < 2: parser.error(f"--seeds must be at least 2, got {args.seeds}")
+    print(f"torch {torch.__version__}, 1 thread, CPU time")
+    with tempfile.TemporaryDirectory() as folder:
+        for part in args.parts: parts[part](args, Path(folder), part)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]: worker(*sys.argv[2:])
+    else: main()
