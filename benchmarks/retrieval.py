@@ -260,7 +260,7 @@ def prepare(ds, split, folder):
     return truth, counts
 
 
-def judge(name, folder, truth, python, seeds, params):
+def judge(name, folder, truth, python, seeds, params, protocol):
     "The report of a contestant over all seeds and its mean cost; or why there is none."
     from recsys_nb.metrics import evaluate
     reports, costs = [], []
@@ -271,7 +271,7 @@ def judge(name, folder, truth, python, seeds, params):
         lists = pd.read_parquet(folder/"out.parquet")
         seen = pd.read_parquet(folder/"train.parquet", columns=["user_id", "item_id"])
         assert not pd.MultiIndex.from_frame(lists[["user_id", "item_id"]]).isin(pd.MultiIndex.from_frame(seen)).any(), f"{name} recommends what was seen"
-        reports.append(evaluate(lists, truth, k=(10, K), metrics=["ndcg", "recall"], name=name))
+        reports.append(evaluate(lists, truth, k=(10, K), metrics=["ndcg", "recall"], name=name, protocol=protocol))
         costs.append(json.loads((folder/"cost.json").read_text()))
     mean = lambda part: sum(getattr(r, part) for r in reports) / len(reports)
     return replace(reports[0], values=mean("values"), draws=mean("draws"), per_user=mean("per_user")), pd.DataFrame(costs).mean()
@@ -298,6 +298,7 @@ def compete(data, split, seeds, trials, tower_trials, pythons, cache):
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)
         truth, counts = prepare(ds, split, folder)
+        protocol = {"split": split, "candidates": f"all {len(ds.item_ids):,} items", "seen": "left out", "excluded": {"no past": counts["users_without_past"]}}
         print(f"\n{ds}, split by {split}: {counts['users_evaluated']:,} users with {counts['pairs_evaluated']:,} new items to find;"
             f" left out: {counts['users_without_past']:,} users without a past", flush=True)
         for name in [*BASELINES, "Two-Tower", "Two-Tower, ids only", *PEERS]:
@@ -305,7 +306,7 @@ def compete(data, split, seeds, trials, tower_trials, pythons, cache):
             n = trials if name in BASELINES else tower_trials if name.startswith("Two-Tower") else 0
             found, why = (None, why) if why else tuned(name, folder, n, split)
             drawn = name not in BASELINES or name in DRAWN
-            r, cost = (None, why) if why else judge(name, folder, truth, python, seeds if drawn else seeds[:1], found["params"])
+            r, cost = (None, why) if why else judge(name, folder, truth, python, seeds if drawn else seeds[:1], found["params"], protocol)
             if r is None: out[name] = cost; print(f"  {name}: {cost}", flush=True); continue
             reports[name], rows[name], scores[name] = r, row(r, cost, found), found["score"]
             print(f"  {name}: {rows[name]['NDCG@10']}", flush=True)

@@ -23,6 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -35,8 +36,8 @@ from matplotlib.figure import Figure
 
 from . import explore
 from .abtest import analyze, two_proportion_test
-from .baselines import ALS, EASE, ItemKNN, Popularity
-from .data import (DataError, Dataset, EmptyLogError, load, split_by_time, split_by_user, split_leave_last_out, split_random)
+from .baselines import ALS, BPR, EASE, ItemKNN, Popularity, TuneError, tune
+from .data import (BaseRecommender, DataError, Dataset, EmptyLogError, load, split_by_time, split_by_user, split_leave_last_out, split_random)
 from .embeddings import tsne_map
 from .metrics import MetricsError, compare, evaluate, ranker_metrics
 from .recommend import DLRMRanker, Recommender, TwoTowerRetriever
@@ -218,11 +219,22 @@ def _two_stage(o: argparse.Namespace) -> Recommender:
     s = dict(seed=o.seed, progress=sys.stderr.isatty(), **epochs)
     return Recommender(TwoTowerRetriever(**s), None if o.no_ranker else DLRMRanker(**s), candidates=o.candidates)
 
+def _baselines(o: argparse.Namespace) -> list[tuple[str, Callable]]:
+    drawn = {"ALS": partial(ALS, seed=o.seed), "BPR": partial(BPR, seed=o.seed)}
+    return list({"Popularity": Popularity, "ItemKNN": ItemKNN, "EASE": partial(EASE, max_gib=.6), **drawn}.items())
+
+def _fitted(model: Callable, positives: Dataset, o: argparse.Namespace) -> tuple[BaseRecommender, dict]: # the model, and what the search found
+    if not o.trials: return model().fit(positives), {}
+    found = tune(model, positives, trials=o.trials, seed=o.seed, progress=False)
+    return found.model, found.best
+
 def _fit(run: Run) -> None:
     positives = run.train.positives()
-    for name, model in [("Popularity", Popularity()), ("ItemKNN", ItemKNN()), ("EASE", EASE(max_gib=.6)), ("ALS", ALS(seed=run.options.seed))]:
-        try: run.models[name] = model.fit(positives); run.say(f"{name} fitted")
-        except (DataError, ImportError) as e: run.skip(name, str(e))
+    for name, model in _baselines(run.options):
+        try: run.models[name], found = _fitted(model, positives, run.options)
+        except (DataError, ImportError, TuneError) as e: run.skip(name, str(e)); continue
+        if found: run.numbers.setdefault("tuned", {})[name] = found
+        run.say(f"{name} fitted" + (f" with {found}, the best of {run.options.trials} trials" if found else ""))
     run.say("training the Two-Tower retriever and the DLRM ranker"); both = _two_stage(run.options).fit(run.train)
     run.models |= {"Two-Tower": both.retriever, "Two-stage": both} if both.ranker else {"Two-stage": both}
     epochs = {"retriever": len(both.retriever.result.epochs)} | ({"ranker": len(both.ranker.result.epochs)} if both.ranker else {})
@@ -487,6 +499,7 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--split", choices=("auto", "time", "last", "user", "random"), default="auto", help="how to hold out test data (default: auto)")
     for name, value, text in [("k", 10, "length of the lists"), ("candidates", 100, "items the retriever hands to the ranker")]: p.add_argument("-k" if name == "k" else f"--{name}", *(["--k"] if name == "k" else []), type=_whole, default=value, help=f"{text} (default: {value})")
     p.add_argument("--seed", type=int, default=42, help="of all randomness (default: 42)"); p.add_argument("--epochs", type=_whole, help="at most so many passes over the data, of both models")
+    p.add_argument("--trials", type=_whole, help="tune each baseline with so many trials on a part of the training data (default: as they come)")
     for flag, text in [("quick", "few epochs and resamples, a small map: to try things out"), ("no-ranker", "the retriever alone"), ("no-ab", "without the simulated A/B test")]: p.add_argument(f"--{flag}", action="store_true", help=text)
     for name, value in [("n-users", 10_000), ("n-items", 5_000), ("n-interactions", 100_000)]: p.add_argument(f"--{name}", type=_whole, default=value, help=f"of the simulated data (default: {value:,})")
 

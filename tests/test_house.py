@@ -19,7 +19,7 @@ modules = sorted(p.stem for p in (root/"recsys_nb").glob("*.py") if not p.stem.s
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(root/"settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-FORBIDDEN = ["fastcore", "nbdev", "tea_tasting", "statsmodels", "openTSNE", "implicit", "fastapi", "uvicorn", "onnx", "onnxscript", "onnxruntime"]
+FORBIDDEN = ["fastcore", "nbdev", "tea_tasting", "statsmodels", "openTSNE", "implicit", "optuna", "fastapi", "uvicorn", "onnx", "onnxscript", "onnxruntime"]
 
 
 def run(*args, cwd=root, **env): return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=300)
@@ -39,7 +39,7 @@ def test_wheel_holds_the_modules_and_says_what_it_needs(tmp_path):
     assert {f"recsys_nb/{m}.py" for m in [*modules, "__init__", "_modidx"]} <= names
     assert not [n for n in names if n.startswith(("tests", "nbs"))]
     assert f"Requires-Python: >={cfg['min_python']}" in meta["METADATA"] and f"Version: {cfg['version']}" in meta["METADATA"]
-    assert all(f"Provides-Extra: {e}" in meta["METADATA"] for e in ["abtest", "viz", "als", "serve", "all", "dev"])
+    assert all(f"Provides-Extra: {e}" in meta["METADATA"] for e in ["abtest", "viz", "als", "tune", "serve", "all", "dev"])
     assert "recsys-nb = recsys_nb.cli:main" in meta["entry_points.txt"]
 
 
