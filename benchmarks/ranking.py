@@ -1,6 +1,6 @@
 """Training a DLRM: samples a second, peak memory and the share of the roofline, against a naive loop and the trainers of torch-rechub and FuxiCTR; with large tables; and whether bf16 is as good.
 
-    python benchmarks/ranking.py [--parts small large quality] [--steps 40] [--repeats 3] [--seeds 3] [--peers FOLDER]
+    python benchmarks/ranking.py [--parts small large quality] [--steps 40] [--repeats 3] [--seeds 3] [--keep-memory] [--peers FOLDER]
 
 Every run is a process of its own on one thread, all contenders in turn, `--repeats` times; times are CPU seconds of the steps after the first five, medians over the repetitions. Memory is the
 peak resident set beyond imports and data. `small`: 10 tables of 100 rows, dim 64, 13 numbers, bottom 512-256-64, top 512-256-1, batch 2,048. `large`: 10 tables of 1,000,000 rows, dim 16, bottom
@@ -31,6 +31,9 @@ from _common import PEERS, median, memory, peer_python, roofline, run
 B, S, D, WARM = 2048, 10, 13, 5
 SHAPES = {"small": (100, 64), "large": (1_000_000, 16)} # rows of a table, dim
 PACKAGES = {"torch-rechub": ("torch_rechub", ("torch==2.13.0", "torch-rechub==0.9.0")), "fuxictr": ("fuxictr", ("torch==2.13.0", "fuxictr==2.3.7", "numpy<2"))}
+
+
+KEEP = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"} # glibc gives no freed memory back to the system, so that no page is faulted in again
 
 
 def flops(rows: int, dim: int) -> int:
@@ -165,7 +168,7 @@ def compare(args, folder: Path, part: str) -> None:
     for _ in range(args.repeats):
         roofs.append(run(__file__, sys.executable, "roofline", long))
         for name, command in contenders.items():
-            with tempfile.TemporaryDirectory() as cache: runs[name].append(run(__file__, *command, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache}))
+            with tempfile.TemporaryDirectory() as cache: runs[name].append(run(__file__, *command, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache} | (KEEP if args.keep_memory else {})))
     roof = {k: median(roofs, k) for k in roofs[0]}; f = flops(*shape)
     rates = {name: median(r, "rate") for name, r in runs.items()}
     bases = {"naive": rates.get("naive loop"), "best peer": max((rates[n] for n in PACKAGES if n in rates), default=None)}
@@ -215,6 +218,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=tuple(parts))
     for name, default in (("steps", 40), ("repeats", 3), ("seeds", 3)): parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--peers", type=Path, default=PEERS, help="where the peers' venvs are made, and found again")
+    parser.add_argument("--keep-memory", action="store_true", help="all contenders keep freed memory (glibc), which saves page faults in each step")
     args = parser.parse_args()
     if args.steps < WARM + 5: parser.error(f"--steps must be at least {WARM + 5}, got {args.steps}")
     if args.seeds < 2: parser.error(f"--seeds must be at least 2, got {args.seeds}")

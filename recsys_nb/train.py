@@ -329,7 +329,7 @@ def train(
     seed: int = 0, # of the order of the examples and of dropout; torch's random numbers in `loss` follow it too
     device: str = "auto", # as in `pick_device`
     precision: str = "auto", # as in `pick_precision`
-    compile: bool = False, # compile the loss and the model that it calls: the first step takes tens of seconds, the others less than before
+    compile: bool = False, # compile the loss and the model that it calls: the first step takes tens of seconds, and whether the others gain has to be measured
     folder: str | Path | None = None, # for checkpoints; None: none are written
     resume: bool = True, # go on from the checkpoint in `folder`, if there is one; False: delete the checkpoints there
     progress: bool = True, # show a progress bar
