@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo # torch.compiler.disable, but the compiler is loaded at the first call and not with this module
 from torch.autograd.function import once_differentiable
 
 # %% auto #0
@@ -156,7 +157,7 @@ class DCNInteraction(nn.Module):
         return x
 
 # %% ../nbs/05_dlrm.ipynb #55bc0681
-@torch.compiler.disable
+@_disable_dynamo
 def _check_inputs(dense: Tensor | None, sparse: Tensor | None, cardinalities: Tensor, num_dense: int) -> None:
     "Raise an error that names the tensor, feature or code which does not fit."
     rows = {}
@@ -215,7 +216,7 @@ class _PickRows(torch.autograd.Function):
         return out, None, None
 
 
-@torch.compiler.disable # the compiler's gradients of rows are slow, and it knows no sparse ones
+@_disable_dynamo # the compiler's gradients of rows are slow, and it knows no sparse ones
 def _rows(table: nn.Embedding, codes: Tensor, dtype: torch.dtype) -> Tensor:
     "The rows of the table, (B, S, d), in the type `dtype`."
     if table.sparse or torch.compiler.is_exporting(): return table(codes).to(dtype)

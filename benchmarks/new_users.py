@@ -1,0 +1,48 @@
+"""Somebody who came after training, known by a few events, against the same person trained in.
+
+    OMP_NUM_THREADS=1 python benchmarks/new_users.py [--data movielens-100k or PATH] [--events 5] [--seeds 5]
+
+A tenth of the users is held out. Their first positives (ratings of 4 and more, where there are ratings) are given as events to a retriever that has
+never met them; another retriever has these events, and only these, in its training log. Both are judged on all that these users took later, among all
+items but the given ones.
+"""
+import argparse
+
+import numpy as np
+import pandas as pd
+
+from recsys_nb.data import load
+from recsys_nb.metrics import compare, evaluate
+from recsys_nb.recommend import TwoTowerRetriever
+
+
+def parts(ds, events, seed):
+    "The other users' positives, and the first `events` and the later positives of a tenth of the users."
+    log = ds.positives().interactions.drop_duplicates(["user_id", "item_id"])
+    log = log.sort_values("timestamp", kind="stable")
+    able = log.user_id.value_counts().loc[lambda n: n > events].index.sort_values().to_numpy()
+    chosen = log.user_id.isin(np.random.default_rng(seed).permutation(able)[:len(able) // 10])
+    first = log.groupby("user_id").cumcount() < events
+    return log[~chosen], log[chosen & first], log[chosen & ~first]
+
+
+def one(ds, events, seed):
+    others, given, truth = parts(ds, events, seed)
+    fitted = lambda log: TwoTowerRetriever(seed=seed).fit(ds.replace(log.sort_index()))
+    lists = {"by events": fitted(others).recommend(events=given, k=10), "trained in": fitted(pd.concat([others, given])).recommend(given.user_id.unique(), k=10)}
+    protocol = {"split": f"a tenth of the users after {events} events", "candidates": f"all {len(ds.item_ids):,} items", "seen": "left out"}
+    return [evaluate(x, truth, k=10, metrics="ndcg", name=name, protocol=protocol) for name, x in lists.items()]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="movielens-100k")
+    parser.add_argument("--events", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5)
+    args = parser.parse_args()
+    ds = load(args.data)
+    if ds.positive is None and "value" in ds.interactions: ds = load(args.data, positive=4.0)
+    found = [one(ds, args.events, seed) for seed in range(args.seeds)]
+    for new, known in found: print(f"{len(new.per_user)} users: NDCG@10 {new['ndcg@10']:.4f} by events, {known['ndcg@10']:.4f} trained in; {compare(known, new).to_frame().iloc[0][['difference', 'low', 'high']].round(4).to_dict()}")
+    a, b = np.mean([[new["ndcg@10"], known["ndcg@10"]] for new, known in found], axis=0)
+    print(f"mean of {args.seeds} seeds: {a:.4f} by events, {b:.4f} trained in: {a / b - 1:+.1%}")
