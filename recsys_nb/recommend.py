@@ -255,7 +255,7 @@ class _TowerTraining(_TowerModel):
 # %% ../nbs/09_recommend.ipynb #6d7c2061
 class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
-    space = {"temperature": Range(.07, .3, log=True), "dropout": [0., .2, .4, .6], "lr": Range(1e-3, 5e-3, log=True), "half_life": [None, 3, 10, 30, 100]}
+    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": [0., .2, .4, .6], "lr": Range(1e-3, 5e-3, log=True), "half_life": [None, 3, 10, 30, 100]}
 
     @torch.no_grad()
     def user_vectors(self,
