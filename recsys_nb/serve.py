@@ -270,7 +270,8 @@ def _columns(retriever, ranker) -> dict: # network -> input -> names of its colu
 def _tables(retriever, ranker) -> dict[str, np.ndarray]:
     "The tables of the catalogue, row for row as in items.json."
     side = retriever.item_side
-    tables = {"item_vectors": retriever.item_vectors, "item_sparse": side.sparse.numpy(), "item_dense": side.dense.numpy(), "temperature": np.array([retriever.temperature], np.float32)}
+    tables = {"item_vectors": retriever.item_vectors, "item_bonus": retriever.bonus, "item_sparse": side.sparse.numpy(), "item_dense": side.dense.numpy(),
+        "temperature": np.array([retriever.temperature], np.float32)}
     if ranker is not None:
         w = ranker.evidence.together.tocsr() # item-item similarities, rows of the history
         tables |= {"item_numbers": ranker.evidence.numbers.numpy(), "usual_context": ranker.usual.numpy(), **{f"together_{n}": getattr(w, n) for n in ("data", "indices", "indptr")}}
@@ -347,7 +348,7 @@ class Exported:
         sparse: np.ndarray, # int64 (B, S)
     ) -> np.ndarray: # float32 (B,)
         "The ranker's logits of pairs."
-        if "ranker" not in self.sessions: raise ValueError(f"{self.folder} was exported from a recommender without a ranker: order by user_vectors @ item_vectors.")
+        if "ranker" not in self.sessions: raise ValueError(f"{self.folder} was exported from a recommender without a ranker: order by user_vectors @ item_vectors.T + item_bonus.")
         return self._run("ranker", dense=dense, sparse=sparse)
 
     def _run(self, name, **inputs): return self.sessions[name].run(None, {n: x for n, x in inputs.items() if x is not None})[0]
