@@ -1,7 +1,7 @@
 """Who finds what people take next? The Two-Tower retriever against tuned baselines and other libraries, on the same data in one run.
 
     python benchmarks/retrieval.py [--data simulated movielens-100k PATH ...] [--split last|time] [--seeds 1] [--trials 20] [--tower-trials 0]
-        [--peers torch-rechub rectools recbole] [--cache FOLDER]
+        [--peers torch-rechub rectools recbole] [--only NAME ...] [--out FILE] [--cache FOLDER]
 
 Every contestant is a process of its own, on one thread: it reads the positives of the training part as one parquet file and writes 20 items
 for each user to be tested, none of them seen. Quality is always judged here, over the whole catalogue, by `recsys_nb.metrics.evaluate`:
@@ -11,7 +11,7 @@ The baselines are tuned with --trials trials each on a validation part of the tr
 CPU and wall seconds are of fitting and answering, without imports and without the search ("search s", CPU); "MB" is the peak resident memory of
 the process, imports included.
 
-Peers live in environments under --cache: --peers makes those it names (torch is pinned there, the rest is what they need); those already made take part.
+Peers live in environments under --cache, which --peers makes for those it names (torch is pinned there, the rest is what they need).
   torch-rechub  DSSM as in its MovieLens example, with ids and histories (its temperature has no effect), batches of 512 at a learning rate of 1e-3
   rectools      SASRec with its defaults, 10 epochs
   recbole       LightGCN with its defaults, 50 epochs; without its quick start and metrics, which do not run on current numpy and torch
@@ -36,18 +36,21 @@ os.environ.update(ONE_THREAD)
 import numpy as np
 import pandas as pd
 
+from _common import PEERS as CACHE, memory, peer_python
+
 K = 20 # items a user
 BASELINES = ("Popularity", "ItemKNN", "EASE", "ALS", "BPR")
 DRAWN = ("ALS", "BPR") # baselines that take a seed
-PEERS = { # what to install; RecTools asks for numpy 1, RecBole needs it and an older scipy without saying so
-    "torch-rechub": ["torch-rechub", "pyarrow"],
-    "rectools": ["rectools[torch]", "pyarrow<22"],
-    "recbole": ["recbole==1.2.1", "numpy<2", "scipy<1.13", "pandas<3", "pyarrow<22"],
+PEERS = { # module, and what to install; RecTools asks for numpy 1, RecBole needs it and an older scipy without saying so
+    "torch-rechub": ("torch_rechub", ("torch-rechub", "pyarrow")),
+    "rectools": ("rectools", ("rectools[torch]", "pyarrow<22")),
+    "recbole": ("recbole", ("recbole==1.2.1", "numpy<2", "scipy<1.13", "pandas<3", "pyarrow<22")),
 }
+ALL = [*BASELINES, "Two-Tower", "Two-Tower, ids only", *PEERS]
 TORCH = "torch==2.13.0"
 
 
-# ---- what runs in the process of a contestant, which may be another environment: only numpy and pandas are there for sure
+# ---- what runs in the process of a contestant, which may be another environment: only numpy, pandas and torch are there for sure
 
 def best(users, items, seen, k=K):
     "The k best items of each user by dot product, those in `seen` (rows of the same order, item codes) left out, int (n, k)."
@@ -64,14 +67,6 @@ def histories(train, users):
     "The items of each user, in order of time."
     own = train.groupby("user_id").item_id.agg(list)
     return [own[u] for u in users]
-
-
-def peak_mb():
-    "Peak resident memory of this process, MB; of the program alone, not of the one that started it."
-    try: return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1]) / 1e3
-    except FileNotFoundError:
-        import resource
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
 
 
 def dataset(folder, features=True):
@@ -183,7 +178,7 @@ def contestant(name, folder, seed, params):
     users = pd.read_parquet(folder/"ask.parquet").user_id.to_numpy()
     cpu, wall = time.process_time(), time.perf_counter()
     found = run(folder, users, seed, params)
-    cost = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "mb": peak_mb()}
+    cost = {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall, "mb": memory("VmHWM")}
     if isinstance(found, np.ndarray):
         found = pd.DataFrame({"user_id": users.repeat(K), "item_id": found.ravel(), "rank": np.tile(np.arange(1, K + 1), len(users))})
     found.to_parquet(folder/"out.parquet")
@@ -212,18 +207,11 @@ def call(python, folder, *what):
     return None if r.returncode == 0 else ([line for line in r.stderr.splitlines() if line.strip()] or [f"exit status {r.returncode}"])[-1].strip()
 
 
-def environment(peer, cache, make):
-    "The interpreter of a peer's environment, made if asked for; or None and why there is none."
-    home = cache/peer
-    python, ready = home/("Scripts/python.exe" if os.name == "nt" else "bin/python"), home/"ready"
-    if ready.exists(): return str(python), None
-    if not make: return None, f"not installed: --peers {peer} makes its environment"
-    print(f"making {home}", flush=True)
-    for command in ([sys.executable, "-m", "venv", str(home)], [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", TORCH, *PEERS[peer]]):
-        r = subprocess.run(command, capture_output=True, text=True)
-        if r.returncode: return None, "not installable: " + (r.stderr.strip().splitlines() or ["?"])[-1]
-    ready.touch()
-    return str(python), None
+def environment(peer, cache):
+    "The interpreter of a peer's environment, or None and why there is none."
+    module, packages = PEERS[peer]
+    python = peer_python(cache, peer, module, (TORCH, *packages))
+    return (str(python), None) if isinstance(python, Path) else (None, python)
 
 
 def movielens_100k(cache):
@@ -292,7 +280,7 @@ def row(r, cost, found):
     return quality | {"CPU s": cost.cpu, "wall s": cost.wall, "MB": cost.mb, "search s": found["cpu"], "hyperparameters": said}
 
 
-def compete(data, split, seeds, trials, tower_trials, pythons, cache):
+def compete(data, split, seeds, trials, tower_trials, pythons, cache, only):
     "All contestants on one data set: print the table and the paired differences."
     ds, reports, rows, scores, out = read(data, cache), {}, {}, {}, {}
     with tempfile.TemporaryDirectory() as tmp:
@@ -301,7 +289,7 @@ def compete(data, split, seeds, trials, tower_trials, pythons, cache):
         protocol = {"split": split, "candidates": f"all {len(ds.item_ids):,} items", "seen": "left out", "excluded": {"no past": counts["users_without_past"]}}
         print(f"\n{ds}, split by {split}: {counts['users_evaluated']:,} users with {counts['pairs_evaluated']:,} new items to find;"
             f" left out: {counts['users_without_past']:,} users without a past", flush=True)
-        for name in [*BASELINES, "Two-Tower", "Two-Tower, ids only", *PEERS]:
+        for name in only or ALL:
             python, why = pythons.get(name, (sys.executable, None))
             n = trials if name in BASELINES else tower_trials if name.startswith("Two-Tower") else 0
             found, why = (None, why) if why else tuned(name, folder, n, split)
@@ -310,10 +298,12 @@ def compete(data, split, seeds, trials, tower_trials, pythons, cache):
             if r is None: out[name] = cost; print(f"  {name}: {cost}", flush=True); continue
             reports[name], rows[name], scores[name] = r, row(r, cost, found), found["score"]
             print(f"  {name}: {rows[name]['NDCG@10']}", flush=True)
-    show(reports, rows, out, {n: s for n, s in scores.items() if n in BASELINES and not np.isnan(s)})
+    best_baseline = max((n for n in BASELINES if not np.isnan(scores.get(n, np.nan))), key=scores.get, default=None)
+    show(reports, rows, out, best_baseline, scores)
+    return [record(n, r, rows[n], reports.get(best_baseline)) | {"data": ds.name, "split": split, "users": counts["users_evaluated"], "seeds": len(seeds)} for n, r in reports.items()]
 
 
-def show(reports, rows, out, scores):
+def show(reports, rows, out, best_baseline, scores):
     "Print the table, who took no part, the hyperparameters, and everything against the best baseline."
     from recsys_nb.metrics import compare
     table = pd.DataFrame(rows).T
@@ -321,11 +311,18 @@ def show(reports, rows, out, scores):
     for name, why in out.items(): print(f"  {name} took no part: {why}")
     for name, text in table.hyperparameters.items():
         if text: print(f"  {name}: {text}")
-    if not scores: return
-    best_baseline = max(scores, key=scores.get)
+    if not best_baseline: return
     print(f"\nagainst {best_baseline}, the best baseline on validation data ({scores[best_baseline]:.4f}):")
     for name, r in reports.items():
         if name not in BASELINES: print(compare(reports[best_baseline], r))
+
+
+def record(name, report, row, best_baseline):
+    "What is kept of a contestant: its metrics, its settings, and its paired difference to the best baseline."
+    from recsys_nb.metrics import compare
+    kept = {"model": name, "hyperparameters": row["hyperparameters"], "seconds": round(row["CPU s"], 1), "metrics": report.to_dict()["metrics"]}
+    if best_baseline is None or best_baseline is report: return kept
+    return kept | {"against": best_baseline.name, "difference": compare(best_baseline, report).to_frame().drop(columns=["a", "b"]).to_dict("records")}
 
 
 def main():
@@ -336,14 +333,18 @@ def main():
     p.add_argument("--trials", type=int, default=20)
     p.add_argument("--tower-trials", type=int, default=0)
     p.add_argument("--peers", nargs="*", choices=list(PEERS), default=[])
-    p.add_argument("--cache", type=Path, default=Path.home()/".cache/recsys_nb/peers")
+    p.add_argument("--only", nargs="+", choices=ALL, help="who takes part; default: all that are installed")
+    p.add_argument("--out", type=Path, help="a JSON file for the results")
+    p.add_argument("--cache", type=Path, default=CACHE)
     for hidden in ("--contestant", "--search", "--folder"): p.add_argument(hidden, help=argparse.SUPPRESS)
     p.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.contestant: return contestant(a.contestant, Path(a.folder), a.seed, json.loads((Path(a.folder)/"params.json").read_text()))
     if a.search: return search(a.search, Path(a.folder), a.trials, a.split)
-    pythons = {peer: environment(peer, a.cache.expanduser().absolute(), peer in a.peers) for peer in PEERS}
-    for data in a.data: compete(data, a.split, range(a.seeds), a.trials, a.tower_trials, pythons, a.cache.expanduser().absolute())
+    cache = a.cache.expanduser().absolute()
+    pythons = {peer: environment(peer, cache) if peer in a.peers else (None, "not asked for with --peers") for peer in PEERS}
+    kept = [row for data in a.data for row in compete(data, a.split, range(a.seeds), a.trials, a.tower_trials, pythons, cache, a.only)]
+    if a.out: a.out.write_text(json.dumps(kept, indent=1))
 
 
 if __name__ == "__main__": main()

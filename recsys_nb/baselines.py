@@ -292,11 +292,13 @@ def _inside(given, value) -> bool:
     if choices is not None: return value in choices
     return isinstance(value, (int, float)) and given.low <= value <= given.high
 
-def _defaults(model: Callable, space: dict) -> dict | None:
-    "The defaults of the hyperparameters in `space`; None where one has none, or it lies outside."
+def _starts(model: Callable, space: dict) -> list[dict]:
+    "What is tried first: the defaults, and then with each of the changes in the class's `starts`, as far as all are given and inside `space`."
     has = {n: p.default for n, p in inspect.signature(model).parameters.items()}
-    ok = all(n in has and has[n] is not inspect.Parameter.empty and _inside(g, has[n]) for n, g in space.items())
-    return {n: has[n] for n in space} if ok else None
+    starts = [has | change for change in ({}, *getattr(getattr(model, "func", model), "starts", ()))]
+    ok = lambda start: all(n in start and start[n] is not inspect.Parameter.empty and _inside(g, start[n]) for n, g in space.items())
+    found = [{n: start[n] for n in space} for start in starts if ok(start)]
+    return [start for i, start in enumerate(found) if start not in found[:i]]
 
 # %% ../nbs/08_baselines.ipynb #8ecc240c
 def _validation(train: Dataset, split: Callable | None, seed: int) -> tuple[Dataset, pd.DataFrame]: # the rest to learn from; user_id, item_id to be found
@@ -405,7 +407,7 @@ def _name(model: Callable) -> str:
 def tune(
     model: Callable[..., BaseRecommender], # a class, e.g. EASE or TwoTowerRetriever (functools.partial fixes arguments), or a function of the hyperparameters
     train: Dataset, # what it learns from; the test set is not touched
-    space: dict | None = None, # hyperparameter -> Range, list of choices, or distribution of Optuna; default: the class's own `space`
+    space: dict | None = None, # hyperparameter -> Range, list of choices, or distribution of Optuna; default: the class's own `space`, whose `starts` are tried first
     trials: int = 20, # the budget, with those in `file`
     k: int = 10, # the score is NDCG@k
     split: Callable[[Dataset], tuple[Dataset, Dataset]] | None = None, # holds out validation data; default: each user's last fifth, or without times a random one
@@ -426,7 +428,8 @@ def tune(
         lists = model(**_decoded(space, params)).fit(head).recommend(users, k=k)
         return evaluate(lists, truth, k=k, metrics="ndcg", n_boot=0)[f"ndcg@{k}"]
     waiting = any(t.state.name == "WAITING" for t in study.trials)
-    if not waiting and not _finished(study) and (first := _defaults(model, space)): study.enqueue_trial(_encoded(space, first))
+    if not waiting and not _finished(study):
+        for values in _starts(model, space): study.enqueue_trial(_encoded(space, values))
     with tqdm(total=trials, initial=min(trials, len(_finished(study))), desc=name, disable=not progress) as bar:
         while (n := len(_finished(study))) < trials:
             _try(study, distributions, score, seed)

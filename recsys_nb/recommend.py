@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from .baselines import ItemKNN, Range
+from .baselines import ItemKNN, Popularity, Range
 from .data import BaseRecommender, DataError, Dataset, Histories, MissingColumnError, UnknownIdError, split_leave_last_out, top_k
 from .dlrm import DLRM, DLRMConfig
 from .features import FeatureEncoder
@@ -137,8 +137,9 @@ class _TowerSettings(_Settings, BaseRecommender):
         id_drop: float = 0.0, # share of items whose id is hidden in training, so that new ones are known by their features; 1: features only
         n_extra: int = 512, # random negatives a batch, beside the other users' items
         log_q: bool = True, # correct the softmax for how often each item is drawn
-        debias: float = 0.0, # λ: scores in service lose T λ log p, where p is an item's share of all positives: more for those that few know
-        half_life: float | None = None, # days in which a positive loses half of its weight in p'; scores in service gain T log(p' / p): what is in demand now
+        half_life: float | None = None, # days after which a positive counts half in p', an item's share of what is taken now; scores in service gain T demand log p'
+        demand: float = 1.0, # how much p' and p weigh beside the towers
+        debias: float = 0.0, # scores in service lose T demand debias log p, where p is an item's share of all positives: more for those that few know
         epochs: int = 30, # at most
         batch_size: int = 512, # positives a step
         lr: float = 2e-3, # learning rate
@@ -155,6 +156,7 @@ class _TowerSettings(_Settings, BaseRecommender):
         for name, value in [("drop", drop), ("dropout", dropout), ("id_drop", id_drop)]:
             if not 0 <= value <= 1: raise ValueError(f"{name} is a share between 0 and 1, got {value}")
         if half_life is not None and not half_life > 0: raise ValueError(f"half_life is {half_life} days; it must be above 0, or None")
+        if not demand >= 0: raise ValueError(f"demand must be at least 0, got {demand}")
         if history < 1: raise ValueError(f"history must be at least 1, got {history}")
 
     @property
@@ -195,19 +197,16 @@ class _TowerModel(_TowerSettings):
 
 # %% ../nbs/09_recommend.ipynb #eeff2096
 def _log_prior(
-    log: pd.DataFrame, # positives
-    items: np.ndarray, # the code of each one's item, int (n,)
-    n_items: int, # size of the catalogue
+    train: Dataset, # positives, with times if there is a half_life
+    half_life: float | None = None, # days
+    demand: float = 1.0, # w
     debias: float = 0.0, # λ
-    half_life: float | None = None, # days; needs timestamps
-) -> np.ndarray: # float32 (n_items,)
-    "-λ log p + log(p' / p): what the logits of items gain in service."
-    p = np.bincount(items, minlength=n_items).clip(1) / len(items)
-    if half_life is None: return (-debias * np.log(p)).astype(np.float32)
-    if "timestamp" not in log: raise MissingColumnError("half_life needs the column 'timestamp' in the interactions; leave it out where there are no times.")
-    age = (log.timestamp.max() - log.timestamp) / np.timedelta64(1, "D")
-    late = np.bincount(items, 2.0 ** (-age.to_numpy() / half_life), n_items)
-    return (np.log((late / late.sum() + .1 * p) / 1.1 / p) - debias * np.log(p)).astype(np.float32)
+) -> np.ndarray: # float32, one number an item
+    "w (log p' - λ log p), without log p' where there is no half_life: what the logits of items gain in service."
+    def share(days): n = Popularity(days).fit(train).popularity; return n / n.sum()
+    p = share(None).clip(1 / len(train))
+    late = np.ones(1) if half_life is None else (share(half_life) + .1 * p) / 1.1
+    return (demand * (np.log(late) - debias * np.log(p))).astype(np.float32)
 
 # %% ../nbs/09_recommend.ipynb #80bd823f
 class _TowerTraining(_TowerModel):
@@ -222,7 +221,7 @@ class _TowerTraining(_TowerModel):
         s = {k: self.settings[k] for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
         self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
         self._to("cpu"); del self.positives, self.log_probabilities
-        self.log_prior = _log_prior(train.interactions, self.item_ids.get_indexer(train.interactions.item_id), len(self.item_ids), self.debias, self.half_life)
+        self.log_prior = _log_prior(train, self.half_life, self.demand, self.debias)
         self._finish()
 
     def _held_out(self, h: Histories) -> np.ndarray:
@@ -255,7 +254,9 @@ class _TowerTraining(_TowerModel):
 # %% ../nbs/09_recommend.ipynb #6d7c2061
 class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
-    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": [0., .2, .4, .6], "lr": Range(1e-3, 5e-3, log=True), "half_life": [None, 3, 10, 30, 100]}
+    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": [0., .2, .4, .6], "lr": Range(1e-3, 5e-3, log=True),
+        "half_life": [None, 3, 10, 30], "demand": [1., 2., 4., 8.], "debias": [0., .5]}
+    starts = [{"dim": 128, "temperature": .1, "dropout": .2}] # beside the defaults: for logs that say clearly what a user wants, as ratings do
 
     @torch.no_grad()
     def user_vectors(self,

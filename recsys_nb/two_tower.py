@@ -144,7 +144,7 @@ def history_weights(
     recency: Tensor | None = None, # learnt logarithms of the weights of the first places (R,); None: all items count alike
 ) -> Tensor: # float (B, L); a row sums to 1, or to 0 where there is only padding
     "The weight of each item of a history."
-    real = (history >= 0).float() if recency is None else (history >= 0).to(recency.dtype)
+    real = (history >= 0).float()
     if recency is not None:
         place = torch.arange(history.shape[1], device=history.device).clamp(max=len(recency) - 1)
         real = real * (recency - recency.max()).exp()[place]
