@@ -48,15 +48,36 @@ def pick_precision(
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
 
 # %% ../nbs/06_train.ipynb #5d9693c3
-def _resident(data: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    "The data on the device, checked."
+def _checked(data: dict[str, Tensor]) -> int:
+    "The number of rows that all the tensors have."
     if not data: raise ValueError("data is empty: give a dict of tensors with one row an example")
     for name, t in data.items():
         if not isinstance(t, Tensor): raise TypeError(f"data[{name!r}] must be a tensor, got {type(t).__name__}; torch.as_tensor(...) makes one")
         if t.ndim == 0 or len(t) == 0: raise ValueError(f"data[{name!r}] has no rows (its shape is {tuple(t.shape)}): there is nothing to learn from")
     rows = {name: len(t) for name, t in data.items()}
     if len(set(rows.values())) > 1: raise ValueError(f"the tensors of data must have the same number of rows, got {rows}")
-    return {name: t.to(device) for name, t in data.items()}
+    return len(t)
+
+# %% ../nbs/06_train.ipynb #d67076bc
+class _Resident:
+    "A dict of tensors on the device, as a source of batches."
+    def __init__(self, data: dict[str, Tensor], device: torch.device): self.n_rows, self.data = _checked(data), {name: t.to(device) for name, t in data.items()}
+    def steps(self, batch_size: int, world: int = 1) -> int: return -(-self.n_rows // batch_size)
+    def fingerprint(self) -> str: return _digest(self.data)
+
+    def batches(self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[dict[str, Tensor]]:
+        "All rows in the order of this seed and epoch."
+        torch.manual_seed(seed * 100_003 + epoch) # torch's own generator, which dropout then goes on with
+        for rows in torch.randperm(self.n_rows).to(next(iter(self.data.values())).device).split(batch_size):
+            yield {name: t.index_select(0, rows) for name, t in self.data.items()}
+
+
+def _source(data, device: torch.device):
+    "What batches come from: a dict becomes resident, anything else has to have the members."
+    if isinstance(data, dict): return _Resident(data, device)
+    missing = [name for name in ("n_rows", "steps", "batches", "fingerprint") if not hasattr(data, name)]
+    if missing: raise TypeError(f"data must be a dict of tensors or an object that gives batches; {type(data).__name__} has no {' and no '.join(missing)}")
+    return data
 
 # %% ../nbs/06_train.ipynb #bbf42c51
 def _sums_by_row(grad: Tensor, most: int = 4096) -> Iterator[tuple[Tensor, Tensor]]:
@@ -114,26 +135,28 @@ def _stop_at_nan(losses: Tensor, epoch: int, steps: int) -> None:
     if len(bad): raise FloatingPointError(f"the loss is {losses[bad[0, 0]].item()} in epoch {epoch}, step {bad[0, 0].item() + 1} of {steps}: lower lr, and look for nan in the data, log(0) and divisions by 0 in the loss")
 
 
-def _epoch(model: nn.Module, loss: Callable, data: dict[str, Tensor], optimizers: list, run: dict, epoch: int, bar: tqdm) -> float:
-    "Go once through the data in a new order; the mean loss of an example."
+def _epoch(model: nn.Module, loss: Callable, data, optimizers: list, run: dict, epoch: int, bar: tqdm) -> float:
+    "Go once through the batches of a source in a new order; the mean loss of an example."
     model.train()
-    first = next(iter(data.values())); n, dev = len(first), first.device
+    dev, steps, sizes = next(model.parameters()).device, data.steps(run["batch_size"]), []
+    losses = torch.zeros(steps, device=dev)
     torch.manual_seed(run["seed"] * 100_003 + epoch)
-    batches = torch.randperm(n).to(dev).split(run["batch_size"])
-    losses = torch.zeros(len(batches), device=dev)
-    for step, rows in enumerate(batches):
-        with torch.autocast(dev.type, torch.bfloat16, enabled=run["precision"] == "bf16"):
-            value = loss(model, {name: t.index_select(0, rows) for name, t in data.items()})
+    for step, batch in enumerate(data.batches(run["batch_size"], run["seed"], epoch)):
+        if step == steps: raise ValueError(f"data.batches gives more than the {steps} batches that data.steps({run['batch_size']}) says")
+        batch = {name: t.to(dev, non_blocking=True) for name, t in batch.items()}
+        sizes.append(len(next(iter(batch.values()))))
+        with torch.autocast(dev.type, torch.bfloat16, enabled=run["precision"] == "bf16"): value = loss(model, batch)
         if value.ndim: raise ValueError(f"loss(model, batch) must return one number, got shape {tuple(value.shape)}: add .mean()")
         for o in optimizers: o.zero_grad()
         value.backward()
         if run.get("clip_grad"): nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None and not p.grad.is_sparse], run["clip_grad"])
         for o in optimizers: o.step()
         losses[step] = value.detach()
-        if step % 256 == 255 or step + 1 == len(batches): _stop_at_nan(losses[:step + 1], epoch, len(batches))
+        if step % 256 == 255 or step + 1 == steps: _stop_at_nan(losses[:step + 1], epoch, steps)
         bar.update()
-    sizes = torch.tensor([len(b) for b in batches], dtype=torch.float64)
-    return (losses.cpu().double() @ sizes / n).item()
+    if len(sizes) < steps: raise ValueError(f"data.batches gives {len(sizes)} batches, and data.steps({run['batch_size']}) says {steps}")
+    sizes = torch.tensor(sizes, dtype=torch.float64)
+    return (losses.cpu().double() @ sizes / sizes.sum()).item()
 
 # %% ../nbs/06_train.ipynb #afcf61bd
 def _validate(model: nn.Module, valid: Callable | None, monitor: str, epoch: int) -> dict[str, float]:
@@ -275,10 +298,10 @@ class _Checkpoints:
         return meta["epochs"], _part(best, "model/")
 
 # %% ../nbs/06_train.ipynb #50bfb268
-def _identity(model: nn.Module, data: dict[str, Tensor], optimizers: list) -> dict[str, str]:
+def _identity(model: nn.Module, data, optimizers: list) -> dict[str, str]:
     "What tells this model, these data and these optimizers from others."
     shapes = str([(name, tuple(t.shape)) for name, t in model.state_dict().items()])
-    return {"model": f"{type(model).__name__} {hashlib.sha256(shapes.encode()).hexdigest()[:16]}", "data": _digest(data),
+    return {"model": f"{type(model).__name__} {hashlib.sha256(shapes.encode()).hexdigest()[:16]}", "data": data.fingerprint(),
             "optimizers": ", ".join(type(o).__name__ for o in optimizers)}
 
 # %% ../nbs/06_train.ipynb #98547ee5
@@ -298,9 +321,8 @@ def _patience_over(result: TrainResult, patience: int | None) -> bool:
     "Whether the last `patience` epochs brought nothing better."
     return bool(patience and result.epochs) and len(result.epochs) - result.best_epoch >= patience
 
-def _bar(data: dict[str, Tensor], batch_size: int, epochs: int, done: int, progress: bool) -> tqdm:
+def _bar(steps: int, epochs: int, done: int, progress: bool) -> tqdm:
     "A progress bar over all steps of all epochs."
-    steps = -(-len(next(iter(data.values()))) // batch_size)
     return tqdm(total=epochs * steps, initial=done * steps, disable=not progress, unit="step")
 
 # %% ../nbs/06_train.ipynb #67b992ea
@@ -315,7 +337,7 @@ def _warn_of_collapse(result: TrainResult, epochs: int = 3, within: float = .005
 def train(
     model: nn.Module, # trained in place; afterwards it holds the best weights and is in eval mode
     loss: Callable[[nn.Module, dict[str, Tensor]], Tensor], # loss(model, batch): one number; the batch has the keys of `data`
-    data: dict[str, Tensor], # tensors with one row an example, held on the device
+    data: dict[str, Tensor] | object, # tensors with one row an example, held on the device; or an object that gives batches, as in [The data](#the-data)
     valid: Callable[[nn.Module], dict[str, float]] | None = None, # valid(model): metrics, asked for after each epoch in eval mode without gradients
     *,
     monitor: str = "loss", # the metric that chooses the best epoch: a key of what `valid` returns, or 'loss' for the training loss
@@ -337,7 +359,7 @@ def train(
     "Train by Adam with early stopping; the same seed and start give the same weights, with or without an interruption."
     _check_counts(epochs=epochs, batch_size=batch_size, patience=patience)
     if clip_grad is not None and not clip_grad > 0: raise ValueError(f"clip_grad must be more than 0, got {clip_grad}")
-    dev = pick_device(device); data = _resident(data, dev); model.to(dev)
+    dev = pick_device(device); data = _source(data, dev); model.to(dev)
     run = dict(batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed, precision=pick_precision(precision, dev), monitor=monitor, mode=_mode(monitor, mode))
     run |= {k: v for k, v in dict(clip_grad=clip_grad, compile=compile).items() if v} # named where they are used
     if compile: loss = torch.compile(loss, dynamic=False) # one graph for full batches, one for the last
@@ -345,7 +367,7 @@ def train(
     saved = None if folder is None else _Checkpoints(folder, run | _identity(model, data, optimizers))
     if saved and not resume: saved.keep()
     result.epochs, best = saved.restore(model, optimizers) if saved else ([], {})
-    with torch.random.fork_rng([dev] if dev.type == "cuda" else []), _bar(data, batch_size, epochs, len(result.epochs), progress) as bar:
+    with torch.random.fork_rng([dev] if dev.type == "cuda" else []), _bar(data.steps(batch_size), epochs, len(result.epochs), progress) as bar:
         while len(result.epochs) < epochs and not _patience_over(result, patience):
             epoch = len(result.epochs) + 1
             row = {"epoch": epoch, "loss": _epoch(model, loss, data, optimizers, run, epoch, bar)}
@@ -370,7 +392,7 @@ def overfit_one_batch(
     device: str = "auto", # as in `pick_device`
 ) -> list[float]: # the loss before each step
     "Learn a few examples by heart; a RuntimeError where the loss does not fall enough."
-    few = {name: t[:rows] for name, t in data.items()}
+    few = {name: t[:rows] for name, t in data.items()} if isinstance(data, dict) else next(iter(data.batches(rows, 0, 1)))
     result = train(deepcopy(model), loss, few, epochs=steps, batch_size=rows, lr=lr, patience=None, device=device, precision="fp32", progress=False)
     losses = [row["loss"] for row in result.epochs]
     if not losses[-1] <= share * losses[0]: raise RuntimeError(f"{rows} examples were not learnt: the loss went from {losses[0]:.4g} to {losses[-1]:.4g} in {steps} steps, more than {share:.0%} of it. "
