@@ -182,16 +182,18 @@ def _end_all(error: BaseException) -> None:
     rank, world = _place()
     if world == 1: return
     mine = f"process {rank} of {world} has ended with {type(error).__name__}: {error}"
-    first = dist.distributed_c10d._get_default_store().compare_set("recsys_nb/ended", "", mine).decode()
+    try: first = dist.distributed_c10d._get_default_store().compare_set("recsys_nb/ended", "", mine).decode()
+    except RuntimeError: first = mine # the process that kept the notes is gone
     _leave()
     if first != mine: raise ProcessError(first) from error
+    if isinstance(error, dist.DistBackendError) or "gloo" in str(error): raise ProcessError(f"the connection to another process is lost; was it killed? ({error})") from error
 
 # %% ../nbs/06_train.ipynb #0fd4b792
 def _share_gradients(model: nn.Module, value: Tensor, n: int) -> Tensor:
     "From gradients of n times the loss `value` of n rows in each process, make those of the mean loss of all rows, in all processes; that loss."
     tables = _tables(model); dense = [p for p in model.parameters() if p.requires_grad and id(p) not in tables]
-    zeros = [torch.zeros_like(p) if p.grad is None else p.grad for p in dense]
-    flat = torch.cat([*(g.flatten() for g in zeros), torch.stack([value.detach() * n, torch.full_like(value, n)])])
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in dense]
+    flat = torch.cat([*(g.flatten() for g in grads), torch.stack([value.detach() * n, torch.full_like(value, n)])])
     dist.all_reduce(flat); total = flat[-1].clone(); flat /= total
     for p, g in zip(dense, flat.split([p.numel() for p in dense] + [2])): p.grad = g.view_as(p).to(p.dtype)
     for p in tables.values():
@@ -228,8 +230,8 @@ def _epoch(model: nn.Module, loss: Callable, data, optimizers: list, run: dict, 
         bar.update()
     if len(counts) < steps: raise ValueError(f"data.batches gives {len(counts)} batches, and data.steps({size}) says {steps}")
     counts = torch.tensor(counts, dtype=torch.float64)
-    if world > 1: dist.all_reduce(counts)
-    return (losses.cpu().double() @ counts / counts.sum()).item()
+    if world > 1: dist.all_reduce(counts := counts.to(dev))
+    return (losses.cpu().double() @ counts.cpu() / counts.sum()).item()
 
 # %% ../nbs/06_train.ipynb #afcf61bd
 def _validate(model: nn.Module, valid: Callable | None, monitor: str, epoch: int) -> dict[str, float]:
