@@ -83,7 +83,7 @@ class _Resident:
             yield {name: t.index_select(0, rows) for name, t in self.data.items()}
 
 # %% ../nbs/06_train.ipynb #c07dbb0b
-def _seed(seed: int, epoch: int, rank: int = 0) -> int: return seed * 100_003 + epoch + (rank << 40)
+def _seed(seed: int, epoch: int, rank: int = 0) -> int: return seed * 100_003 + epoch + rank * 2_654_435_761 # torch reads 32 bits of it on the CPU
 
 def _source(data, device: torch.device):
     "What batches come from: a dict becomes resident, anything else has to have the members."
