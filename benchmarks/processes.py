@@ -1,0 +1,71 @@
+"""Training of the retriever and of the ranker by one process and by two, on one machine: seconds of the clock and of the processors, and the metrics of the same test data, seed by seed.
+
+`python benchmarks/processes.py [--users 2000 --items 1000 --events 40000 --seeds 3]`
+"""
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import torch
+import torch.distributed as dist
+
+from recsys_nb.cli import new_pairs
+from recsys_nb.data import split_by_time
+from recsys_nb.metrics import evaluate, ranker_metrics
+from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever
+from recsys_nb.simulate import simulate
+from recsys_nb.train import together
+
+
+def clocked(fit) -> tuple[float, float]:
+    "Seconds of the clock, and of the processors in all processes."
+    wall, cpu = time.perf_counter(), time.process_time(); fit()
+    took = torch.tensor([time.process_time() - cpu])
+    if dist.is_initialized(): dist.all_reduce(took)
+    return time.perf_counter() - wall, took.item()
+
+
+def worker(o, seed: int):
+    "Fit both models; the first process prints what came out as JSON."
+    torch.set_num_threads(1)
+    train, test = split_by_time(simulate(o.users, o.items, o.events, seed=1))
+    both = Recommender(TwoTowerRetriever(seed=seed), DLRMRanker(seed=seed)); out = {}
+    with together() as rank:
+        for name, fit in [("retriever", lambda: both.retriever.fit(train.positives())), ("ranker", lambda: both.ranker.fit(train, both.retriever))]:
+            out[f"{name} wall"], out[f"{name} CPU"] = clocked(fit); out[f"{name} epochs"] = len(getattr(both, name).result.epochs)
+    if rank: return
+    both._adopt(); past = train.positives().interactions; truth, _ = new_pairs(past, test.positives().interactions)
+    lists = both.retriever.recommend(truth.user_id.unique(), k=20); shown = test.labelled(); shown = shown[shown.item_id.isin(both.item_ids)]
+    out["NDCG@10"] = evaluate(lists, truth, k=(10, 20), n_boot=10)["ndcg@10"]
+    out["AUC"] = ranker_metrics(shown.label, both.ranker.predict(shown), shown.user_id, n_boot=10)["auc"]
+    print(json.dumps(out))
+
+
+def run(processes: int, seed: int, words: list[str]) -> dict:
+    how = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)] if processes > 1 else []
+    done = subprocess.run([sys.executable, *how, __file__, "--worker", str(seed), *words], capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    if done.returncode: raise RuntimeError(done.stderr[-3000:])
+    return {"processes": processes, "seed": seed} | json.loads(done.stdout.splitlines()[-1])
+
+
+def main():
+    p = argparse.ArgumentParser(); p.add_argument("--worker", type=int)
+    for name, n in [("users", 2000), ("items", 1000), ("events", 40_000), ("seeds", 3)]: p.add_argument(f"--{name}", type=int, default=n)
+    o = p.parse_args(); words = [w for name in ("users", "items", "events") for w in (f"--{name}", str(getattr(o, name)))]
+    if o.worker is not None: return worker(o, o.worker)
+    print(f"torch {torch.__version__}, {os.cpu_count()} processors, {o.users:,} users, {o.items:,} items, {o.events:,} events; one thread a process", flush=True)
+    df = pd.DataFrame([run(n, seed, words) for seed in range(o.seeds) for n in (1, 2)])
+    print(df.set_index(["processes", "seed"]).sort_index().round(4).to_string())
+    mean, metrics = df.groupby("processes").mean(), ["NDCG@10", "AUC"]; one = df[df.processes == 1][metrics]
+    for name in ("retriever", "ranker"):
+        print(f"{name}: two processes take {mean.loc[2, f'{name} wall'] / mean.loc[1, f'{name} wall']:.2f} of the time and {mean.loc[2, f'{name} CPU'] / mean.loc[1, f'{name} CPU']:.2f} of the CPU seconds of one")
+    for m in metrics: print(f"{m}: one {mean.loc[1, m]:.4f}, from {one[m].min():.4f} to {one[m].max():.4f} over seeds; two {mean.loc[2, m]:.4f} (difference {mean.loc[2, m] - mean.loc[1, m]:+.4f})")
+
+
+if __name__ == "__main__": main()
