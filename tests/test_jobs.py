@@ -6,18 +6,21 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from test_train import EPOCHS, run
 
+import recsys_nb.cli
 import recsys_nb.train
 from recsys_nb.train import CheckpointError
 
 processes = multiprocessing.get_context("forkserver") # fresh processes that don't have to import everything
-processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.train", "recsys_nb.dlrm", "recsys_nb.two_tower"])
+processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.cli"])
 
 
 @pytest.fixture(scope="module")
@@ -209,3 +212,53 @@ def test_damaged(tmp_path, whole, spoil):
         with pytest.raises(CheckpointError, match="no checkpoint that is whole: .*epoch-00003.*epoch-00002.*resume=False"): run(tmp_path)
         for p in good: p.write_bytes(good[p])
     goes_on(tmp_path, whole)
+
+
+# The whole command
+
+SMALL = ["run", "--data", "simulated", "--n-users", "200", "--n-items", "80", "--n-interactions", "3000", "--quick", "--no-ab"]
+KILLS = [("saved", 2), ("epoch", 3), ("save", 3), ("_rank", 1), ("_save", 1), ("rename", 2)] # what, and when it comes so often
+
+
+def watch_command(event, patch):
+    "Call `event` with the names of stages, epochs and checkpoints before they begin, and of checkpoints when they are there."
+    def before(owner, name, called, after=None):
+        real = getattr(owner, name)
+        def f(*args, **kwargs):
+            event(called)
+            out = real(*args, **kwargs)
+            if after: event(after)
+            return out
+        patch(owner, name, f)
+    for stage in "_rank", "_save": before(recsys_nb.cli, stage, stage)
+    before(recsys_nb.train, "_epoch", "epoch"); before(recsys_nb.train._Checkpoints, "save", "save", "saved"); before(Path, "rename", "rename")
+
+
+def command(words, kill, times, epochs):
+    "The command line, killed by itself when `kill` comes for the `times`-th time; `epochs` counts those of all processes."
+    seen = []
+    def event(name):
+        seen.append(name)
+        if name == kill and seen.count(name) == times: os.kill(os.getpid(), signal.SIGKILL)
+        if name == "epoch":
+            with epochs.get_lock(): epochs.value += 1
+    watch_command(event, setattr)
+    sys.exit(recsys_nb.cli.main(words))
+
+
+def content(out):
+    "What a run has made, but for its log."
+    metrics, lists = (out / "metrics.json").read_text(), pd.read_parquet(out / "recommendations.parquet")
+    return metrics, lists.to_csv(), {p.name: p.read_bytes() for p in (out / "model").iterdir()}
+
+
+def test_command_killed_at_every_stage(tmp_path):
+    assert recsys_nb.cli.main([*SMALL, "--out", str(tmp_path / "whole")]) == 0
+    epochs, folder = processes.Value("i", 0), tmp_path / "killed"; folder.mkdir()
+    for kill, times in KILLS:
+        assert ended(start(command, [*SMALL, "--out", str(folder / "out")], kill, times, epochs)) == -signal.SIGKILL, kill
+        assert [p.name[:12] for p in folder.iterdir()] == ["out.partial-"]
+        if kill == "_save": assert epochs.value <= 4 * 3 + 1 # four trainings of three epochs each, and one that was not saved
+    assert ended(start(command, [*SMALL, "--out", str(folder / "out")], None, 0, epochs)) == 0
+    assert content(folder / "out") == content(tmp_path / "whole")
+    assert [p.name for p in folder.iterdir()] == ["out"] and not (folder / "out" / "kept").exists()
