@@ -1,7 +1,9 @@
 "Long jobs: whatever ends a process, and whatever the disk does to a checkpoint, the same command goes on to the same weights."
+import errno
 import multiprocessing
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -262,3 +264,32 @@ def test_command_killed_at_every_stage(tmp_path):
     assert ended(start(command, [*SMALL, "--out", str(folder / "out")], None, 0, epochs)) == 0
     assert content(folder / "out") == content(tmp_path / "whole")
     assert [p.name for p in folder.iterdir()] == ["out"] and not (folder / "out" / "kept").exists()
+
+
+def test_command_with_a_full_disk(tmp_path, monkeypatch, capsys):
+    "One line that says what is full, and the same command goes on when there is room."
+    real, count = recsys_nb.train.save_file, 0
+    def save_file(*args):
+        nonlocal count
+        count += 1
+        if count == 5: raise OSError(errno.ENOSPC, "No space left on device")
+        real(*args)
+    monkeypatch.setattr(recsys_nb.train, "save_file", save_file)
+    words = [*SMALL, "--out", str(tmp_path / "out")]
+    assert recsys_nb.cli.main(words) == 2
+    kept, error = capsys.readouterr().err.splitlines()
+    assert "kept in" in kept and re.search("epoch-00002.safetensors could not be written: the disk of the folder .* is full. It needs [0-9,]+ bytes", error)
+    assert len(list(tmp_path.rglob("epoch-*"))) == 3 # two of the first training, one of the second
+    assert recsys_nb.cli.main(words) == 0
+    assert "goes on from what it kept" in capsys.readouterr().out and count == 5 + 12 - 4 and [p.name for p in tmp_path.iterdir()] == ["out"]
+
+
+def test_command_with_other_options_does_not_go_on(tmp_path, monkeypatch):
+    words, out = [*SMALL, "--no-ranker", "--out", str(tmp_path / "out")], tmp_path / "out"
+    def none(run): raise MemoryError
+    with monkeypatch.context() as m:
+        m.setattr(recsys_nb.cli, "_save", none)
+        with pytest.raises(MemoryError): recsys_nb.cli.main(words)
+    kept = [p.name for p in next(tmp_path.iterdir()).joinpath("kept").iterdir()]
+    assert recsys_nb.cli.main([*words, "--seed", "7"]) == 0
+    assert len(kept) == 1 and "kept" not in (out / "run.log").read_text() and [p.name for p in tmp_path.iterdir()] == ["out"]
