@@ -45,7 +45,7 @@ from .simulate import World
 from .train import CheckpointError
 
 # %% auto #0
-__all__ = ['KEPT', 'Run', 'whole_folder', 'checksum', 'choose_split', 'new_pairs', 'headline', 'versions', 'main']
+__all__ = ['Run', 'whole_folder', 'checksum', 'choose_split', 'new_pairs', 'headline', 'versions', 'main']
 
 # %% ../nbs/13_cli.ipynb #4a07b39d
 @dataclass
@@ -83,7 +83,7 @@ class Run:
         self.skipped[what] = why; self.say(f"{what} left out: {why}")
 
 # %% ../nbs/13_cli.ipynb #b7602eee
-KEPT = "kept" # in the folder of a run: what the next process may go on from
+_KEPT = "kept" # in the folder of a run: what the next process may go on from
 
 def _alive(pid: int) -> bool:
     if pid == os.getpid(): return False # an earlier process had the number: the first one in a container is always 1
@@ -96,7 +96,7 @@ def _take_over(path: Path, part: Path) -> None:
     "Make the folder of a killed run our own; only what it kept stays in it."
     path.rename(part)
     for p in part.iterdir():
-        if p.name != KEPT: shutil.rmtree(p) if p.is_dir() else p.unlink()
+        if p.name != _KEPT: shutil.rmtree(p) if p.is_dir() else p.unlink()
 
 def _clear(out: Path, part: Path) -> None:
     "Clear away what killed runs left beside `out`, or make it `part`; a folder that was being replaced comes back."
@@ -104,7 +104,7 @@ def _clear(out: Path, part: Path) -> None:
         made = re.fullmatch(re.escape(out.name) + r"\.(partial|replaced)-(\d+)", path.name)
         if made is None or _alive(int(made[2])): continue
         if made[1] == "replaced" and not out.exists(): path.rename(out)
-        elif made[1] == "partial" and (path / KEPT).exists() and (path == part or not part.exists()): _take_over(path, part)
+        elif made[1] == "partial" and (path / _KEPT).exists() and (path == part or not part.exists()): _take_over(path, part)
         else: shutil.rmtree(path)
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -124,11 +124,11 @@ def whole_folder(
     _clear(out, part); _check_out(out, overwrite); part.mkdir(parents=True, exist_ok=True)
     try:
         yield part
-        if (part / KEPT).exists(): shutil.rmtree(part / KEPT)
+        if (part / _KEPT).exists(): shutil.rmtree(part / _KEPT)
         if out.exists(): out.rename(old)
         part.rename(out)
     except BaseException as e:
-        stay = (part / KEPT).exists() and not (isinstance(e, KeyboardInterrupt) and e.args != (signal.SIGTERM,))
+        stay = (part / _KEPT).exists() and not (isinstance(e, KeyboardInterrupt) and e.args != (signal.SIGTERM,))
         if stay: print(f"what was done is kept in {part}: the same command goes on from there", file=sys.stderr)
         elif part.exists(): shutil.rmtree(part)
         raise
@@ -174,7 +174,7 @@ def _keep(run: Run) -> Path:
     options = {k: v for k, v in vars(run.options).items() if k not in ("act", "out", "overwrite")}
     tables = [checksum(f.astype(str)) for f in (run.data.users, run.data.items) if f is not None]
     same = [options, {k: v for k, v in versions().items() if k != "platform"}, run.numbers["data"]["checksum"], tables]
-    kept = run.folder / KEPT / hashlib.sha256(json.dumps(same, default=str).encode()).hexdigest()[:16]
+    kept = run.folder / _KEPT / hashlib.sha256(json.dumps(same, default=str).encode()).hexdigest()[:16]
     for other in set(kept.parent.glob("*")) - {kept}: shutil.rmtree(other)
     if kept.exists(): run.say("this run has been here before and was killed: it goes on from what it kept")
     kept.mkdir(parents=True, exist_ok=True)
