@@ -11,7 +11,7 @@ cfg = config["DEFAULT"]
 
 extras = {name: cfg[f"{name}_requirements"].split() for name in ("abtest", "viz", "als", "tune", "serve")}
 extras["all"] = sorted({r for reqs in extras.values() for r in reqs})
-extras |= {name: cfg[f"{name}_requirements"].split() for name in ("spark", "postgres")}  # engines, not part of all
+extras |= {name: cfg[f"{name}_requirements"].split() for name in ("spark", "postgres", "torchrec")}  # engines and GPUs, not part of all
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
 setup(

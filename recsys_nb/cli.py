@@ -23,7 +23,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import files
 from pathlib import Path
@@ -42,7 +42,7 @@ from .embeddings import tsne_map
 from .metrics import MetricsError, compare, evaluate, ranker_metrics
 from .recommend import DLRMRanker, Recommender, TwoTowerRetriever
 from .simulate import World
-from .train import ProcessError, together
+from .train import CheckpointError, ProcessError, together
 
 # %% auto #0
 __all__ = ['Run', 'whole_folder', 'checksum', 'choose_split', 'new_pairs', 'headline', 'versions', 'main']
@@ -64,6 +64,7 @@ class Run:
     numbers: dict = field(default_factory=dict) # what metrics.json will hold
     figures: dict = field(default_factory=dict) # name -> png as a data address
     skipped: dict = field(default_factory=dict) # what was left out -> why
+    kept: Path | None = None # where it keeps what it can go on from, should it be killed
     start: float = field(default_factory=time.monotonic) # of the clock in the log
 
     def say(self,
@@ -83,18 +84,28 @@ class Run:
         self.skipped[what] = why; self.say(f"{what} left out: {why}")
 
 # %% ../nbs/13_cli.ipynb #b7602eee
+_KEPT = "kept" # in the folder of a run: what the next process may go on from
+
 def _alive(pid: int) -> bool:
+    if pid == os.getpid(): return False # an earlier process had the number: the first one in a container is always 1
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
     except PermissionError: return True
     return True
 
-def _clear(out: Path) -> None:
-    "Clear away what killed runs left beside `out`; a folder that was being replaced comes back."
-    for path in out.parent.glob(f"{out.name}.*-*"):
+def _take_over(path: Path, part: Path) -> None:
+    "Make the folder of a killed run our own; only what it kept stays in it."
+    path.rename(part)
+    for p in part.iterdir():
+        if p.name != _KEPT: shutil.rmtree(p) if p.is_dir() else p.unlink()
+
+def _clear(out: Path, part: Path) -> None:
+    "Clear away what killed runs left beside `out`, or make it `part`; a folder that was being replaced comes back."
+    for path in sorted(out.parent.glob(f"{out.name}.*-*")):
         made = re.fullmatch(re.escape(out.name) + r"\.(partial|replaced)-(\d+)", path.name)
         if made is None or _alive(int(made[2])): continue
         if made[1] == "replaced" and not out.exists(): path.rename(out)
+        elif made[1] == "partial" and (path / _KEPT).exists() and (path == part or not part.exists()): _take_over(path, part)
         else: shutil.rmtree(path)
 
 def _check_out(out: Path, overwrite: bool) -> None:
@@ -110,15 +121,19 @@ def whole_folder(
     overwrite: bool = False, # replace a folder that another run made
 ) -> Iterator[Path]: # write in here
     "A folder that appears under its name only when the block ends without an error."
-    out = Path(out).expanduser().resolve(); _clear(out); _check_out(out, overwrite)
-    part, old = (out.with_name(f"{out.name}.{state}-{os.getpid()}") for state in ("partial", "replaced"))
-    part.mkdir(parents=True)
+    out = Path(out).expanduser().resolve(); part, old = (out.with_name(f"{out.name}.{state}-{os.getpid()}") for state in ("partial", "replaced"))
+    _clear(out, part); _check_out(out, overwrite); part.mkdir(parents=True, exist_ok=True)
     try:
         yield part
+        if (part / _KEPT).exists(): shutil.rmtree(part / _KEPT)
         if out.exists(): out.rename(old)
         part.rename(out)
+    except BaseException as e:
+        stay = (part / _KEPT).exists() and not (isinstance(e, KeyboardInterrupt) and e.args != (signal.SIGTERM,))
+        if stay: print(f"what was done is kept in {part}: the same command goes on from there", file=sys.stderr)
+        elif part.exists(): shutil.rmtree(part)
+        raise
     finally:
-        if part.exists(): shutil.rmtree(part)
         if old.exists(): shutil.rmtree(old)
 
 # %% ../nbs/13_cli.ipynb #6109a7e7
@@ -143,6 +158,7 @@ def _load(run: Run) -> None:
     log = run.data.interactions
     run.numbers["data"] = {"name": run.data.name, "checksum": checksum(log)}
     run.say(f"{run.data}; positive: {'everything' if run.data.positive is None else run.data.positive}")
+    if run.folder: run.kept = _keep(run)
 
 # %% ../nbs/13_cli.ipynb #a7f73e19
 def checksum(
@@ -152,6 +168,32 @@ def checksum(
     h = hashlib.sha256(json.dumps(list(map(str, frame.columns))).encode())
     h.update(pd.util.hash_pandas_object(frame, index=False).to_numpy().tobytes())
     return h.hexdigest()
+
+# %% ../nbs/13_cli.ipynb #20074315
+def _keep(run: Run) -> Path:
+    "The folder in which this run keeps what it can go on from; what others kept is removed."
+    options = {k: v for k, v in vars(run.options).items() if k not in ("act", "out", "overwrite")}
+    tables = [checksum(f.astype(str)) for f in (run.data.users, run.data.items) if f is not None]
+    same = [options, {k: v for k, v in versions().items() if k != "platform"}, run.numbers["data"]["checksum"], tables]
+    kept = run.folder / _KEPT / hashlib.sha256(json.dumps(same, default=str).encode()).hexdigest()[:16]
+    for other in set(kept.parent.glob("*")) - {kept}: shutil.rmtree(other)
+    if kept.exists(): run.say("this run has been here before and was killed: it goes on from what it kept")
+    kept.mkdir(parents=True, exist_ok=True)
+    return kept
+
+def _once(stage: Callable[[Run], None]) -> Callable[[Run], None]:
+    "A stage that is not done again if its findings were kept."
+    @wraps(stage)
+    def f(run: Run) -> None:
+        file, beside = (run.kept / f"{stage.__name__[1:]}{end}" for end in (".json", ".unfinished"))
+        if file.exists():
+            for part, found in json.loads(file.read_text(encoding="utf-8")).items(): getattr(run, part).update(found)
+            return run.say(f"{file.stem}: was done before")
+        stage(run)
+        _json(beside, {part: getattr(run, part) for part in ("numbers", "figures", "skipped")})
+        with open(beside) as written: os.fsync(written.fileno())
+        beside.replace(file)
+    return f
 
 # %% ../nbs/13_cli.ipynb #2675b33e
 def _figure(run: Run, name: str, draw: Callable, size: tuple = (7, 3.6), columns: int = 1) -> None:
@@ -216,34 +258,35 @@ def _split(run: Run) -> None:
     run.say(f"{counts['users_evaluated']:,} users with {counts['pairs_evaluated']:,} new items to find; left out: {counts['users_without_past']:,} users without a past, {counts['pairs_already_known']:,} pairs already known")
 
 # %% ../nbs/13_cli.ipynb #ac82ee7d
-def _two_stage(o: argparse.Namespace) -> Recommender:
+def _two_stage(o: argparse.Namespace, kept: Path | None) -> Recommender:
     epochs = {"epochs": o.epochs} if o.epochs else {"epochs": 3} if o.quick else {}
     s = dict(seed=o.seed, progress=sys.stderr.isatty(), **epochs)
-    return Recommender(TwoTowerRetriever(**s), None if o.no_ranker else DLRMRanker(**s), candidates=o.candidates)
+    folder = lambda name: kept and kept / name
+    return Recommender(TwoTowerRetriever(**s, folder=folder("retriever")), None if o.no_ranker else DLRMRanker(**s, folder=folder("ranker")), candidates=o.candidates)
 
-def _baselines(o: argparse.Namespace) -> list[tuple[str, Callable]]:
-    drawn = {"ALS": partial(ALS, seed=o.seed), "BPR": partial(BPR, seed=o.seed)}
-    return list({"Popularity": Popularity, "ItemKNN": ItemKNN, "EASE": partial(EASE, max_gib=.6), **drawn}.items())
+def _baselines(o: argparse.Namespace) -> dict[str, Callable]:
+    return {"Popularity": Popularity, "ItemKNN": ItemKNN, "EASE": partial(EASE, max_gib=.6), "ALS": partial(ALS, seed=o.seed), "BPR": partial(BPR, seed=o.seed)}
 
-def _fitted(model: Callable, positives: Dataset, o: argparse.Namespace) -> tuple[BaseRecommender, dict]: # the model, and what the search found
+def _fitted(model: Callable, positives: Dataset, o: argparse.Namespace, file: Path) -> tuple[BaseRecommender, dict]: # the model, and what the search found
     if not o.trials: return model().fit(positives), {}
-    found = tune(model, positives, trials=o.trials, seed=o.seed, progress=False)
+    found = tune(model, positives, trials=o.trials, seed=o.seed, file=file, progress=False)
     return found.model, found.best
 
 def _fit(run: Run) -> None:
     positives = run.train.positives()
-    for name, model in _baselines(run.options) if run.folder else []:
-        try: run.models[name], found = _fitted(model, positives, run.options)
+    for name, model in _baselines(run.options).items() if run.folder else []:
+        try: run.models[name], found = _fitted(model, positives, run.options, run.kept / f"{name}.sqlite")
         except (DataError, ImportError, TuneError) as e: run.skip(name, str(e)); continue
         if found: run.numbers.setdefault("tuned", {})[name] = found
         run.say(f"{name} fitted" + (f" with {found}, the best of {run.options.trials} trials" if found else ""))
-    run.say("training the Two-Tower retriever and the DLRM ranker"); both = _two_stage(run.options).fit(run.train)
+    run.say("training the Two-Tower retriever and the DLRM ranker"); both = _two_stage(run.options, run.kept).fit(run.train)
     run.models |= {"Two-Tower": both.retriever, "Two-stage": both} if both.ranker else {"Two-stage": both}
     epochs = {"retriever": len(both.retriever.result.epochs)} | ({"ranker": len(both.ranker.result.epochs)} if both.ranker else {})
     run.numbers["training"] = {"epochs": epochs}
     run.say("trained: " + ", ".join(f"{part} {n} epochs" for part, n in epochs.items()))
 
 # %% ../nbs/13_cli.ipynb #129e525c
+@_once
 def _evaluate(run: Run) -> None:
     o, users = run.options, run.truth.user_id.unique(); past = run.train.positives().interactions
     ks = (o.k, 2 * o.k); counts = past.item_id.value_counts(); p = run.numbers["protocol"]
@@ -267,6 +310,7 @@ def _plot_models(reports: dict, metric: str, ax) -> None:
     ax.set(title=f"{best} has the best {metric.upper()}", xlabel=f"{metric.upper()}, with 95% interval (0 to 1)", ylabel="model"); ax.grid(axis="y", visible=False)
 
 # %% ../nbs/13_cli.ipynb #e98c55e9
+@_once
 def _rank(run: Run) -> None:
     ranker, shown = run.models["Two-stage"].ranker, run.test.labelled()
     if ranker is None: return run.skip("Ranker metrics", "--no-ranker was given")
@@ -286,6 +330,7 @@ def _labels(items: pd.DataFrame | None) -> tuple[str, pd.Series] | None: # the c
     for column in ("category", "genres", "genre"):
         if items is not None and column in items: return column, items[column].astype("str").str.split("|").str[0]
 
+@_once
 def _map(run: Run) -> None:
     model, found = run.models["Two-stage"].retriever, _labels(run.train.items)
     if found is None: return run.skip("Embedding map", "the items have no column category or genres to colour it by")
@@ -297,6 +342,7 @@ def _map(run: Run) -> None:
     run.say(f"map of {len(m.xy):,} items: trustworthiness {m.trustworthiness:.3f}, purity {m.purity:.3f} (chance {m.chance:.3f})")
 
 # %% ../nbs/13_cli.ipynb #d6a399cf
+@_once
 def _experiment(run: Run) -> None:
     "The simulated shop gives half of its users the most popular items, and the other half the recommender's."
     o = run.options
@@ -414,9 +460,9 @@ def _run(o: argparse.Namespace) -> int:
 def _interruptible() -> Iterator[None]:
     "While this lasts, SIGTERM ends the program as Ctrl-C does, also where the exception is raised in a callback that Python cannot raise from."
     if threading.current_thread() is not threading.main_thread(): yield; return
-    def stop(number, frame): raise KeyboardInterrupt
+    def stop(number, frame): raise KeyboardInterrupt(number)
     def again(lost): # a signal that fell into a `__del__` or a callback comes once more, when that is over
-        if lost.exc_type is KeyboardInterrupt: threading.Timer(.05, _thread.interrupt_main, [max(before)]).start()
+        if lost.exc_type is KeyboardInterrupt: threading.Timer(.05, _thread.interrupt_main, lost.exc_value.args).start()
         else: hook(lost)
     before = {s: signal.signal(s, stop) for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN}
     hook, sys.unraisablehook = sys.unraisablehook, again
@@ -553,8 +599,8 @@ def main(
     "The command line."
     o = _parser().parse_args(argv)
     try: return o.act(o)
-    except (DataError, MetricsError, OSError, ImportError, ProcessError) as e: print(f"recsys-nb: {e}", file=sys.stderr); return 2
-    except KeyboardInterrupt: print("recsys-nb: interrupted; nothing was written", file=sys.stderr); return 130
+    except (DataError, MetricsError, OSError, ImportError, CheckpointError, ProcessError) as e: print(f"recsys-nb: {e}", file=sys.stderr); return 2
+    except KeyboardInterrupt: print("recsys-nb: interrupted", file=sys.stderr); return 130
 
 # %% ../nbs/13_cli.ipynb #a305599e
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main()) # not in the notebook

@@ -164,9 +164,11 @@ class _TowerSettings(_Settings, BaseRecommender):
         "The order of a history without times means nothing, so more of it is read."
         return self.history if self.ordered else 10 * self.history
 
-    def fresh(self) -> BaseRecommender:
-        "An unfitted retriever with the same settings, without its checkpoints."
-        return type(self)(**self.settings | {"folder": None})
+    def fresh(self,
+        folder: str | Path | None = None, # for checkpoints of its own
+    ) -> BaseRecommender:
+        "An unfitted retriever with the same settings."
+        return type(self)(**self.settings | {"folder": folder})
 
 # %% ../nbs/09_recommend.ipynb #05d4163b
 class _TowerModel(_TowerSettings):
@@ -369,7 +371,7 @@ class _RankerSettings(_Settings):
         seed: int = 0, # halves of the users, initial weights, order, samples
         device: str = "auto", # where to train; answers are given on the CPU
         precision: str = "fp32", # see `TwoTowerRetriever`
-        folder: str | Path | None = None, # checkpoints of the training
+        folder: str | Path | None = None, # checkpoints of the training, and of the retrievers that are trained for its examples
         progress: bool = False, # show a progress bar
     ):
         self._keep(locals())
@@ -394,14 +396,14 @@ class _RankerExamples(_RankerSettings):
             other = ds.replace(ds.interactions[code[row] != half]); frame = labelled[code[ds.user_ids.get_indexer(labelled.user_id)] == half]
             if not len(frame) or not other.is_positive().any(): continue
             h = past_of(ds, frame.user_id, frame["_at"].to_numpy(), retriever.history)
-            yield retriever.fresh().fit(other.positives()), _Evidence(other, scale=2.0), h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
+            yield retriever.fresh(self.folder and Path(self.folder)/f"half-{half}").fit(other.positives()), _Evidence(other, scale=2.0), h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
 
     def _candidates(self, ds: Dataset, retriever):
         "The candidates of a retriever that has not seen the last fifth of each user's items; the label is whether that fifth has them."
         timed = ds if "timestamp" in ds.interactions else ds.replace(ds.interactions.assign(timestamp=pd.to_datetime(np.arange(len(ds)), unit="s")))
         head, tail = split_leave_last_out(timed, last=0.2)
         if timed is not ds: head = head.replace(head.interactions.drop(columns="timestamp"))
-        first = retriever.fresh().fit(head.positives()); asked = tail.positives().interactions
+        first = retriever.fresh(self.folder and Path(self.folder)/"head").fit(head.positives()); asked = tail.positives().interactions
         user = ds.user_ids.get_indexer(asked.user_id); rows = np.unique(user); h = first.histories.take(rows)
         items, _ = first._best(h, np.zeros(len(h), bool), self.candidates, exclude_seen=True)
         owner = np.repeat(np.arange(len(h)), items.shape[1])[items.ravel() >= 0]; items = items[items >= 0]

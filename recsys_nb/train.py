@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import errno
 import hashlib
 import json
 import math
 import os
+import re
+import shutil
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
@@ -289,7 +292,7 @@ def _plot(result: TrainResult, ax: plt.Axes) -> plt.Axes:
     return ax
 
 # %% ../nbs/06_train.ipynb #c8f70c45
-class CheckpointError(RuntimeError): "A checkpoint cannot be used; the message names the file, the reason and what to do."
+class CheckpointError(RuntimeError): "A checkpoint cannot be written or used; the message names the file, the reason and what to do."
 
 # %% ../nbs/06_train.ipynb #cbfb13aa
 def _digest(tensors: dict[str, Tensor], text: str = "") -> str:
@@ -327,50 +330,76 @@ def _unpack(state: dict, model: nn.Module, optimizers: list) -> None:
         optimizer.load_state_dict({"state": values, "param_groups": optimizer.state_dict()["param_groups"]})
 
 # %% ../nbs/06_train.ipynb #25e8e44f
+def _sync(path: Path) -> None:
+    "Return when the file or folder is on the disk."
+    if os.name == "nt" and path.is_dir(): return # Windows opens no folders
+    f = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try: os.fsync(f)
+    finally: os.close(f)
+
+
+def _not_written(path: Path, need: int, e: Exception) -> CheckpointError:
+    "What is to be said of a file that could not be written."
+    number = getattr(e, "errno", None) or int((re.search(r"os error (\d+)", str(e)) or "00")[1])
+    why = f"the disk of the folder {path.parent} is full" if number in (errno.ENOSPC, errno.EDQUOT) else str(e)
+    shutil.rmtree(path.with_suffix(".unfinished"), ignore_errors=True)
+    free = shutil.disk_usage(next(p for p in path.absolute().parents if p.exists())).free
+    return CheckpointError(f"{path} could not be written: {why}. It needs {need:,} bytes and {free:,} are free. "
+        "The checkpoints before it are whole: when there is room, the same run goes on from them")
+
+
 def _write(path: Path, tensors: dict[str, Tensor], meta: dict) -> None:
-    "The file, whole or not at all."
-    beside = path.with_suffix(".tmp")
-    text = json.dumps(meta)
-    save_file(tensors, beside, {"recsys_nb": text, "checksum": _digest(tensors, text)})
-    os.replace(beside, path)
+    "The file, whole and on the disk, or not at all."
+    beside, text = path.with_suffix(".unfinished"), json.dumps(meta) # a folder, since safetensors has unfinished files of its own
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, beside / path.name, {"recsys_nb": text, "checksum": _digest(tensors, text)})
+        _sync(beside / path.name); os.replace(beside / path.name, path); _sync(path.parent)
+    except (SafetensorError, OSError) as e: raise _not_written(path, len(text) + sum(t.nbytes for t in tensors.values()), e) from e
+    finally: shutil.rmtree(beside, ignore_errors=True)
 
 # %% ../nbs/06_train.ipynb #40b004bd
 def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
     "Tensors and JSON of a file, checked."
-    advice = "delete it to go on from the one before, if there is one, or start over with resume=False"
     try:
         with safe_open(path, "pt") as f: tensors, said = {name: f.get_tensor(name) for name in f.keys()}, f.metadata()
         text, checksum = said["recsys_nb"], said["checksum"]
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e: raise CheckpointError(f"{path} cannot be read ({e}); {advice}") from e
-    if _digest(tensors, text) != checksum: raise CheckpointError(f"{path} is damaged: its checksum does not fit; {advice}")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e: raise CheckpointError(f"{path} cannot be read ({e})") from e
+    if _digest(tensors, text) != checksum: raise CheckpointError(f"{path} is damaged: its checksum does not fit")
     return tensors, json.loads(text)
 
 # %% ../nbs/06_train.ipynb #92c99df7
 class _Checkpoints:
     "The checkpoints of one run in a folder."
-    def __init__(self, folder: str | Path, run: dict): self.folder, self.run = Path(folder), run
+    def __init__(self, folder: str | Path, run: dict): self.folder, self.run, self.best = Path(folder), run | {"format": 2}, {}
     def path(self, epoch: int) -> Path: return self.folder / f"epoch-{epoch:05d}.safetensors"
     def keep(self, *epochs: int) -> None:
         for p in set(self.folder.glob("epoch-*.safetensors")) - {self.path(e) for e in epochs}: p.unlink()
+        for p in self.folder.glob("epoch-*.unfinished"): shutil.rmtree(p) # of a process that was killed
 
     def save(self, model: nn.Module, optimizers: list, epochs: list[dict], best: int) -> None:
-        "Write the state after the last of `epochs`; keep it and the best."
-        self.folder.mkdir(parents=True, exist_ok=True)
+        "Write the state after the last of `epochs` and the best weights; keep it and the one before."
         tensors, numbers = _pack(model, optimizers)
+        if best == len(epochs): self.best = _part(tensors, "model/")
+        else: tensors |= {f"best/{name}": t for name, t in self.best.items()}
         _write(self.path(len(epochs)), tensors, dict(run=self.run, epochs=epochs, best=best, numbers=numbers))
-        self.keep(len(epochs), best)
+        self.keep(len(epochs), len(epochs) - 1)
 
     def restore(self, model: nn.Module, optimizers: list) -> tuple[list[dict], dict[str, Tensor]]:
-        "Load the latest state, if there is one; the epochs so far and the best weights."
-        files = sorted(self.folder.glob("epoch-*.safetensors"))
-        if not files: return [], {}
-        tensors, meta = _read(files[-1])
-        then, now = meta["run"], json.loads(json.dumps(self.run))
-        other = [f"{k} was {then.get(k)}, now {now.get(k)}" for k in now | then if then.get(k) != now.get(k)]
-        if other: raise CheckpointError(f"{files[-1]} is of another run: {'; '.join(other)}. Give another folder, or start over here with resume=False")
-        best = _read(self.path(meta["best"]))[0]
-        _unpack(tensors | meta["numbers"], model, optimizers)
-        return meta["epochs"], _part(best, "model/")
+        "Load the latest state that is whole, if there is any; the epochs so far and the best weights."
+        damaged, afresh = [], "start over here with resume=False"
+        for path in sorted(self.folder.glob("epoch-*.safetensors"), reverse=True):
+            try: tensors, meta = _read(path)
+            except CheckpointError as e: damaged.append(str(e)); continue
+            then, now = meta["run"], json.loads(json.dumps(self.run))
+            other = [f"{k} was {then.get(k)}, now {now.get(k)}" for k in now | then if then.get(k) != now.get(k)]
+            if other: raise CheckpointError(f"{path} is of another run: {'; '.join(other)}. Give another folder, or {afresh}")
+            if damaged: warnings.warn(f"{'; '.join(damaged)}. The run goes on from the one before, {path.name}", stacklevel=3)
+            _unpack(tensors | meta["numbers"], model, optimizers)
+            self.best = _part(tensors, "best/") or _part(tensors, "model/")
+            return meta["epochs"], self.best
+        if damaged: raise CheckpointError(f"{self.folder} has no checkpoint that is whole: {'; '.join(damaged)}. Copy them here again, or {afresh}")
+        return [], {}
 
 # %% ../nbs/06_train.ipynb #50bfb268
 def _identity(model: nn.Module, data, optimizers: list) -> dict[str, str]:

