@@ -80,19 +80,17 @@ def interact(
 class _FirstAndDots(torch.autograd.Function):
     "The first vector where `first` is set, and the dot products of `interact`, with a gradient in one product."
     @staticmethod
-    def forward(ctx, T: Tensor, pairs: Tensor, slots: Tensor, first: bool) -> Tensor:
-        ctx.save_for_backward(T, slots); ctx.first = first
+    def forward(ctx, T: Tensor, pairs: Tensor, spread: Tensor, first: bool) -> Tensor:
+        ctx.save_for_backward(T, spread); ctx.first = first
         dots = (T @ T.transpose(1, 2)).flatten(1).gather(1, pairs.expand(len(T), -1)) # in bf16 faster than index_select
         return torch.cat([T[:, 0], dots], 1) if first else dots
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        (T, slots), n = ctx.saved_tensors, ctx.saved_tensors[0].shape[1]
-        d = T.shape[2] * ctx.first
-        G = nn.functional.pad(grad[:, d:], (0, 1)).gather(1, slots.expand(len(T), -1)).view(-1, n, n) # the column after the last is 0
-        G.diagonal(dim1=1, dim2=2).mul_(2)
-        out = G @ T
+        T, spread = ctx.saved_tensors
+        d, n = T.shape[2] * ctx.first, T.shape[1]
+        out = (grad[:, d:] @ spread.to(grad.dtype)).view(-1, n, n) @ T
         if ctx.first: out[:, 0] += grad[:, :d]
         return out, None, None, None
 
@@ -107,15 +105,16 @@ class DotInteraction(nn.Module):
     ):
         super().__init__()
         i, j = torch.tril_indices(n, n, offset=0 if diagonal else -1)
-        slots = torch.full((n, n), len(i)); slots[i, j] = slots[j, i] = torch.arange(len(i)) # which pair a position is; one past the last: none
-        for name, t in dict(pairs=i * n + j, slots=slots.flatten()).items(): self.register_buffer(name, t, persistent=False)
+        one_hot = nn.functional.one_hot
+        spread = (one_hot(i * n + j, n * n) + one_hot(j * n + i, n * n)).float() # (P, F²)
+        for name, t in dict(pairs=i * n + j, spread=spread).items(): self.register_buffer(name, t, persistent=False)
         self.first, self.out_features = first, d * first + len(i)
 
     def forward(self,
         T: Tensor, # float (B, F, d)
     ) -> Tensor: # (B, out_features): the first vector, if it goes up, then the dot products
         "The input of the top MLP."
-        if not torch.compiler.is_exporting(): return _FirstAndDots.apply(T, self.pairs, self.slots, self.first)
+        if not torch.compiler.is_exporting(): return _FirstAndDots.apply(T, self.pairs, self.spread, self.first)
         return torch.cat([T[:, 0]] * self.first + [interact(T, self.pairs)], 1)
 
 # %% ../nbs/05_dlrm.ipynb #d1c736b8
@@ -157,7 +156,6 @@ class DCNInteraction(nn.Module):
         return x
 
 # %% ../nbs/05_dlrm.ipynb #55bc0681
-@_disable_dynamo
 def _check_inputs(dense: Tensor | None, sparse: Tensor | None, cardinalities: Tensor, num_dense: int) -> None:
     "Raise an error that names the tensor, feature or code which does not fit."
     rows = {}
@@ -184,12 +182,58 @@ def _initialise(model: nn.Module, cardinalities: Sequence[int], reference: bool)
         nn.init.xavier_normal_(layer.weight)
         if layer.bias is not None: layer.bias.normal_(0, layer.out_features ** -.5)
 
+# %% ../nbs/05_dlrm.ipynb #66ed2a30
+def _type_of_products(weight: Tensor) -> torch.dtype:
+    "Autocast's type where it is on, else the weight's."
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def _by_onednn(x: Tensor, weight: Tensor) -> bool:
+    "Whether oneDNN can multiply them."
+    dtype, fits = _type_of_products(weight), len(x) > 0 and x.shape[1:] == weight.shape[1:]
+    if weight.device.type != "cpu" or not fits or not torch.backends.mkldnn.is_available(): return False
+    return dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    "`a @ b` by oneDNN."
+    return a @ b if a.dtype == torch.bfloat16 else torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+
+
+class _Layers(torch.autograd.Function):
+    "Linear layers in the type of `x`, with a ReLU after each but the last, and after that too where `last` is set; parameters are weight, bias, weight, bias ..."
+    @staticmethod
+    def forward(ctx, x: Tensor, last: bool, *parameters: Tensor) -> Tensor:
+        weights, biases = ([p.to(x.dtype) for p in parameters[k::2]] for k in (0, 1)); outs = [x]
+        ctx.relu = [True] * (len(weights) - 1) + [last]
+        for w, b, relu in zip(weights, biases, ctx.relu): outs.append(torch.ops.mkldnn._linear_pointwise(outs[-1], w, b, "relu" if relu else "none", [], ""))
+        ctx.save_for_backward(*weights, *outs)
+        return outs[-1]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, g: Tensor):
+        n, grads = len(ctx.relu), []
+        weights, outs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
+        for i in reversed(range(n)):
+            if ctx.relu[i]: g = torch.ops.aten.threshold_backward(g, outs[i + 1], 0)
+            grads = [_product(g.T, outs[i]), g.sum(0), *grads]
+            g = _product(g, weights[i]) if i or ctx.needs_input_grad[0] else None
+        return g, None, *grads
+
 # %% ../nbs/05_dlrm.ipynb #e1d516d1
-def _mlp(dims: Sequence[int], dropout: float = 0.0) -> nn.Sequential:
-    "Linear layers of the widths `dims`, each followed by ReLU, and by dropout where there is any."
-    layers = []
-    for n_in, n_out in pairwise(dims): layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)] + [nn.Dropout(dropout)] * (dropout > 0)
-    return nn.Sequential(*layers)
+class _MLP(nn.Sequential):
+    "Linear layers of the widths `dims`, each followed by ReLU, the last one only where `last` is set; and by dropout where there is any."
+    def __init__(self, dims: Sequence[int], last: bool = True, dropout: float = 0.0):
+        layers = []
+        for n_in, n_out in pairwise(dims): layers += [nn.Linear(n_in, n_out), nn.ReLU(inplace=True)] + [nn.Dropout(dropout)] * (dropout > 0)
+        super().__init__(*layers[:None if last else -1 - (dropout > 0)])
+        self.last, self.dropout = last, dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dropout or torch.compiler.is_compiling() or not _by_onednn(x, self[0].weight): return super().forward(x)
+        return _Layers.apply(x.to(_type_of_products(self[0].weight)), self.last, *self.parameters())
 
 # %% ../nbs/05_dlrm.ipynb #7c2bd2ab
 def _interaction(c: DLRMConfig) -> nn.Module:
@@ -216,7 +260,6 @@ class _PickRows(torch.autograd.Function):
         return out, None, None
 
 
-@_disable_dynamo # the compiler's gradients of rows are slow, and it knows no sparse ones
 def _rows(table: nn.Embedding, codes: Tensor, dtype: torch.dtype) -> Tensor:
     "The rows of the table, (B, S, d), in the type `dtype`."
     if table.sparse or torch.compiler.is_exporting(): return table(codes).to(dtype)
@@ -233,11 +276,10 @@ class DLRM(nn.Module):
         rows, d, D = sum(c.sparse_cardinalities), c.sparse_embedding_dim, c.num_dense_features
         cardinalities = torch.tensor(c.sparse_cardinalities, dtype=torch.long)
         for name, t in dict(cardinalities=cardinalities, offsets=cardinalities.cumsum(0) - cardinalities).items(): self.register_buffer(name, t, persistent=False)
-        self.bottom = _mlp((D, *c.bottom_mlp_dims)) if D else None
+        self.bottom = _MLP((D, *c.bottom_mlp_dims)) if D else None
         self.table = nn.Embedding(rows, d, sparse=rows * d > 2_000_000) if rows else None
         self.interaction = _interaction(c)
-        *hidden, out = (self.interaction.out_features, *c.top_mlp_dims)
-        self.top = nn.Sequential(*_mlp(hidden, c.dropout), nn.Linear(hidden[-1], out))
+        self.top = _MLP((self.interaction.out_features, *c.top_mlp_dims), last=False, dropout=c.dropout)
         _initialise(self, c.sparse_cardinalities, c.reference_init)
 
     def forward(self,
@@ -245,10 +287,13 @@ class DLRM(nn.Module):
         sparse: Tensor | None = None, # codes, whole numbers (B, S); None where S is 0
     ) -> Tensor: # logits, float32 (B,)
         "The logit of each example; `.sigmoid()` makes a probability of it."
-        _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
-        device = self.cardinalities.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.top[0].weight.dtype # of the products
-        e = [] if self.table is None else [_rows(self.table, sparse + self.offsets, dtype)]
+        e = self._look_up(dense, sparse)
         x = [] if self.bottom is None else [self.bottom(dense).unsqueeze(1)]
         T = torch.cat(x + e, 1) # (B, F, d)
         return self.top(self.interaction(T)).squeeze(1).float()
+
+    @_disable_dynamo # first, and in one: the rest is one graph. The compiler's gradients of rows are slow, and it knows no sparse ones
+    def _look_up(self, dense: Tensor | None, sparse: Tensor | None) -> list[Tensor]:
+        "The rows of all tables in the type of the products, after the inputs are checked; nothing where there are no tables."
+        _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
+        return [] if self.table is None else [_rows(self.table, sparse + self.offsets, _type_of_products(self.table.weight))]
