@@ -4,7 +4,7 @@
 
 A row is an exposure (or a rating; 4 and more is positive). The log is cut at one moment, and the last --test of it is judged. Features are what was known
 **strictly before** each row's own moment, in the test period too, as a service that reads events as they come would have them: how much was shown to the user and taken,
-the same of the item, the likeness of the item to what the user was shown and to what the user took (vectors: a truncated SVD of who met what in the training part),
+the same of the item, the likeness of the item to what the user was shown and to what the user took (vectors, which are features too: a truncated SVD of who met what in the training part),
 the tables of users and items, and position, hour and weekday where they are logged. No ids.
 
 DLRM and MLP stop early on a random tenth of the training rows, then go on at a fifth of the learning rate; the gradient boosting (its defaults, up to 300 trees) stops early on a
@@ -37,7 +37,7 @@ from recsys_nb.metrics import ranker_metrics
 from recsys_nb.simulate import World
 from recsys_nb.train import train
 
-DIM = 24 # of the SVD
+DIM = 16 # of the SVD
 torch.set_num_threads(1)
 
 
@@ -95,6 +95,8 @@ def features(ds, n_train):
     for j, c in enumerate([*vn, *vt]): # what the user takes, against what the user is shown
         at = 1 + V.shape[1] + j; f[f"user's {c}"] = (taken[:, at] / (taken[:, 0] + 5) - rate(0, 0) * shown[:, at] / (shown[:, 0] + 5) / max(base, 1e-9)).astype(np.float32)
     f |= {c: x[user] for c, x in (un | ut).items()} | {c: x[item] for c, x in (vn | vt).items()}
+    profiles = {"shown": shown[:, 1:1 + V.shape[1]] / (shown[:, :1] + 8), "taken": taken[:, 1:1 + V.shape[1]] / (taken[:, :1] + 4), "item": V[item]}
+    f |= {f"{what} {j}": x[:, j] for what, x in profiles.items() for j in range(V.shape[1])}
     if vt: f["tags liked"] = sum(f[f"user's {c}"] * f[c] for c in vt)
     if "position" in log: f["log position"] = np.log(log.position.to_numpy(float))
     kinds = {c: x[user] for c, x in uc.items()} | {c: x[item] for c, x in vc.items()} | {"hour": log.timestamp.dt.hour.to_numpy(), "weekday": log.timestamp.dt.day_of_week.to_numpy()}
@@ -115,7 +117,7 @@ class MLP(nn.Module):
 
 
 def dlrm(cardinalities, n_dense):
-    return DLRM(DLRMConfig(sparse_cardinalities=cardinalities, sparse_embedding_dim=16, num_dense_features=n_dense, bottom_mlp_dims=(64, 16), top_mlp_dims=(128, 64, 1)))
+    return DLRM(DLRMConfig(sparse_cardinalities=cardinalities, sparse_embedding_dim=16, num_dense_features=n_dense, bottom_mlp_dims=(128, 64, 16), top_mlp_dims=(128, 64, 1)))
 
 
 def by_gradient(make):

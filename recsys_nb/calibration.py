@@ -29,7 +29,6 @@ __all__ = ['CALIBRATORS', 'Reliability', 'reliability', 'PlattCalibrator', 'Isot
 def _checked(y_true, p, user_ids=None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "Labels, bool (n,); probabilities, float64 (n,); and the code of each row's unit of resampling."
     y, p = _labels_and_scores(y_true, p); p = p.astype(float)
-    if not len(y): raise MetricsError("there are no rows to look at.")
     if p.min() < 0 or p.max() > 1: raise MetricsError(f"p reaches from {p.min():.3g} to {p.max():.3g}; give probabilities, e.g. torch.sigmoid(logits).")
     unit = np.arange(len(y)) if user_ids is None else pd.factorize(pd.Series(np.asarray(user_ids)))[0]
     if len(unit) != len(y) or (unit < 0).any(): raise MetricsError(f"user_ids has {len(unit)} rows, {int((unit < 0).sum())} of them null; it needs one id for each of {len(y)} rows.")
@@ -205,7 +204,9 @@ class Calibrated(nn.Module):
         "The config of the network inside."
         return self.model.config
 
-    def forward(self, *inputs) -> Tensor: # float (B,)
+    def forward(self,
+        *inputs: Tensor, # those of the network
+    ) -> Tensor: # float (B,)
         "The calibrated logits."
         return self.calibrator.logits(self.model(*inputs))
 
