@@ -32,6 +32,9 @@ from .two_tower import TwoTowerConfig, TwoTowerModel, log_draw, sampled_softmax_
 # %% auto #0
 __all__ = ['FORMAT', 'auto_encoder', 'ItemIndex', 'TwoTowerRetriever', 'past_of', 'DLRMRanker', 'Recommender']
 
+# %% ../nbs/09_recommend.ipynb #c3cd8930
+from .calibration import Calibrated, calibrator
+
 # %% ../nbs/09_recommend.ipynb #0f38b065
 def auto_encoder(
     frame: pd.DataFrame, # a table with one row a user or item
@@ -361,7 +364,9 @@ class _RankerSettings(_Settings):
         bottom_mlp_dims: tuple = (64,), # hidden widths under the interaction; the last layer is `dim`
         top_mlp_dims: tuple = (64, 32), # hidden widths above it; the last layer is the logit
         dropout: float = 0.1, # in the top MLP
-        candidates: int = 100, # candidates a user to learn from, where the log has no exposures
+        examples: str = "auto", # 'exposures', 'candidates' of the retriever, or 'random' items; auto: exposures where the log has any, else candidates
+        candidates: int = 100, # candidates (or random items) a user to learn from
+        calibration: str | None = None, # 'platt' or 'isotonic', fitted on the users that training leaves out
         max_examples: int = 2_000_000, # more are sampled down
         epochs: int = 10, # at most
         batch_size: int = 512, # examples a step
@@ -375,6 +380,8 @@ class _RankerSettings(_Settings):
         progress: bool = False, # show a progress bar
     ):
         self._keep(locals())
+        if examples not in ("auto", "exposures", "candidates", "random"): raise ValueError(f"examples is 'auto', 'exposures', 'candidates' or 'random', not {examples!r}")
+        if calibration is not None: calibrator(calibration) # complain now
 
     def _pairs(self, retriever, evidence, h: Histories, owner: np.ndarray, items: np.ndarray, context: Tensor) -> tuple[Tensor, Tensor]:
         "Codes, long (n, S), and numbers, float (n, D), of pairs: history `owner[j]` of `h` and item `items[j]`; `owner` ascends."
@@ -398,6 +405,11 @@ class _RankerExamples(_RankerSettings):
             h = past_of(ds, frame.user_id, frame["_at"].to_numpy(), retriever.history)
             yield retriever.fresh(self.folder and Path(self.folder)/f"half-{half}").fit(other.positives()), _Evidence(other, scale=2.0), h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
 
+    def _drawn(self, rows: np.ndarray, h: Histories, taken: np.ndarray) -> np.ndarray:
+        "What was taken and random items, without those of the histories, as pairs: row · n_items + item."
+        drawn = np.random.default_rng(self.seed).integers(h.n_items, size=(len(rows), self.candidates))
+        return np.setdiff1d(np.r_[taken, (rows[:, None] * h.n_items + drawn).ravel()], np.repeat(rows, np.diff(h.offsets)) * h.n_items + h.items)
+
     def _candidates(self, ds: Dataset, retriever):
         "The candidates of a retriever that has not seen the last fifth of each user's items; the label is whether that fifth has them."
         timed = ds if "timestamp" in ds.interactions else ds.replace(ds.interactions.assign(timestamp=pd.to_datetime(np.arange(len(ds)), unit="s")))
@@ -405,9 +417,13 @@ class _RankerExamples(_RankerSettings):
         if timed is not ds: head = head.replace(head.interactions.drop(columns="timestamp"))
         first = retriever.fresh(self.folder and Path(self.folder)/"head").fit(head.positives()); asked = tail.positives().interactions
         user = ds.user_ids.get_indexer(asked.user_id); rows = np.unique(user); h = first.histories.take(rows)
-        items, _ = first._best(h, np.zeros(len(h), bool), self.candidates, exclude_seen=True)
-        owner = np.repeat(np.arange(len(h)), items.shape[1])[items.ravel() >= 0]; items = items[items >= 0]
-        label = np.isin(rows[owner] * h.n_items + items, user * h.n_items + ds.item_ids.get_indexer(asked.item_id)).astype(np.float32)
+        taken = np.unique(user * h.n_items + ds.item_ids.get_indexer(asked.item_id))
+        if self.examples == "random": pairs = self._drawn(rows, h, taken)
+        else:
+            items, _ = first._best(h, np.zeros(len(h), bool), self.candidates, exclude_seen=True)
+            pairs = (rows[:, None] * h.n_items + items)[items >= 0]
+        owner, items = np.searchsorted(rows, pairs // h.n_items), pairs % h.n_items
+        label = np.isin(pairs, taken).astype(np.float32)
         yield first, _Evidence(head), h, owner, items, label, pd.DataFrame(index=range(len(items)))
 
 # %% ../nbs/09_recommend.ipynb #7af24b9d
@@ -415,7 +431,8 @@ class _RankerTraining(_RankerExamples):
     "How a `DLRMRanker` learns from its examples."
     def _data(self, ds: Dataset, retriever) -> dict[str, Tensor]:
         "The examples as tensors: sparse, dense, label, and the row of the user."
-        shown = not ds.is_positive().all()
+        has = not ds.is_positive().all(); shown = has if self.examples == "auto" else self.examples == "exposures"
+        if shown and not has: raise DataError("examples='exposures', but every event of the log is a positive: there is nothing that was shown and not taken; say examples='candidates'.")
         self.context = [n for n in _CONTEXT if shown and _logged(ds.interactions, n)]
         parts = []
         for first, evidence, h, owner, items, label, frame in (self._exposures if shown else self._candidates)(ds, retriever):
@@ -441,6 +458,13 @@ class _RankerTraining(_RankerExamples):
         check = {"valid": lambda model: {"valid_loss": loss(model, valid)}, "monitor": "valid_loss"} if held.any() else {}
         self.result = fit_model(self.model, loss, {k: t[some] for k, t in data.items()}, **check, **s)
         self.model.to("cpu")
+        if self.calibration: self._calibrate(data, held)
+
+    @torch.no_grad()
+    def _calibrate(self, data: dict[str, Tensor], held: Tensor):
+        "A calibrator behind the network, fitted on the users left out."
+        p = self.model(data["dense"][held], data["sparse"][held]).sigmoid().numpy()
+        self.model = Calibrated(self.model, calibrator(self.calibration).fit(data["label"][held].numpy(), p))
 
 # %% ../nbs/09_recommend.ipynb #12675955
 class DLRMRanker(_RankerTraining):
@@ -503,7 +527,8 @@ def _write(rec: Recommender, folder: Path):
         if getattr(r, f"{side}s") is not None: getattr(r, f"{side}s").to_parquet(folder/f"{side}s.parquet")
         if (encoder := getattr(r, f"{side}_side").encoder): encoder.save(folder, f"{side}_encoder")
     if k is not None:
-        meta["ranker"] = k.settings | {"folder": None}; meta["ranker_state"] = {"context": k.context, "config": k.model.config.to_dict()}
+        meta["ranker"] = k.settings | {"folder": None}; meta["ranker_state"] = {"context": k.context, "config": k.model.config.to_dict(),
+            "calibration": k.model.calibrator.to_dict() if k.calibration else None}
         w = k.evidence.together.tocsr(); own = {"mean": k.mean, "std": k.std, "usual": k.usual, "numbers": k.evidence.numbers}
         own |= {f"together.{n}": torch.from_numpy(np.array(getattr(w, n))) for n in ("data", "indices", "indptr")}
         tensors |= {f"ranker.{n}": t for n, t in own.items()} | {f"ranker.model.{n}": t for n, t in k.model.state_dict().items()}
@@ -541,7 +566,9 @@ def _read(cls, folder: Path) -> Recommender:
 
 def _read_ranker(meta: dict, t: dict, retriever) -> DLRMRanker:
     k, state = DLRMRanker(**meta["ranker"]), meta["ranker_state"]
-    k.model = DLRM(DLRMConfig.from_dict(state["config"])); k.model.load_state_dict(_part(t, "model.")); k.model.eval()
+    k.model = DLRM(DLRMConfig.from_dict(state["config"]))
+    if state.get("calibration"): k.model = Calibrated(k.model, calibrator(state["calibration"]))
+    k.model.load_state_dict(_part(t, "model.")); k.model.eval()
     k.context, k.mean, k.std, k.usual, k.retriever, k.evidence = state["context"], t["mean"], t["std"], t["usual"], retriever, _Evidence()
     k.evidence.numbers, n = t["numbers"], len(retriever.item_ids)
     k.evidence.together = sp.csr_matrix(tuple(t[f"together.{x}"].numpy() for x in ("data", "indices", "indptr")), shape=(n, n))

@@ -1,0 +1,200 @@
+"""How good are the probabilities of a DLRM? Against logistic regression, scikit-learn's gradient boosting and a plain MLP on the same features of the same rows.
+
+    python benchmarks/ranking_quality.py [--data simulated PATH ...] [--events 1000000] [--users 10000] [--items 5000] [--seeds 5] [--test 0.2]
+
+A row is an exposure (or a rating; 4 and more is positive). The log is cut at one moment, and the last --test of it is judged. Features are what was known
+**strictly before** each row's own moment, in the test period too, as a service that reads events as they come would have them: how much was shown to the user and taken,
+the same of the item, the likeness of the item to what the user was shown and to what the user took (vectors, which are features too: a truncated SVD of who met what in the training part),
+the tables of users and items, and position, hour and weekday where they are logged. No ids.
+
+DLRM and MLP stop early on a random tenth of the training rows, then go on at a fifth of the learning rate; the gradient boosting (its defaults, up to 300 trees) stops early on a
+random tenth, too; the logistic regression has no such thing and, being the same for every seed, runs once. Nothing is tuned.
+Intervals are 95% over users (resampled 1,000 times) of the mean over seeds, "±" is the standard deviation over seeds, and differences are paired over the same resampled users.
+On simulated data "truth" is `World.click_probability` of the same rows: no model can be better but by luck. CPU seconds are of one seed on one thread.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import time
+
+os.environ.update({f"{n}_NUM_THREADS": "1" for n in ("OMP", "OPENBLAS", "MKL", "NUMBA")})
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+from pandas.api.types import is_numeric_dtype
+from scipy.sparse.linalg import svds
+from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from recsys_nb.data import load, split_by_time
+from recsys_nb.dlrm import DLRM, DLRMConfig
+from recsys_nb.features import FeatureEncoder
+from recsys_nb.metrics import ranker_metrics
+from recsys_nb.simulate import World
+from recsys_nb.train import train
+
+DIM = 16 # of the SVD
+torch.set_num_threads(1)
+
+
+# ---- features
+
+def sums_before(key, clock, columns):
+    "For each row the sums of `columns`, (n, c), over the rows of the same key that are strictly earlier."
+    order = np.lexsort((clock, key)); k, t = key[order], clock[order]
+    new_key, new_time = np.r_[True, k[1:] != k[:-1]], np.r_[True, (k[1:] != k[:-1]) | (t[1:] != t[:-1])]
+    first = lambda new: np.maximum.accumulate(np.where(new, np.arange(len(k)), 0))
+    total = np.concatenate([np.zeros((1, columns.shape[1])), columns[order].cumsum(0)])
+    out = np.empty(columns.shape, np.float32); out[order] = total[first(new_time)] - total[first(new_key)]
+    return out
+
+
+def item_vectors(user, item, n_users, n_items):
+    "Unit vectors of items, (n_items, DIM): who met what, in the training rows; 0 for items that nobody met."
+    met = sp.csr_matrix((np.ones(len(user)), (user, item)), (n_users, n_items)); met.data = np.log1p(met.data)
+    scale = [1 / np.sqrt(np.asarray(met.sum(a)).ravel() + 10) for a in (1, 0)]
+    _, s, vt = svds(sp.diags(scale[0]) @ met @ sp.diags(scale[1]), k=min(DIM, min(met.shape) - 1), random_state=0)
+    v = (vt.T * s) * scale[1][:, None]; there = np.asarray(met.sum(0)).ravel() > 0
+    v -= v[there].mean(0); v /= np.linalg.norm(v, axis=1, keepdims=True).clip(1e-12)
+    return (v * there[:, None]).astype(np.float32)
+
+
+def table_columns(table, key, prefix):
+    "Numbers and categories of a table, and its tags as 0/1 columns; text that is nearly an id is left out."
+    if table is None: return {}, {}, {}
+    numbers, categories, tags = {}, {}, {}
+    for c in table.columns.drop(key):
+        s = table[c]
+        if is_numeric_dtype(s): numbers[f"{prefix} {c}"] = np.log1p(s.clip(lower=0).fillna(0).to_numpy(float))
+        elif s.astype(str).str.contains("|", regex=False).any(): tags |= {f"{prefix} {t}": x.to_numpy(float) for t, x in s.fillna("").str.get_dummies("|").items()}
+        elif s.nunique() <= 50: categories[f"{prefix} {c}"] = s.astype(str).to_numpy()
+    return numbers, categories, tags
+
+
+def features(ds, n_train):
+    "All examples in order of time as a frame of features, the columns that are categories, the labels and the users."
+    log = ds.labelled(); log = log.iloc[np.argsort(log.timestamp.to_numpy(), kind="stable")].reset_index(drop=True)
+    n_train = int((log.timestamp < n_train).sum()); y = log.label.to_numpy(float)
+    user, item = ds.user_ids.get_indexer(log.user_id), ds.item_ids.get_indexer(log.item_id)
+    clock = log.timestamp.to_numpy().astype(np.int64); V = item_vectors(user[:n_train], item[:n_train], len(ds.user_ids), len(ds.item_ids))
+    place = lambda t, key, ids: None if t is None else t.set_index(key).reindex(ids).reset_index(names=key)
+    un, uc, ut = table_columns(place(ds.users, "user_id", ds.user_ids), "user_id", "user")
+    vn, vc, vt = table_columns(place(ds.items, "item_id", ds.item_ids), "item_id", "item")
+    tastes = np.column_stack([np.ones(len(V)), V, *vn.values(), *vt.values()])[item]
+    shown, taken = sums_before(user, clock, tastes), sums_before(user, clock, tastes * y[:, None])
+    near = lambda s, shrink: (s[:, 1:1 + V.shape[1]] * V[item]).sum(1) / (s[:, 0] + shrink)
+    own = sums_before(item, clock, np.column_stack([np.ones(len(y)), y])); base = y[:n_train].mean()
+    rate = lambda took, met, shrink=10: (took + shrink * base) / (met + shrink)
+    f = {"user shown": np.log1p(shown[:, 0]), "user taken": np.log1p(taken[:, 0]), "user rate": rate(taken[:, 0], shown[:, 0]),
+        "item shown": np.log1p(own[:, 0]), "item taken": np.log1p(own[:, 1]), "item rate": rate(own[:, 1], own[:, 0]),
+        "like the shown": near(shown, 8), "like the taken": near(taken, 4)}
+    for j, c in enumerate([*vn, *vt]): # what the user takes, against what the user is shown
+        at = 1 + V.shape[1] + j; f[f"user's {c}"] = (taken[:, at] / (taken[:, 0] + 5) - rate(0, 0) * shown[:, at] / (shown[:, 0] + 5) / max(base, 1e-9)).astype(np.float32)
+    f |= {c: x[user] for c, x in (un | ut).items()} | {c: x[item] for c, x in (vn | vt).items()}
+    profiles = {"shown": shown[:, 1:1 + V.shape[1]] / (shown[:, :1] + 8), "taken": taken[:, 1:1 + V.shape[1]] / (taken[:, :1] + 4), "item": V[item]}
+    f |= {f"{what} {j}": x[:, j] for what, x in profiles.items() for j in range(V.shape[1])}
+    if vt: f["tags liked"] = sum(f[f"user's {c}"] * f[c] for c in vt)
+    if "position" in log: f["log position"] = np.log(log.position.to_numpy(float))
+    kinds = {c: x[user] for c, x in uc.items()} | {c: x[item] for c, x in vc.items()} | {"hour": log.timestamp.dt.hour.to_numpy(), "weekday": log.timestamp.dt.day_of_week.to_numpy()}
+    if "position" in log: kinds["position"] = log.position.clip(upper=20).to_numpy()
+    return pd.DataFrame(f | kinds), list(kinds), y, log, n_train
+
+
+# ---- models: each takes the training part and gives the probabilities of the test part
+
+class MLP(nn.Module):
+    "Numbers and one-hot categories through hidden layers."
+    def __init__(self, cardinalities, n_dense):
+        super().__init__(); self.cardinalities = cardinalities
+        self.net = nn.Sequential(nn.Linear(n_dense + sum(cardinalities), 128), nn.ReLU(), nn.Linear(128, 64), nn.ReLU(), nn.Linear(64, 1))
+
+    def forward(self, dense, sparse):
+        return self.net(torch.cat([dense, *(nn.functional.one_hot(c, k).float() for c, k in zip(sparse.T, self.cardinalities))], 1)).squeeze(1)
+
+
+def dlrm(cardinalities, n_dense):
+    return DLRM(DLRMConfig(sparse_cardinalities=cardinalities, sparse_embedding_dim=16, num_dense_features=n_dense, bottom_mlp_dims=(128, 64, 16), top_mlp_dims=(128, 64, 1)))
+
+
+def by_gradient(make):
+    "Train a network in two stages of its learning rate."
+    def fit(tr, te, y, cardinalities, seed):
+        torch.manual_seed(seed); model = make(cardinalities, tr.dense.shape[1])
+        held = torch.rand(len(y), generator=torch.Generator().manual_seed(seed)) < .1
+        loss = lambda model, b: nn.functional.binary_cross_entropy_with_logits(model(b["dense"], b["sparse"]), b["label"])
+        data = {"dense": tr.dense, "sparse": tr.sparse, "label": torch.from_numpy(y.astype(np.float32))}
+        part = lambda mask: {k: t[mask] for k, t in data.items()}
+        some, valid = part(~held), part(held)
+        for stage, lr in enumerate((2e-3, 4e-4)):
+            train(model, loss, some, lambda model: {"valid_loss": loss(model, valid)}, monitor="valid_loss", epochs=6, patience=1, batch_size=1024 if len(y) > 200_000 else 256, lr=lr,
+                weight_decay=1e-2, seed=seed + 1000 * stage, device="cpu", precision="fp32", progress=False)
+        with torch.no_grad(): return torch.cat([model(d, s) for d, s in zip(te.dense.split(2**15), te.sparse.split(2**15))]).sigmoid().numpy()
+    return fit
+
+
+def boosting(tr, te, y, cardinalities, seed):
+    X = [np.column_stack([f.dense, f.sparse]) for f in (tr, te)]
+    small = [X[0].shape[1] - len(cardinalities) + j for j, c in enumerate(cardinalities) if c <= 255]
+    return HistGradientBoostingClassifier(max_iter=300, categorical_features=small, random_state=seed).fit(X[0], y).predict_proba(X[1])[:, 1]
+
+
+def logistic(tr, te, y, cardinalities, seed):
+    X = [np.column_stack([f.dense, *(np.eye(k, dtype=np.float32)[c][:, 1:] for c, k in zip(f.sparse.numpy().T, cardinalities))]) for f in (tr, te)]
+    return LogisticRegression(max_iter=300).fit(X[0], y).predict_proba(X[1])[:, 1]
+
+
+MODELS = {"DLRM": by_gradient(dlrm), "logistic regression": logistic, "HistGradientBoosting": boosting, "MLP": by_gradient(MLP)}
+
+
+# ---- the table
+
+def contest(ds, seeds, test, truth=None):
+    "Each model on one data set: the tables of metrics and of the differences of the DLRM to the others."
+    start = time.process_time(); cut = split_by_time(ds, test)[1].interactions.timestamp.min()
+    frame, kinds, y, log, n = features(ds, cut)
+    encoder = FeatureEncoder(categorical=kinds, numeric=[c for c in frame if c not in kinds]).fit(frame[:n])
+    tr, te, users = encoder.transform(frame[:n]), encoder.transform(frame[n:]), log.user_id[n:]
+    print(f"{ds.name}: {n:,} rows to learn from, {len(y) - n:,} to be judged ({users.nunique():,} users, {y[n:].mean():.1%} positive), {frame.shape[1]} features, "
+        f"{time.process_time() - start:.0f} CPU s to make them", flush=True)
+    judged = lambda p: ranker_metrics(y[n:], p, users, n_boot=1000, seed=0)
+    reports, rows = {} if truth is None else {"truth": [judged(truth(log[n:]))]}, []
+    for name, fit in MODELS.items():
+        start = time.process_time(); n_seeds = 1 if fit is logistic else seeds
+        reports[name] = [judged(fit(tr, te, y[:n], encoder.cardinalities, s)) for s in range(n_seeds)]
+        print(f"  {name}: AUC {[round(float(r['auc']), 4) for r in reports[name]]}, {(time.process_time() - start) / n_seeds:.0f} CPU s a seed", flush=True)
+    draws = {name: sum(r.draws for r in rs) / len(rs) for name, rs in reports.items()}
+    for name, rs in reports.items():
+        row = {"model": name}
+        for m, digits in (("auc", 4), ("gauc", 4), ("log_loss", 4), ("normalised_entropy", 4)):
+            values = np.array([r[m] for r in rs]); low, high = draws[name][m].quantile([.025, .975])
+            row[m] = f"{values.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" + (f" ±{values.std(ddof=1):.4f}" if len(rs) > 1 else "")
+        rows.append(row)
+    table = pd.DataFrame(rows).set_index("model")
+    apart = [{"DLRM minus": o, **{m: "{:+.4f} [{:+.4f}, {:+.4f}]".format(np.mean([r[m] for r in reports["DLRM"]]) - np.mean([r[m] for r in reports[o]]),
+        *(draws["DLRM"][m] - draws[o][m]).quantile([.025, .975])) for m in ("auc", "log_loss")}} for o in reports if o != "DLRM"]
+    return table, pd.DataFrame(apart).set_index("DLRM minus")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--data", nargs="+", default=["simulated"], help="'simulated', or what load reads: a name or a folder; ratings of 4 and more are positive")
+    p.add_argument("--events", type=int, default=1_000_000, help="of the simulated log"); p.add_argument("--users", type=int, default=10_000); p.add_argument("--items", type=int, default=5_000)
+    p.add_argument("--seeds", type=int, default=5); p.add_argument("--test", type=float, default=.2, help="share of the log that is judged, the last")
+    o = p.parse_args()
+    for name in o.data:
+        truth = None
+        if name == "simulated":
+            world = World(o.users, o.items); ds = world.sample(o.events)
+            truth = lambda f: world.click_probability(np.asarray(f.user_id, object), np.asarray(f.item_id, object), f.position.to_numpy(), f.timestamp.to_numpy())
+        else:
+            ds = load(name)
+            if ds.positive is None and "value" in ds.interactions: ds = load(name, positive=4.0)
+        table, apart = contest(ds, o.seeds, o.test, truth)
+        with pd.option_context("display.width", 250, "display.max_columns", None): print(table, "\n\n", apart, "\n", sep="", flush=True)
+
+
+if __name__ == "__main__": main()
