@@ -273,12 +273,25 @@ def _told(how, *parts):
     for part in parts: part.split = dict(how)
     return parts
 
+def _hash(*columns):
+    "32 hexadecimal digits for each row of the columns, the same from every engine: the MD5 of the values, joined by '|'."
+    return [hashlib.md5("|".join(map(str, row)).encode(), usedforsecurity=False).hexdigest() for row in zip(*columns)]
+
+def _ties(df, positive):
+    "Sort keys of the rows that time and `positive` leave tied within a user: value, then a hash of the content that every engine computes alike."
+    same = df[["user_id", "timestamp"]].assign(positive=positive).duplicated(keep=False).to_numpy()
+    tied, value, tie = df[same], np.zeros(len(df)), np.zeros(len(df), np.int64)
+    if "value" in df and pd.api.types.is_numeric_dtype(df["value"]): value[same] = tied["value"].astype("float64")
+    kinds = [tied.event_type.astype(object).fillna("").tolist()] if "event_type" in df else []
+    tie[same] = [int(h[:15], 16) for h in _hash(tied.user_id.tolist(), tied.item_id.tolist(), *kinds)]
+    return [value, tie]
+
 def _order(ds):
     "An order of the rows that does not depend on their order: by time, then exposures before positives, then by a hash of the content."
-    df = ds.interactions
+    df, positive = ds.interactions, ds.is_positive()
     content = df[[c for c in ["user_id", "item_id", "timestamp", "event_type", "value"] if c in df]]
-    keys = [pd.util.hash_pandas_object(content, index=False).to_numpy(), ds.is_positive()]
-    return np.lexsort(keys + ([df.timestamp.to_numpy()] if "timestamp" in df else []))
+    keys, timed = [pd.util.hash_pandas_object(content, index=False).to_numpy()], "timestamp" in df
+    return np.lexsort(keys + (_ties(df, positive) if timed else []) + [positive] + ([df.timestamp.to_numpy()] if timed else []))
 
 # %% ../nbs/00_data.ipynb #81472743
 def split_by_time(
@@ -286,6 +299,7 @@ def split_by_time(
     test: float = 0.2, # share of the interactions in the test set (more where the cut meets ties)
 ) -> tuple[Dataset, Dataset]: # train, test: every event of train is earlier than every event of test
     "Cut the log at one moment: the past to learn from, the future to be tested on."
+    if hasattr(ds, "events"): return ds.split_by_time(test) # in an engine
     _share(test, "test"); _columns(ds.interactions, ["timestamp"], "split_by_time: the log")
     t = ds.interactions.timestamp.to_numpy(); at = len(t) - max(1, round(test * len(t)))
     cut = np.partition(t, at)[at]
@@ -304,6 +318,7 @@ def split_leave_last_out(
     last: float = 1, # how many items of each user are held out: a whole number, or below 1 a share of the user's items, rounded, at least one
 ) -> tuple[Dataset, Dataset]: # train, test: what the test set asks for is not in train; each user keeps at least one item in train
     "Hold out each user's last new items and all that followed; events of the same time are ordered by their content."
+    if hasattr(ds, "events"): return ds.split_leave_last_out(last)
     _columns(ds.interactions, ["timestamp"], "split_leave_last_out: the log")
     if not last > 0 or (last > 1 and last != int(last)): raise ValueError(f"last must be a whole number of items, or a share between 0 and 1, got {last!r}.")
     order = _order(ds); log = ds.replace(ds.interactions.iloc[order]); pos = np.flatnonzero(log.is_positive())
@@ -320,7 +335,7 @@ def split_leave_last_out(
 
 # %% ../nbs/00_data.ipynb #002cc8dc
 def _last(log, count):
-    "Of an ordered log: the rows of each user's last positive examples (`count(n)` of n) and all seen after them, the users' codes, and n of each user."
+    "Of an ordered log: the rows of each user's last positive examples (`count(n)` of n) and all seen after them, the users' codes and ids, and n of each user."
     pos, row = log.is_positive(), np.arange(len(log)); user, ids = pd.factorize(log.interactions.user_id)
     unit = _units(log)
     end = np.full(len(log), -1); np.maximum.at(end, unit[pos], row[pos]) # of each unit, its last positive
@@ -329,7 +344,7 @@ def _last(log, count):
     out = pd.Series(owner).groupby(owner).cumcount().to_numpy() >= (n - count(n))[owner]
     held = np.zeros(len(log), bool); held[units[out]] = True
     cut = np.full(len(ids), len(log)); np.minimum.at(cut, owner[out], end[units[out]])
-    return held[unit] | ((end[unit] < 0) & (row > cut[user])), user, n
+    return held[unit] | ((end[unit] < 0) & (row > cut[user])), user, ids, n
 
 def split_by_user(
     ds: Dataset, # timestamps, where there are any, order each user's events
@@ -338,13 +353,14 @@ def split_by_user(
     seed: int = 0, # draws the users (and, without timestamps, the order of the events)
 ) -> tuple[Dataset, Dataset]: # train: the other users; test: the held-out events of the test users, with their earlier ones in `test.given`
     "Hold out whole users, and show the model only the first part of what they did."
-    _share(test, "test"); _share(holdout, "holdout"); rng = np.random.default_rng(seed)
-    order = _order(ds)
-    if "timestamp" not in ds.interactions: order = order[rng.permutation(len(order))]
-    held, user, n = _last(ds.replace(ds.interactions.iloc[order]), lambda n: np.where(n < 2, 0, np.clip(np.round(holdout * n), 1, n - 1)).astype(int))
+    if hasattr(ds, "events"): return ds.split_by_user(test, holdout, seed)
+    _share(test, "test"); _share(holdout, "holdout"); order = _order(ds)
+    if "timestamp" not in ds.interactions: order = order[np.random.default_rng(seed).permutation(len(order))]
+    held, user, ids, n = _last(ds.replace(ds.interactions.iloc[order]), lambda n: np.where(n < 2, 0, np.clip(np.round(holdout * n), 1, n - 1)).astype(int))
     able = np.flatnonzero(n >= 2); n_test = min(max(1, round(test * len(n))), len(able), len(n) - 1)
     if n_test < 1: raise EmptyLogError("split_by_user needs two users, one of them with two positive events or more.")
-    chosen = np.isin(user, rng.choice(able, n_test, replace=False))
+    able = able[np.argsort(_hash([f"split {seed}"] * len(able), ids[able].tolist()))] # whoever's hash comes first, in every engine
+    chosen = np.isin(user, able[:n_test])
     part = np.empty(len(ds), int); part[order] = np.where(~chosen, 0, np.where(held, 2, 1))
     train, given, out = (ds.replace(ds.interactions[part == p]) for p in range(3))
     out.given = given; _told(dict(kind="user", test=test, holdout=holdout, seed=seed), train, given, out)
@@ -367,6 +383,7 @@ def check_split(
     test: Dataset, # what it is tested on
 ) -> pd.Series: # shares and counts
     "What a split holds out, and where test and train touch."
+    if hasattr(train, "events"): return train.check_split(test)
     a, b = train.interactions, test.interactions; keys = ["user_id", "item_id"]; pairs = b[keys].drop_duplicates()
     out = {"test share": len(b) / (len(a) + len(b))}
     for c, what in zip(keys, ("users", "items")):
@@ -590,12 +607,15 @@ def _user_lists(path, name):
 _MOVIELENS = {("ratings.csv", "movies.csv"): _ml_csv, ("u.data", "u.item", "u.user"): _ml_100k, ("ratings.dat", "movies.dat", "users.dat"): _ml_1m, ("*.inter",): _ml_atomic}
 
 def load(
-    name_or_path: str | Path, # 'simulated', 'movielens-small', 'movielens-100k', 'movielens-1m', 'retailrocket', or the path of a csv or parquet file, a zip or a folder
+    name_or_path: str | Path | object, # 'simulated', 'movielens-small', 'movielens-100k', 'movielens-1m', 'retailrocket'; the path of a csv or parquet file, a zip or a folder; an engine
     format: str | None = None, # 'user-lists': lines `user item item …`, in one file or in train.txt and test.txt of a folder or zip; None: told from the files
-    **options, # of a simulation: those of `simulate`; of MovieLens: positive (e.g. 4.0), unknown; of user lists: name; of other files: those of `read_log`
+    **options, # of a simulation: those of `simulate`; of MovieLens: positive (e.g. 4.0), unknown; of user lists: name; of an engine: those of `read_table`; of other files: those of `read_log`
 ) -> Dataset | tuple[Dataset, Dataset]: # train and test where the data come split
-    "A known data set by its name, or your own by its path."
+    "A known data set by its name, your own by its path, or a table that stays in its engine: 'duckdb:///file.db?table=events', 'postgres://…', 'spark://…', an Ibis connection or table."
     if format not in (None, "user-lists"): raise ValueError(f"format is None or 'user-lists', not {format!r}")
+    if not isinstance(name_or_path, (str, Path)) or "://" in str(name_or_path):
+        from recsys_nb.warehouse import read_table
+        return read_table(name_or_path, **options)
     if str(name_or_path) == "simulated":
         from recsys_nb.simulate import simulate
         return simulate(**options)

@@ -1,15 +1,8 @@
 "Features at a point in time: no leak, serving equals batch, and the same numbers from every engine; engines that are not there are skipped."
-import os
-import shutil
-import socket
-import subprocess
-import tempfile
-from pathlib import Path
-
-import ibis
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import put
 from ibis import _ as col
 from pandas.testing import assert_frame_equal
 
@@ -108,49 +101,6 @@ def test_zones_and_index():
     assert (point_in_time(events.iloc[:0], moments, FEATURES, prices).user_events_all == 0).all()
 
 
-@pytest.fixture(scope="module")
-def duckdb(): return ibis.duckdb.connect()
-
-
-@pytest.fixture(scope="module")
-def postgres():
-    "A server of its own on loopback, in a temporary folder."
-    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed: pip install 'recsys_nb[postgres]'")
-    found = [shutil.which("pg_ctl"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")))]
-    ctl = next((Path(p).resolve() for p in found if p), None)
-    if ctl is None: pytest.skip("no PostgreSQL server here: pg_ctl was not found")
-    folder = tempfile.mkdtemp(prefix="pg")
-    who = {"user": "postgres", "group": "postgres", "extra_groups": []} if os.getuid() == 0 else {} # initdb refuses root
-    if who: shutil.chown(folder, "postgres", "postgres")
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    run = lambda program, *args: subprocess.run([ctl.parent / program, "-D", f"{folder}/data", *args], check=True, stdout=subprocess.DEVNULL, cwd=folder, **who)
-    run("initdb", "-U", "postgres", "-A", "trust", "--no-sync")
-    run("pg_ctl", "-w", "-l", f"{folder}/log", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}", "start")
-    try:
-        con = ibis.postgres.connect(host="127.0.0.1", port=port, user="postgres", database="postgres")
-        con.raw_sql("SET TimeZone = 'America/New_York'").close() # the session's zone must not matter
-        yield con
-        con.disconnect()
-    finally:
-        run("pg_ctl", "-m", "immediate", "stop")
-        shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def pyspark():
-    "A session of its own on this machine."
-    sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed: pip install 'recsys_nb[spark]'")
-    if not (shutil.which("java") or os.environ.get("JAVA_HOME")): pytest.skip("PySpark needs Java, and there is none here")
-    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.driver.host": "127.0.0.1", "spark.sql.session.timeZone": "UTC"}
-    builder = sql.SparkSession.builder.master("local[1]")
-    for k, v in settings.items(): builder = builder.config(k, v)
-    with tempfile.TemporaryDirectory() as folder:
-        session = builder.config("spark.sql.warehouse.dir", folder).getOrCreate()
-        yield ibis.pyspark.connect(session)
-        session.stop()
-
-
 @pytest.mark.parametrize("engine", ["duckdb", "postgres", "pyspark"])
 def test_every_engine(engine, request):
     "Numbers equal to 1e-9 those of the frame, for both kinds of feature functions."
@@ -161,8 +111,7 @@ def test_every_engine(engine, request):
     moments = moments[moments.as_of >= "2024-03-10"]
     table = {}
     for name, frame in {"events": events, "moments": moments, "prices": prices}.items():
-        if engine == "pyspark": con._session.createDataFrame(frame).createOrReplaceTempView(name); table[name] = con.table(name)
-        else: table[name] = con.create_table(name, frame, temp=engine == "postgres")
+        table[name] = put(con, name, frame)
     got = con.to_pandas(point_in_time(table["events"], table["moments"], features, table["prices"])).sort_values("row")
     want = point_in_time(events, moments, features, prices)
     close(got[[f.name for f in features]].reset_index(drop=True), want[[f.name for f in features]].reset_index(drop=True))
