@@ -262,7 +262,8 @@ def _two_stage(o: argparse.Namespace, kept: Path | None) -> Recommender:
     epochs = {"epochs": o.epochs} if o.epochs else {"epochs": 3} if o.quick else {}
     s = dict(seed=o.seed, progress=sys.stderr.isatty(), **epochs)
     folder = lambda name: kept and kept / name
-    return Recommender(TwoTowerRetriever(**s, folder=folder("retriever")), None if o.no_ranker else DLRMRanker(**s, folder=folder("ranker")), candidates=o.candidates)
+    ranker = None if o.no_ranker else DLRMRanker(**s, folder=folder("ranker"))
+    return Recommender(TwoTowerRetriever(**s, folder=folder("retriever")), ranker, candidates=o.candidates)
 
 def _baselines(o: argparse.Namespace) -> dict[str, Callable]:
     return {"Popularity": Popularity, "ItemKNN": ItemKNN, "EASE": partial(EASE, max_gib=.6), "ALS": partial(ALS, seed=o.seed), "BPR": partial(BPR, seed=o.seed)}

@@ -28,7 +28,8 @@ def _deal(sizes: list[int], world: int) -> list[int]:
 def _torchrec():
     "The package, or an error that names the extra."
     try: import torchrec
-    except ImportError as e: raise ImportError("shard_tables needs the package torchrec: pip install 'recsys_nb[torchrec]' (on CPUs with fbgemm-gpu-cpu in the place of fbgemm-gpu)") from e
+    except ImportError as e:
+        raise ImportError("shard_tables needs the package torchrec: pip install 'recsys_nb[torchrec]' (on CPUs with fbgemm-gpu-cpu for fbgemm-gpu)") from e
     return torchrec
 
 # %% ../nbs/06c_shards.ipynb #5f755101
@@ -62,9 +63,9 @@ def _fill(sharded: nn.Module, config: DLRMConfig, weight: Tensor | None) -> None
     whole = dict(enumerate(weight.split(list(sizes)))) if weight is not None else {}
     for name, p in sharded.state_dict().items():
         for part in p.local_shards() if ".bags." in name else []:
-            s = int(name.split(".")[-2].removeprefix("feature_")); m = part.metadata; start, n, spread = m.shard_offsets[0], m.shard_sizes[0], sizes[s] ** -.5
-            if whole: rows = whole[s][start:start + n]
-            else: rows = torch.empty(part.tensor.shape); rows = rows.uniform_(-spread, spread, generator=g) if config.reference_init else rows.normal_(0, .01, generator=g)
+            s = int(name.split(".")[-2].removeprefix("feature_")); start, spread = part.metadata.shard_offsets[0], sizes[s] ** -.5
+            rows = whole[s][start:start + len(part.tensor)] if whole else torch.empty(part.tensor.shape)
+            if not whole: rows.uniform_(-spread, spread, generator=g) if config.reference_init else rows.normal_(0, .01, generator=g)
             part.tensor.copy_(rows)
 
 # %% ../nbs/06c_shards.ipynb #5ab6e428
@@ -79,7 +80,8 @@ def shard_tables(
     config = model if isinstance(model, DLRMConfig) else model.config
     if not config.num_sparse_features: raise ValueError("the model has no sparse features, so there are no tables to shard")
     rec = _torchrec()
-    if not dist.is_initialized(): raise RuntimeError("shard_tables needs the processes of torchrun: start the program with it and call torch.distributed.init_process_group() first")
+    if not dist.is_initialized():
+        raise RuntimeError("shard_tables needs the processes of torchrun: start the program with it, and call torch.distributed.init_process_group()")
     weight = None if isinstance(model, DLRMConfig) else model.table.weight.detach()
     if weight is None: model = _without_rows(config)
     model.table = _Tables(config.sparse_cardinalities, config.sparse_embedding_dim, model.offsets)

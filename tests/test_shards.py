@@ -54,6 +54,9 @@ def process(how, optimizer, folder):
             start, n = part.metadata.shard_offsets[0], part.metadata.shard_sizes[0]
             torch.testing.assert_close(part.tensor, rows[start:start + n], rtol=0, atol=1e-6); held += n
     (Path(folder) / str(rank)).write_text(str(held))
+    fresh = shard_tables(one.config, how) # whose rows are drawn where they lie
+    drawn = torch.cat([part.tensor for name, p in fresh.state_dict().items() if ".bags." in name for part in p.local_shards()])
+    assert drawn.shape == (held, 8) and .007 < drawn.std() < .013 and fresh(x[mine], codes[mine]).isfinite().all()
     dist.destroy_process_group()
 
 
