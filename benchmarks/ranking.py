@@ -7,13 +7,15 @@ peak resident set beyond imports and data. `small`: 10 tables of 100 rows, dim 6
 512-256-16, codes drawn uniformly (each lookup misses the cache); ours with RowAdam, the peers with dense Adam, the only one their trainers have for these tables.
 The naive loop: a DataLoader of rows, a table a feature, a Python loop over the pairs, Adam. torch-rechub has no DLRM: its EmbeddingLayer and its CTRTrainer train this one. FuxiCTR: the DLRM of its
 own layers, by BaseModel.fit. Both get num_workers=0, so that the time of loading counts for them as it does for the others. FLOPs are those of the products: each weight of a linear layer and each
-of the pairs' products is used once forward and twice backward; the first layer has no gradient of its input. Compiled runs begin with an empty cache of the compiler.
+of the pairs' products is used once forward and twice backward; the first layer has no gradient of its input. The roofline is the rate of 1024 x 1024 products that each process measures
+after its training (float32: by MKL or oneDNN, whichever is faster). Compiled runs begin with an empty cache of the compiler.
 """
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -26,21 +28,41 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
-from _common import PEERS, median, memory, peer_python, roofline, run
+from _common import PEERS, median, memory, peer_python, run
 
 B, S, D, WARM = 2048, 10, 13, 5
 SHAPES = {"small": (100, 64), "large": (1_000_000, 16)} # rows of a table, dim
 PACKAGES = {"torch-rechub": ("torch_rechub", ("torch==2.13.0", "torch-rechub==0.9.0")), "fuxictr": ("fuxictr", ("torch==2.13.0", "fuxictr==2.3.7", "numpy<2"))}
 
 
-KEEP = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000"} # glibc gives no freed memory back to the system, so that no page is faulted in again
+# glibc gives no freed memory back to the system, so that no page is faulted in again, and asks for pages of 2 MB
+KEEP = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "1000000000", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def flops(rows: int, dim: int) -> int:
+def layers(dim: int) -> list[tuple[int, int]]: return [(D, 512), (512, 256), (256, dim), (dim + S * (S + 1) // 2, 512), (512, 256), (256, 1)]
+
+
+def flops(dim: int) -> int:
     "A sample, forward and backward."
-    pairs = S * (S + 1) // 2
-    widths = [(D, 512), (512, 256), (256, dim), (dim + pairs, 512), (512, 256), (256, 1)]
-    return 6 * (sum(a * b for a, b in widths) + pairs * dim) - 2 * D * 512
+    return 6 * (sum(a * b for a, b in layers(dim)) + S * (S + 1) // 2 * dim) - 2 * D * 512
+
+
+def products(dim: int) -> dict:
+    "GFLOP/s of products of 1024 x 1024 matrices, and of all the products of a training step in bf16 and nothing else; medians of 20."
+    def rate(work, *calls):
+        times = []
+        for _ in range(25):
+            start = time.process_time()
+            for f in calls: f()
+            times.append(time.process_time() - start)
+        return work / statistics.median(times[5:]) / 1e9
+    a, T, G = torch.randn(1024, 1024), *(torch.randn(B, S + 1, n).bfloat16() for n in (dim, S + 1)); h = a.bfloat16()
+    step = [lambda: T @ T.transpose(1, 2), lambda: G @ T]
+    for i, o in layers(dim):
+        x, w, g = (torch.randn(n, m).bfloat16() for n, m in ((B, i), (o, i), (B, o)))
+        step += [lambda x=x, w=w: x @ w.T, lambda g=g, x=x: g.T @ x] + [lambda g=g, w=w: g @ w] * (i != D)
+    single = [rate(2 * 1024 ** 3, f) for f in (lambda: a @ a, lambda: torch.ops.mkldnn._linear_pointwise(a, a, None, "none", [], ""))]
+    return {"fp32": max(single), "bf16": rate(2 * 1024 ** 3, lambda: h @ h), "step": rate(B * flops(dim), *step)}
 
 
 def make(path: Path, rows: int, steps: int, seed: int = 0) -> None:
@@ -142,7 +164,6 @@ def fuxictr(rows: int, dim: int) -> Callable[[dict], None]:
 def worker(role: str, path: str, *rest: str) -> None:
     "One run in this process; the last line of its output is JSON."
     torch.set_num_threads(1); torch.manual_seed(0)
-    if role == "roofline": return print(json.dumps(roofline()))
     data, marks = dict(np.load(path)), []
     register_optimizer_step_post_hook(lambda o, *_: type(o).__name__ == "RowAdam" or marks.append(time.process_time())) # one mark a step
     fit, at_first = globals()[role](*map(int, rest[:2]), *rest[2:]), [] # imports are done
@@ -150,7 +171,8 @@ def worker(role: str, path: str, *rest: str) -> None:
     before, start = memory("VmRSS"), time.perf_counter()
     fit(data)
     steps = marks[WARM:]
-    print("\n" + json.dumps({"rate": B * (len(steps) - 1) / (steps[-1] - steps[0]), "memory": memory("VmHWM") - before, "first": at_first[0] - start}))
+    result = {"rate": B * (len(steps) - 1) / (steps[-1] - steps[0]), "memory": memory("VmHWM") - before, "first": at_first[0] - start}
+    print("\n" + json.dumps(result | products(int(rest[1]))))
 
 
 def compare(args, folder: Path, part: str) -> None:
@@ -164,20 +186,20 @@ def compare(args, folder: Path, part: str) -> None:
         python = peer_python(args.peers, name, module, packages)
         if isinstance(python, str): missing[name] = python
         else: contenders[name] = (python, name.replace("torch-", ""), short, *shape)
-    runs, roofs = {name: [] for name in contenders}, []
+    runs = {name: [] for name in contenders}
     for _ in range(args.repeats):
-        roofs.append(run(__file__, sys.executable, "roofline", long))
         for name, command in contenders.items():
             with tempfile.TemporaryDirectory() as cache: runs[name].append(run(__file__, *command, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache} | (KEEP if args.keep_memory else {})))
-    roof = {k: median(roofs, k) for k in roofs[0]}; f = flops(*shape)
-    rates = {name: median(r, "rate") for name, r in runs.items()}
+    f = flops(shape[1]); rates, every = {name: median(r, "rate") for name, r in runs.items()}, sum(runs.values(), [])
     bases = {"naive": rates.get("naive loop"), "best peer": max((rates[n] for n in PACKAGES if n in rates), default=None)}
     print(f"\n{S} tables of {shape[0]:,} rows, dim {shape[1]}, batch {B:,}, {f / 1e6:.2f} MFLOP a sample; median (least-most) of {args.repeats}")
-    print(f"One core: {roof['fp32']:.0f} GFLOP/s in fp32, {roof['bf16']:.0f} in bf16 (1024 x 1024 products); copy {roof['copy']:.1f} GB/s")
+    print(f"One core, 1024 x 1024 products: {median(every, 'fp32'):.0f} GFLOP/s in fp32, {median(every, 'bf16'):.0f} in bf16; "
+        f"the products of a step and nothing else in bf16: {median(every, 'step'):.0f}")
     print(f"{'':20}{'samples/s':>26}{'MB':>7}{'GFLOP/s':>9}{'of roofline':>13}{'first step, s':>15}" + "".join(f"{'to ' + name:>14}" for name, base in bases.items() if base))
     for name, r in runs.items():
-        spread = f"({min(x['rate'] for x in r):,.0f}-{max(x['rate'] for x in r):,.0f})"; reached = rates[name] * f / 1e9
-        print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f}{reached:>9.1f}{reached / roof['bf16' if 'bf16' in name else 'fp32']:>13.1%}{median(r, 'first'):>15.1f}"
+        spread = f"({min(x['rate'] for x in r):,.0f}-{max(x['rate'] for x in r):,.0f})"
+        share = statistics.median(x["rate"] * f / 1e9 / x["bf16" if "bf16" in name else "fp32"] for x in r)
+        print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f}{rates[name] * f / 1e9:>9.1f}{share:>13.1%}{median(r, 'first'):>15.1f}"
             + "".join(f"{rates[name] / base:>14.2f}" for base in bases.values() if base))
     for name, why in missing.items(): print(f"{name}: not installable: {why}")
 
@@ -218,7 +240,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=tuple(parts))
     for name, default in (("steps", 40), ("repeats", 3), ("seeds", 3)): parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--peers", type=Path, default=PEERS, help="where the peers' venvs are made, and found again")
-    parser.add_argument("--keep-memory", action="store_true", help="all contenders keep freed memory (glibc), which saves page faults in each step")
+    parser.add_argument("--keep-memory", action="store_true", help="all contenders keep freed memory, in pages of 2 MB (glibc), which saves page faults and misses of the TLB")
     args = parser.parse_args()
     if args.steps < WARM + 5: parser.error(f"--steps must be at least {WARM + 5}, got {args.steps}")
     if args.seeds < 2: parser.error(f"--seeds must be at least 2, got {args.seeds}")

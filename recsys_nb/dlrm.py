@@ -217,7 +217,8 @@ class _Layers(torch.autograd.Function):
         n, grads = len(ctx.relu), []
         weights, outs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
         for i in reversed(range(n)):
-            if ctx.relu[i]: g = torch.ops.aten.threshold_backward(g, outs[i + 1], 0)
+            mine = torch.empty_like(g) if i == n - 1 else g # the gradient that came in stays as it is
+            if ctx.relu[i]: g = torch.ops.aten.threshold_backward.grad_input(g, outs[i + 1], 0, grad_input=mine)
             grads = [_product(g.T, outs[i]), g.sum(0), *grads]
             g = _product(g, weights[i]) if i or ctx.needs_input_grad[0] else None
         return g, None, *grads
