@@ -103,8 +103,8 @@ class Pulled:
 def _stream(con: BaseBackend, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
     "The result in Arrow batches; DuckDB's by itself, whose method has changed its name."
     if con.name != "duckdb": yield from con.to_pyarrow_batches(table, chunk_size=rows); return
-    con._run_pre_execute_hooks(table); result = con.raw_sql(con.compile(table))
-    yield from (getattr(result, "to_arrow_reader", None) or result.fetch_record_batch)(rows)
+    con._run_pre_execute_hooks(table); result = con.con.sql(con.compile(table))
+    yield from (getattr(result, "to_arrow_reader", None) or result.fetch_arrow_reader)(rows)
 
 def _pull(con: BaseBackend, table: ir.Table, pulled: Pulled, rows: int = 100_000) -> Iterator[pa.RecordBatch]:
     "The result in Arrow batches, counted."
