@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import ibis
 import pytest
+from pandas.api.types import is_string_dtype
 
 PASSWORD = "s3cret/p@ss"
 
@@ -75,5 +76,8 @@ def pyspark():
 
 def put(con, name, frame):
     "`frame` as the table `name` of an engine."
-    if con.name == "pyspark": con._session.createDataFrame(frame).createOrReplaceTempView(name); return con.table(name)
+    if con.name == "pyspark":
+        words = {c: s.astype(object).where(s.notna(), None) for c, s in frame.items() if is_string_dtype(s)} # Spark reads pandas's missing words as 'nan'
+        con._session.createDataFrame(frame.assign(**words)).createOrReplaceTempView(name)
+        return con.table(name)
     return con.create_table(name, frame, temp=con.name == "postgres", overwrite=True)
