@@ -65,7 +65,8 @@ def pyspark():
     sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed: pip install 'recsys_nb[spark]'")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")): pytest.skip("PySpark needs Java (Debian: apt-get install default-jre-headless), and there is none here")
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.driver.host": "127.0.0.1", "spark.sql.session.timeZone": "UTC"}
+    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.driver.host": "127.0.0.1", "spark.sql.session.timeZone": "UTC",
+        "spark.sql.codegen.wholeStage": "false", "spark.sql.adaptive.enabled": "false"} # small tables: compiling takes longer than running
     builder = sql.SparkSession.builder.master("local[1]")
     for k, v in settings.items(): builder = builder.config(k, v)
     with tempfile.TemporaryDirectory() as folder:

