@@ -215,6 +215,6 @@ def test_tutorial(engine, request):
     "The tutorial's cells for an engine, which the notebooks' own tests leave out."
     own = {"RECSYS_NB_POSTGRES": request.getfixturevalue("postgres_url")} if engine == "postgres" else {"SPARK_LOCAL_IP": "127.0.0.1"}
     if engine == "spark": request.getfixturevalue("pyspark")
-    r = subprocess.run([sys.executable, "-c", "from nbdev.test import nbdev_test; nbdev_test()", "--path", "nbs/tutorials/warehouse.ipynb", "--flags", engine, "--n_workers", "0"],
+    r = subprocess.run([Path(sys.executable).with_name("nbdev_test"), "--path", "nbs/tutorials/warehouse.ipynb", "--flags", engine, "--n_workers", "0"],
         cwd=root, env=os.environ | own | {"MPLBACKEND": "agg"}, capture_output=True, text=True, timeout=600)
     assert r.returncode == 0, r.stdout[-3000:] + r.stderr[-3000:]
