@@ -103,8 +103,8 @@ class Pulled:
 def _stream(con: BaseBackend, table: ir.Table, rows: int) -> Iterator[pa.RecordBatch]:
     "The result in Arrow batches; DuckDB's by itself, whose method has changed its name."
     if con.name != "duckdb": yield from con.to_pyarrow_batches(table, chunk_size=rows); return
-    con._run_pre_execute_hooks(table); result = con.raw_sql(con.compile(table))
-    yield from (getattr(result, "to_arrow_reader", None) or result.fetch_record_batch)(rows)
+    con._run_pre_execute_hooks(table); result = con.con.sql(con.compile(table))
+    yield from (getattr(result, "to_arrow_reader", None) or result.fetch_arrow_reader)(rows)
 
 def _pull(con: BaseBackend, table: ir.Table, pulled: Pulled, rows: int = 100_000) -> Iterator[pa.RecordBatch]:
     "The result in Arrow batches, counted."
@@ -318,10 +318,12 @@ class _ByTime(_Counted):
     ) -> tuple[Warehouse, Warehouse]: # train, test
         "Cut the log at one moment."
         _share(test, "test"); self._timed("split_by_time"); t, n = self.events, len(self)
-        at = lambda rows, i: _one(self.con, rows.select("timestamp").order_by("timestamp").limit(1, offset=i), self.pulled).get("timestamp")
-        cut = pd.Timestamp(at(t, n - max(1, round(test * n)))); time = lambda c: ibis.literal(c, "timestamp")
-        if not _one(self.con, t.filter(t.timestamp < time(cut)).limit(1), self.pulled): cut = pd.Timestamp(at(t.filter(t.timestamp > time(cut)), 0) or cut)
-        return self._parts(t, t.timestamp >= time(cut), kind="time", test=test, cut=str(cut))
+        each = t.group_by("timestamp").agg(n=t.count()) # engines disagree on OFFSET, so the rows up to each time are counted
+        each = each.mutate(upto=each.n.sum().over(ibis.cumulative_window(order_by="timestamp")))
+        at = n - max(1, round(test * n)); first = lambda ok: each.timestamp.min(where=ok)
+        found = _one(self.con, each.agg(cut=first(each.upto > at), later=first(each.upto > each.n), low=each.timestamp.min()), self.pulled)
+        cut = pd.Timestamp(found["later"] or found["cut"] if found["cut"] == found["low"] else found["cut"]) # so many ties that nothing would be earlier
+        return self._parts(t, t.timestamp >= ibis.literal(cut, "timestamp"), kind="time", test=test, cut=str(cut))
 
 # %% ../nbs/00b_warehouse.ipynb #126a7c67
 def _ordered(t: ir.Table, positive) -> ir.Table:
@@ -382,7 +384,8 @@ class Warehouse(_LastOut):
         n = _one(self.con, each.agg(all=each.count(), able=each.count(where=each.n >= 2)), self.pulled)
         n_test = min(max(1, round(test * n["all"])), n["able"], n["all"] - 1)
         if n_test < 1: raise EmptyLogError("split_by_user needs two users, one of them with two positive events or more.")
-        last = _one(self.con, able.select("h").order_by("h").limit(1, offset=n_test - 1), self.pulled)["h"]
+        able = able.mutate(place=ibis.row_number().over(ibis.window(order_by=able.h)))
+        last = _one(self.con, able.agg(h=able.h.max(where=able.place < n_test)), self.pulled)["h"]
         chosen = (t.n >= 2) & (t.h <= last); columns = self.events.columns
         train, given, out = (self._with(t.filter(m).select(columns)) for m in (~chosen, chosen & ~t.held, chosen & t.held))
         out.given = given; _told(how, train, given, out)
@@ -415,7 +418,7 @@ def _roles(t: ir.Table, name: str, given: Mapping) -> dict[str, str]: # canonica
     if twice: raise DataError(f"{name}: column {twice[0]!r} is given two roles.")
     return {to: roles[r] for r, to in zip(given, ("user_id", "item_id", "timestamp", "event_type", "value")) if roles[r] is not None}
 
-_TAKEN = "p tie o unit begins first click new n rank late cut end ends h held own".split() # names that the splits use
+_TAKEN = "p tie o unit begins first click new n rank late cut end ends h held own upto place".split() # names that the splits use
 
 def _canonical(t: ir.Table, names: Mapping[str, str], keep: Sequence[str], name: str) -> ir.Table:
     "Only the columns of the roles, under their canonical names, and those to keep."
@@ -513,7 +516,7 @@ def read_table(
     "A Dataset that stays in its engine: checked there, split there, and fetched only where a model asks for it."
     if unknown not in ("raise", "drop"): raise ValueError(f"unknown must be 'raise' or 'drop', got {unknown!r}")
     o = dict(zip(_OURS, (table, database, users, items, user, item, timestamp, event, value, since, until, sample)))
-    source, o = _opened(source, o); con, log = _log(source, o["table"], o["database"]); pulled, name = Pulled(), name or log.get_name()
+    source, o = _opened(source, o); con, log = _log(source, o["table"], o["database"]); pulled, name = Pulled(), name or log.get_name().rpartition(".")[2]
     names = _roles(log, name, {r: o[r] for r in ("user", "item", "timestamp", "event", "value")})
     sides = {key: _side(con, _named(con, o[s], o["database"], s), key, names[key], pulled) for key, s in (("user_id", "users"), ("item_id", "items"))}
     t = _canonical(log if where is None else log.filter(where), names, keep, name)

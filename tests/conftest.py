@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import ibis
 import pytest
+from pandas.api.types import is_string_dtype
 
 PASSWORD = "s3cret/p@ss"
 
@@ -64,7 +65,8 @@ def pyspark():
     sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed: pip install 'recsys_nb[spark]'")
     if not (shutil.which("java") or os.environ.get("JAVA_HOME")): pytest.skip("PySpark needs Java (Debian: apt-get install default-jre-headless), and there is none here")
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.driver.host": "127.0.0.1", "spark.sql.session.timeZone": "UTC"}
+    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.driver.host": "127.0.0.1", "spark.sql.session.timeZone": "UTC",
+        "spark.sql.codegen.wholeStage": "false", "spark.sql.adaptive.enabled": "false"} # small tables: compiling takes longer than running
     builder = sql.SparkSession.builder.master("local[1]")
     for k, v in settings.items(): builder = builder.config(k, v)
     with tempfile.TemporaryDirectory() as folder:
@@ -75,5 +77,8 @@ def pyspark():
 
 def put(con, name, frame):
     "`frame` as the table `name` of an engine."
-    if con.name == "pyspark": con._session.createDataFrame(frame).createOrReplaceTempView(name); return con.table(name)
+    if con.name == "pyspark":
+        words = {c: s.astype(object).where(s.notna(), None) for c, s in frame.items() if is_string_dtype(s)} # Spark reads pandas's missing words as 'nan'
+        con._session.createDataFrame(frame.assign(**words)).createOrReplaceTempView(name)
+        return con.table(name)
     return con.create_table(name, frame, temp=con.name == "postgres", overwrite=True)
