@@ -42,6 +42,7 @@ from .embeddings import tsne_map
 from .metrics import MetricsError, compare, evaluate, ranker_metrics
 from .recommend import DLRMRanker, Recommender, TwoTowerRetriever
 from .simulate import World
+from .train import ProcessError, together
 
 # %% auto #0
 __all__ = ['Run', 'whole_folder', 'checksum', 'choose_split', 'new_pairs', 'headline', 'versions', 'main']
@@ -51,7 +52,7 @@ __all__ = ['Run', 'whole_folder', 'checksum', 'choose_split', 'new_pairs', 'head
 class Run:
     "One run: its options, its folder, and what the stages have found."
     options: argparse.Namespace # of the command line
-    folder: Path # written into; it gets its real name at the very end
+    folder: Path | None # written into; it gets its real name at the very end; None: another process prints and writes
     world: World | None = None # the truth, where the data is simulated
     data: Dataset | None = None # the whole log
     train: Dataset | None = None # what the models learn from
@@ -69,6 +70,7 @@ class Run:
         text: str, # one line
     ) -> None:
         "Print a line of progress, and keep it."
+        if self.folder is None: return
         line = f"[{time.monotonic() - self.start:6.1f} s] {text}"
         print(line, flush=True)
         with open(self.folder / "run.log", "a", encoding="utf-8") as f: f.write(line + "\n")
@@ -230,7 +232,7 @@ def _fitted(model: Callable, positives: Dataset, o: argparse.Namespace) -> tuple
 
 def _fit(run: Run) -> None:
     positives = run.train.positives()
-    for name, model in _baselines(run.options):
+    for name, model in _baselines(run.options) if run.folder else []:
         try: run.models[name], found = _fitted(model, positives, run.options)
         except (DataError, ImportError, TuneError) as e: run.skip(name, str(e)); continue
         if found: run.numbers.setdefault("tuned", {})[name] = found
@@ -390,13 +392,21 @@ def _save(run: Run) -> None:
     run.numbers = _plain(run.numbers); _json(run.folder / "metrics.json", run.numbers)
     (run.folder / "report.html").write_text(_report(run), encoding="utf-8")
 
-def _run(o: argparse.Namespace) -> int:
+def _lead(o: argparse.Namespace) -> None:
     "All stages, in order."
-    with _interruptible(), whole_folder(o.out, o.overwrite) as folder:
+    with whole_folder(o.out, o.overwrite) as folder:
         run = Run(o, folder); run.say(f"reading {o.data}")
         for stage in (_load, _explore, _split, _fit, _evaluate, _rank, _map, _experiment, _save): stage(run)
         run.say(run.numbers["headline"])
     print(f"report: {Path(o.out).expanduser().resolve() / 'report.html'}")
+
+def _follow(o: argparse.Namespace) -> None:
+    "What every other process does: train along."
+    run = Run(o, None)
+    for stage in (_load, _split, _fit): stage(run)
+
+def _run(o: argparse.Namespace) -> int:
+    with _interruptible(), together() as rank: (_follow if rank else _lead)(o)
     return 0
 
 # %% ../nbs/13_cli.ipynb #1450ea9a
@@ -543,5 +553,8 @@ def main(
     "The command line."
     o = _parser().parse_args(argv)
     try: return o.act(o)
-    except (DataError, MetricsError, OSError, ImportError) as e: print(f"recsys-nb: {e}", file=sys.stderr); return 2
+    except (DataError, MetricsError, OSError, ImportError, ProcessError) as e: print(f"recsys-nb: {e}", file=sys.stderr); return 2
     except KeyboardInterrupt: print("recsys-nb: interrupted; nothing was written", file=sys.stderr); return 130
+
+# %% ../nbs/13_cli.ipynb #a305599e
+if __name__ == "__main__" and "__file__" in globals(): sys.exit(main()) # not in the notebook

@@ -5,6 +5,8 @@
 # %% ../nbs/06_train.ipynb #597c11c0
 from __future__ import annotations
 
+import atexit
+import contextlib
 import hashlib
 import json
 import math
@@ -13,26 +15,32 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .two_tower import gather_rows
+
 # %% auto #0
-__all__ = ['pick_device', 'pick_precision', 'RowAdam', 'TrainResult', 'CheckpointError', 'train', 'overfit_one_batch']
+__all__ = ['pick_device', 'pick_precision', 'RowAdam', 'ProcessError', 'together', 'TrainResult', 'CheckpointError', 'train',
+           'overfit_one_batch']
 
 # %% ../nbs/06_train.ipynb #f717af31
 def pick_device(
-    device: str = "auto", # 'auto': the GPU if there is one, else the CPU; or what torch calls it, such as 'cpu' or 'cuda:1'
+    device: str = "auto", # 'auto': the GPU if there is one (on several processes a GPU each), else the CPU; or what torch calls it, such as 'cpu' or 'cuda:1'
 ) -> torch.device: # where to train
     "The device to train on."
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    if device != "auto": return torch.device(device)
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
 
 # %% ../nbs/06_train.ipynb #fe1c5e9e
 def pick_precision(
@@ -58,19 +66,24 @@ def _checked(data: dict[str, Tensor]) -> int:
     if len(set(rows.values())) > 1: raise ValueError(f"the tensors of data must have the same number of rows, got {rows}")
     return len(t)
 
-# %% ../nbs/06_train.ipynb #d67076bc
+# %% ../nbs/06_train.ipynb #5a88fd9d
 class _Resident:
     "A dict of tensors on the device, as a source of batches."
     def __init__(self, data: dict[str, Tensor], device: torch.device): self.n_rows, self.data = _checked(data), {name: t.to(device) for name, t in data.items()}
-    def steps(self, batch_size: int, world: int = 1) -> int: return -(-self.n_rows // batch_size)
+    def steps(self, batch_size: int, world: int = 1) -> int: return max(1, self.n_rows // batch_size + (self.n_rows % batch_size >= world))
     def fingerprint(self) -> str: return _digest(self.data)
 
     def batches(self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[dict[str, Tensor]]:
-        "All rows in the order of this seed and epoch."
-        torch.manual_seed(seed * 100_003 + epoch) # torch's own generator, which dropout then goes on with
-        for rows in torch.randperm(self.n_rows).to(next(iter(self.data.values())).device).split(batch_size):
+        "All rows in the order of this seed and epoch; of each batch the part of process `rank`."
+        torch.manual_seed(_seed(seed, epoch)) # torch's own generator, which dropout then goes on with
+        order = torch.randperm(self.n_rows).to(next(iter(self.data.values())).device); steps = self.steps(batch_size, world)
+        if rank: torch.manual_seed(_seed(seed, epoch, rank))
+        for step in range(steps): # the last takes what is left: more than a batch, if it were less than a row for each process
+            rows = order[step * batch_size:(step + 1) * batch_size if step + 1 < steps else None].tensor_split(world)[rank]
             yield {name: t.index_select(0, rows) for name, t in self.data.items()}
 
+# %% ../nbs/06_train.ipynb #c07dbb0b
+def _seed(seed: int, epoch: int, rank: int = 0) -> int: return seed * 100_003 + epoch + (rank << 40)
 
 def _source(data, device: torch.device):
     "What batches come from: a dict becomes resident, anything else has to have the members."
@@ -120,13 +133,72 @@ class RowAdam(torch.optim.Optimizer):
             p.index_copy_(0, rows, p.index_select(0, rows).addcmul_(g, step[:, None], value=-1)) # the rows are distinct: faster than index_add_
 
 # %% ../nbs/06_train.ipynb #0d1eeb3b
+def _tables(model: nn.Module) -> dict[int, nn.Parameter]:
+    "The weights of embeddings with sparse gradients, by their id()."
+    return {id(m.weight): m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse and m.weight.requires_grad}
+
+
 def _optimizers(model: nn.Module, lr: float, weight_decay: float, device: torch.device) -> list[torch.optim.Optimizer]:
     "AdamW for all parameters but those of sparse embeddings, RowAdam for these."
-    tables = {id(m.weight): m.weight for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag)) and m.sparse and m.weight.requires_grad}
+    tables = _tables(model)
     rest = [p for p in model.parameters() if p.requires_grad and id(p) not in tables]
     if not tables and not rest: raise ValueError("the model has no parameters that can be trained")
     dense = [torch.optim.AdamW(rest, lr=lr, weight_decay=weight_decay, fused=device.type in ("cpu", "cuda"))] if rest else []
     return dense + ([RowAdam(list(tables.values()), lr=lr)] if tables else [])
+
+# %% ../nbs/06_train.ipynb #7a856f0e
+def _place() -> tuple[int, int]:
+    "The rank of this process, and how many there are."
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+
+
+def _from_first(value):
+    "The `value` that the first process has, in all of them."
+    if _place()[1] == 1: return value
+    box = [value]; dist.broadcast_object_list(box, 0)
+    return box[0]
+
+# %% ../nbs/06_train.ipynb #b8cefb56
+class ProcessError(RuntimeError): "Another process has ended with an error, so this one ends, too; the message names it and the reason."
+
+
+@contextlib.contextmanager
+def together() -> Iterator[int]: # the rank of this process; 0 is the first, or the only one
+    "Join the processes that torchrun has started; when one of them ends with an error in this block, all do."
+    started = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and dist.is_available()
+    if started and not dist.is_initialized():
+        dist.init_process_group(timeout=timedelta(days=1)) # the others may wait while the first works alone; a lost connection ends the wait at once
+        atexit.register(_leave)
+    try: yield _place()[0]
+    except BaseException as e: _end_all(e); raise
+
+
+def _leave() -> None:
+    if dist.is_initialized(): dist.destroy_process_group()
+
+
+def _end_all(error: BaseException) -> None:
+    "Leave the group with a reason, if there is one; a ProcessError where another process was the first to do so."
+    rank, world = _place()
+    if world == 1: return
+    mine = f"process {rank} of {world} has ended with {type(error).__name__}: {error}"
+    first = dist.distributed_c10d._get_default_store().compare_set("recsys_nb/ended", "", mine).decode()
+    _leave()
+    if first != mine: raise ProcessError(first) from error
+
+# %% ../nbs/06_train.ipynb #0fd4b792
+def _share_gradients(model: nn.Module, value: Tensor, n: int) -> Tensor:
+    "From gradients of n times the loss `value` of n rows in each process, make those of the mean loss of all rows, in all processes; that loss."
+    tables = _tables(model); dense = [p for p in model.parameters() if p.requires_grad and id(p) not in tables]
+    zeros = [torch.zeros_like(p) if p.grad is None else p.grad for p in dense]
+    flat = torch.cat([*(g.flatten() for g in zeros), torch.stack([value.detach() * n, torch.full_like(value, n)])])
+    dist.all_reduce(flat); total = flat[-1].clone(); flat /= total
+    for p, g in zip(dense, flat.split([p.numel() for p in dense] + [2])): p.grad = g.view_as(p).to(p.dtype)
+    for p in tables.values():
+        grad = torch.sparse_coo_tensor(size=p.shape, device=p.device) if p.grad is None else p.grad
+        (rows, sums), _ = gather_rows(*(torch.cat(parts) for parts in zip(*_sums_by_row(grad))))
+        p.grad = torch.sparse_coo_tensor(rows[None], sums / total, p.shape, check_invariants=False)
+    return flat[-2]
 
 # %% ../nbs/06_train.ipynb #30841434
 def _stop_at_nan(losses: Tensor, epoch: int, steps: int) -> None:
@@ -137,26 +209,27 @@ def _stop_at_nan(losses: Tensor, epoch: int, steps: int) -> None:
 
 def _epoch(model: nn.Module, loss: Callable, data, optimizers: list, run: dict, epoch: int, bar: tqdm) -> float:
     "Go once through the batches of a source in a new order; the mean loss of an example."
-    model.train()
-    dev, steps, sizes = next(model.parameters()).device, data.steps(run["batch_size"]), []
+    model.train(); rank, world = _place(); size = run["batch_size"]
+    dev, steps, counts = next(model.parameters()).device, data.steps(size, world), []
     losses = torch.zeros(steps, device=dev)
-    torch.manual_seed(run["seed"] * 100_003 + epoch)
-    for step, batch in enumerate(data.batches(run["batch_size"], run["seed"], epoch)):
-        if step == steps: raise ValueError(f"data.batches gives more than the {steps} batches that data.steps({run['batch_size']}) says")
-        batch = {name: t.to(dev, non_blocking=True) for name, t in batch.items()}
-        sizes.append(len(next(iter(batch.values()))))
+    torch.manual_seed(_seed(run["seed"], epoch, rank))
+    for step, batch in enumerate(data.batches(size, run["seed"], epoch, rank, world)):
+        if step == steps: raise ValueError(f"data.batches gives more than the {steps} batches that data.steps({size}) says")
+        batch = {name: t.to(dev, non_blocking=True) for name, t in batch.items()}; counts.append(n := len(next(iter(batch.values()))))
         with torch.autocast(dev.type, torch.bfloat16, enabled=run["precision"] == "bf16"): value = loss(model, batch)
         if value.ndim: raise ValueError(f"loss(model, batch) must return one number, got shape {tuple(value.shape)}: add .mean()")
         for o in optimizers: o.zero_grad()
-        value.backward()
+        (value if world == 1 else value * n).backward()
+        if world > 1: value = _share_gradients(model, value, n)
         if run.get("clip_grad"): nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None and not p.grad.is_sparse], run["clip_grad"])
         for o in optimizers: o.step()
         losses[step] = value.detach()
         if step % 256 == 255 or step + 1 == steps: _stop_at_nan(losses[:step + 1], epoch, steps)
         bar.update()
-    if len(sizes) < steps: raise ValueError(f"data.batches gives {len(sizes)} batches, and data.steps({run['batch_size']}) says {steps}")
-    sizes = torch.tensor(sizes, dtype=torch.float64)
-    return (losses.cpu().double() @ sizes / sizes.sum()).item()
+    if len(counts) < steps: raise ValueError(f"data.batches gives {len(counts)} batches, and data.steps({size}) says {steps}")
+    counts = torch.tensor(counts, dtype=torch.float64)
+    if world > 1: dist.all_reduce(counts)
+    return (losses.cpu().double() @ counts / counts.sum()).item()
 
 # %% ../nbs/06_train.ipynb #afcf61bd
 def _validate(model: nn.Module, valid: Callable | None, monitor: str, epoch: int) -> dict[str, float]:
@@ -325,6 +398,35 @@ def _bar(steps: int, epochs: int, done: int, progress: bool) -> tqdm:
     "A progress bar over all steps of all epochs."
     return tqdm(total=epochs * steps, initial=done * steps, disable=not progress, unit="step")
 
+# %% ../nbs/06_train.ipynb #3a09c9df
+def _plateau(optimizers: list, plateau: tuple[float, int] | None, result: TrainResult) -> list:
+    "What lowers the learning rates, as it is after the epochs so far."
+    if plateau is None: return []
+    rates = [torch.optim.lr_scheduler.ReduceLROnPlateau(o, result.mode, plateau[0], plateau[1] - 1, threshold=0.) for o in optimizers] # torch counts the epochs that it lets pass
+    for r in rates:
+        for row in result.epochs: r.step(row[result.monitor])
+    return rates
+
+
+def _check_plateau(plateau: tuple[float, int] | None, patience: int | None) -> None:
+    "Raise a ValueError for one that cannot be, or that would never come."
+    if plateau is None: return
+    if len(plateau) != 2 or not 0 < plateau[0] < 1 or plateau[1] < 1: raise ValueError(f"plateau must be (factor, wait), a factor between 0 and 1 and at least one epoch, got {plateau}")
+    if patience and plateau[1] >= patience: raise ValueError(f"plateau waits {plateau[1]} epochs, but with patience={patience} the run has ended then: make patience larger, or None")
+
+# %% ../nbs/06_train.ipynb #38c8ad33
+def _begin(saved: _Checkpoints | None, model: nn.Module, data, optimizers: list, run: dict) -> tuple[list[dict], dict[str, Tensor]]:
+    "The epochs so far and the best weights."
+    epochs, best = saved.restore(model, optimizers) if saved else ([], {})
+    rank, world = _place()
+    if world == 1: return epochs, best
+    if min(run["batch_size"], data.n_rows) < world: raise ValueError(f"batch_size is {run['batch_size']} and data has {data.n_rows} rows: {world} processes need one each at least")
+    mine = run | {"rows": data.n_rows}; first, epochs, best, tensors, numbers = _from_first((mine, epochs, best, *_pack(model, optimizers)))
+    other = [f"{k} is {v} in process {rank} and {first.get(k)} in process 0" for k, v in mine.items() if first.get(k) != v]
+    if other: raise ValueError(f"all processes must be given the same, but {'; '.join(other)}")
+    _unpack(tensors | numbers, model, optimizers)
+    return epochs, best
+
 # %% ../nbs/06_train.ipynb #67b992ea
 def _warn_of_collapse(result: TrainResult, epochs: int = 3, within: float = .005) -> None:
     "Warn when a monitored AUC was near one half in each of the first `epochs` epochs."
@@ -348,6 +450,7 @@ def train(
     weight_decay: float = 0.0, # AdamW's, a step takes lr * weight_decay of each weight; tables with sparse gradients have none
     clip_grad: float | None = None, # scale each step's gradients down to this norm where theirs is larger; not those of sparse tables, whose steps have a length of their own
     patience: int | None = 3, # stop after so many epochs without a better one; None: never
+    plateau: tuple[float, int] | None = None, # (factor, wait): multiply lr by the factor after every `wait` epochs in a row without a better one
     seed: int = 0, # of the order of the examples and of dropout; torch's random numbers in `loss` follow it too
     device: str = "auto", # as in `pick_device`
     precision: str = "auto", # as in `pick_precision`
@@ -357,25 +460,28 @@ def train(
     progress: bool = True, # show a progress bar
 ) -> TrainResult: # all epochs, and which was best
     "Train by Adam with early stopping; the same seed and start give the same weights, with or without an interruption."
-    _check_counts(epochs=epochs, batch_size=batch_size, patience=patience)
+    _check_counts(epochs=epochs, batch_size=batch_size, patience=patience); _check_plateau(plateau, patience)
     if clip_grad is not None and not clip_grad > 0: raise ValueError(f"clip_grad must be more than 0, got {clip_grad}")
     dev = pick_device(device); data = _source(data, dev); model.to(dev)
     run = dict(batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed, precision=pick_precision(precision, dev), monitor=monitor, mode=_mode(monitor, mode))
-    run |= {k: v for k, v in dict(clip_grad=clip_grad, compile=compile).items() if v} # named where they are used
+    run |= {k: v for k, v in dict(clip_grad=clip_grad, compile=compile, plateau=plateau).items() if v} # named where they are used
     if compile: loss = torch.compile(loss, dynamic=False) # one graph for full batches, one for the last
     optimizers, result = _optimizers(model, lr, weight_decay, dev), TrainResult([], monitor, run["mode"], str(dev), run["precision"])
-    saved = None if folder is None else _Checkpoints(folder, run | _identity(model, data, optimizers))
-    if saved and not resume: saved.keep()
-    result.epochs, best = saved.restore(model, optimizers) if saved else ([], {})
-    with torch.random.fork_rng([dev] if dev.type == "cuda" else []), _bar(data.steps(batch_size), epochs, len(result.epochs), progress) as bar:
-        while len(result.epochs) < epochs and not _patience_over(result, patience):
-            epoch = len(result.epochs) + 1
-            row = {"epoch": epoch, "loss": _epoch(model, loss, data, optimizers, run, epoch, bar)}
-            result.epochs.append(row | _validate(model, valid, monitor, epoch))
-            _warn_of_collapse(result)
-            if result.best_epoch == epoch: best = {name: t.detach().clone() for name, t in model.state_dict().items()}
-            if saved: saved.save(model, optimizers, result.epochs, result.best_epoch)
-            bar.set_postfix({name: f"{v:.4g}" for name, v in result.epochs[-1].items()})
+    with together() as rank, torch.random.fork_rng([dev] if dev.type == "cuda" else []):
+        saved = None if folder is None or rank else _Checkpoints(folder, run | _identity(model, data, optimizers))
+        if saved and not resume: saved.keep()
+        result.epochs, best = _begin(saved, model, data, optimizers, run)
+        rates = _plateau(optimizers, plateau, result)
+        with _bar(data.steps(batch_size, _place()[1]), epochs, len(result.epochs), progress and not rank) as bar:
+            while len(result.epochs) < epochs and not _patience_over(result, patience):
+                epoch = len(result.epochs) + 1
+                row = {"epoch": epoch, "loss": _epoch(model, loss, data, optimizers, run, epoch, bar)} | ({"lr": optimizers[0].param_groups[0]["lr"]} if plateau else {})
+                result.epochs.append(row | _from_first(None if rank else _validate(model, valid, monitor, epoch)))
+                for r in rates: r.step(result.epochs[-1][monitor])
+                if not rank: _warn_of_collapse(result)
+                if result.best_epoch == epoch: best = {name: t.detach().clone() for name, t in model.state_dict().items()}
+                if saved: saved.save(model, optimizers, result.epochs, result.best_epoch)
+                bar.set_postfix({name: f"{v:.4g}" for name, v in result.epochs[-1].items()})
     model.load_state_dict(best); model.eval()
     return result
 

@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
 __all__ = ['T_RANGE', 'TwoTowerConfig', 'check_codes', 'Tower', 'history_weights', 'history_bag', 'Temperature', 'TwoTowerModel',
-           'sampled_softmax_loss', 'log_draw']
+           'gather_rows', 'sampled_softmax_loss', 'log_draw']
 
 # %% ../nbs/04_two_tower.ipynb #25b1a775
 T_RANGE = (0.01, 1.0) # bounds of a learnt temperature
@@ -295,6 +296,43 @@ class _SoftmaxInChunks(torch.autograd.Function):
         du, dv = ctx.saved_tensors
         return grad * du, grad * dv, None, None, None
 
+# %% ../nbs/04_two_tower.ipynb #4892ab2f
+class _RowsOfAll(torch.autograd.Function):
+    "The rows that all processes have, in the order of their ranks; `sizes` says how many each has."
+    @staticmethod
+    def forward(ctx, x, sizes):
+        ctx.sizes, most = sizes, max(sizes)
+        padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]).contiguous()
+        parts = [torch.empty_like(padded) for _ in sizes]
+        dist.all_gather(parts, padded)
+        return torch.cat([p[:n] for p, n in zip(parts, sizes)])
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        grad = grad.clone(memory_format=torch.contiguous_format); dist.all_reduce(grad)
+        return grad.split(ctx.sizes)[dist.get_rank()], None
+
+# %% ../nbs/04_two_tower.ipynb #d7575c82
+def gather_rows(
+    *columns: Tensor | None, # tensors with one number of rows, which need not be that of the other processes; what is None stays so
+) -> tuple[list[Tensor | None], int]: # the rows of all processes, in the order of their ranks; where the own ones begin
+    "Rows of all processes of torch's process group, with gradients; without a group those of this process."
+    n = {len(x) for x in columns if x is not None}
+    if len(n) != 1: raise ValueError(f"gather_rows needs tensors with one number of rows, got {sorted(n) or 'none'}.")
+    if not (dist.is_available() and dist.is_initialized()): return list(columns), 0
+    mine = torch.tensor([n.pop()], device=next(x.device for x in columns if x is not None))
+    sizes = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+    dist.all_gather(sizes, mine); sizes = torch.cat(sizes).tolist()
+    return [None if x is None else _RowsOfAll.apply(x, sizes) for x in columns], sum(sizes[:dist.get_rank()])
+
+# %% ../nbs/04_two_tower.ipynb #c10609aa
+def _columns_of_all(n: int, v: Tensor, *others: Tensor | None) -> tuple[list[Tensor | None], int]:
+    "The columns of all processes: n positives of this one and its share of the extra negatives after them, and so on. Where the own positives begin."
+    keep = torch.arange(len(v), device=v.device)
+    keep = torch.cat([keep[:n], keep[n + dist.get_rank()::dist.get_world_size()]])
+    return gather_rows(*(None if x is None else x[keep] for x in (v, *others)))
+
 # %% ../nbs/04_two_tower.ipynb #a8e8c6d4
 def sampled_softmax_loss(
     u: Tensor, # user vectors (B, d)
@@ -304,16 +342,17 @@ def sampled_softmax_loss(
     item_ids: Tensor | None = None, # codes of the items (B,): each distinct item becomes one column; None: every row is its own column
     extra: tuple[Tensor, Tensor | None, Tensor | None] | None = None, # negatives for all rows: vectors (N, d), log_q (N,), codes (N,)
 ) -> Tensor: # mean over the rows, a scalar
-    "Cross-entropy of each positive among the items of the batch, corrected for how these were drawn (Yi et al. 2019)."
+    "Cross-entropy of each positive among the items of the batch, corrected for how these were drawn (Yi et al. 2019); in training, the batch of all processes."
     if u.shape != v.shape: raise ValueError(f"u and v must have the same shape (B, d), got {tuple(u.shape)} and {tuple(v.shape)}.")
     if extra is not None: v, log_q, item_ids = [_append(*p) for p in zip(("vectors", "log_q", "item codes"), (v, log_q, item_ids), extra)]
-    _check_columns(log_q, item_ids, len(v))
-    columns, target = (slice(None), torch.arange(len(u), device=u.device)) if item_ids is None else _one_column_an_item(item_ids)
+    _check_columns(log_q, item_ids, len(v)); first = 0
+    if torch.is_grad_enabled() and dist.is_available() and dist.is_initialized(): (v, log_q, item_ids), first = _columns_of_all(len(u), v, log_q, item_ids)
+    columns, target = (slice(None), torch.arange(len(v), device=u.device)) if item_ids is None else _one_column_an_item(item_ids)
     if log_q is None: log_pi = torch.zeros(len(v), device=v.device)
     else: log_pi = log_q if item_ids is None else _log_inclusion(log_q, len(v))
     u, v, log_pi = u / temperature, v[columns], log_pi[columns]
     if torch.is_autocast_enabled(u.device.type): u, v = [x.to(torch.get_autocast_dtype(u.device.type)) for x in (u, v)] # once, not in each chunk
-    return _SoftmaxInChunks.apply(u, v, log_pi, target[:len(u)], 256)
+    return _SoftmaxInChunks.apply(u, v, log_pi, target[first:first + len(u)], 256)
 
 # %% ../nbs/04_two_tower.ipynb #27924e06
 def _append(name, batch, extra):
