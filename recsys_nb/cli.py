@@ -435,17 +435,17 @@ def _save(run: Run) -> None:
     if events is not None: lists = pd.concat([lists[~lists.user_id.isin(events.user_id)], model.recommend(k=o.k, events=events)], ignore_index=True)
     lists.to_parquet(run.folder / "recommendations.parquet"); run.say(f"recommendations for {lists.user_id.nunique():,} users")
     model.save(run.folder / "model"); run.say("model saved")
-    options = {k: v for k, v in vars(o).items() if k != "act"} | {"data": _shown(o.data)}
+    options = {k: v for k, v in vars(o).items() if k != "act"} | {"data": _without_password(o.data)}
     _json(run.folder / "config.json", {"options": options, "seed": o.seed, "data": run.numbers["data"], "versions": versions()})
     run.numbers = _plain(run.numbers); _json(run.folder / "metrics.json", run.numbers)
     (run.folder / "report.html").write_text(_report(run), encoding="utf-8")
 
-def _shown(data: str) -> str: return repr(_url(data)) if "://" in data else data # without a password
+def _without_password(data: str) -> str: return repr(_url(data)) if "://" in data else data # without a password
 
 def _lead(o: argparse.Namespace) -> None:
     "All stages, in order."
     with whole_folder(o.out, o.overwrite) as folder:
-        run = Run(o, folder); run.say(f"reading {_shown(o.data)}")
+        run = Run(o, folder); run.say(f"reading {_without_password(o.data)}")
         for stage in (_load, _explore, _split, _fit, _evaluate, _rank, _map, _experiment, _save): stage(run)
         run.say(run.numbers["headline"])
     print(f"report: {Path(o.out).expanduser().resolve() / 'report.html'}")
