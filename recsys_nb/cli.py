@@ -37,6 +37,7 @@ from matplotlib.figure import Figure
 from . import explore
 from .abtest import analyze, two_proportion_test
 from .baselines import ALS, BPR, EASE, ItemKNN, Popularity, TuneError, tune
+from .criteo import train_criteo
 from .data import (BaseRecommender, DataError, Dataset, EmptyLogError, load, split_by_time, split_by_user, split_leave_last_out, split_random)
 from .embeddings import tsne_map
 from .metrics import MetricsError, compare, evaluate, ranker_metrics
@@ -581,12 +582,23 @@ def _other_options(command: Callable) -> None: # `command(name, what it does, wh
     p.add_argument("--covariate", action="append", default=[], metavar="METRIC=BEFORE", help="the same from before the experiment, for CUPED, e.g. revenue=revenue_before")
     p.add_argument("--strata", action="append", default=[], metavar="COLUMN", help="stratify by what was known before"); p.add_argument("--segment", action="append", default=[], metavar="COLUMN", help="repeat the table by its values")
     p.add_argument("--correction", choices=("holm", "bh", "none"), default="holm", help="for several comparisons (default: holm)"); p.add_argument("--alpha", type=float, default=.05, help="significance level (default: 0.05)")
+    p = command("criteo", "train a DLRM on Criteo's click logs", _criteo)
+    p.add_argument("--data", required=True, metavar="FOLDER", help="files in Criteo's format, .gz or not; the last is the test"); p.add_argument("--out", required=True, help="folder of the results; the same command goes on from what is there")
+    p.add_argument("--negatives", type=float, default=1., help="share of the negatives to learn from (default: 1)"); p.add_argument("--min-count", type=_whole, default=10, help="rarer categories share a code (default: 10)")
+    p.add_argument("--buckets", type=_whole, help="hash each category into so many buckets instead"); p.add_argument("--dim", type=_whole, default=16, help="length of the embeddings (default: 16)")
+    p.add_argument("--epochs", type=_whole, default=1, help="(default: 1)"); p.add_argument("--batch-size", type=_whole, default=2048, help="(default: 2048)"); p.add_argument("--seed", type=int, default=0, help="(default: 0)")
     p = command("serve", "answer over HTTP", _serve)
     p.add_argument("--model", required=True, help="the --out of a run"); p.add_argument("--host", default="127.0.0.1"); p.add_argument("--port", type=int, default=8000)
     p = command("export", "write the models for other programs (ONNX)", _export)
     p.add_argument("--model", required=True, help="the --out of a run"); p.add_argument("--out", required=True, help="the folder to make")
 
 # %% ../nbs/13_cli.ipynb #f6ff7ccb
+def _criteo(o: argparse.Namespace) -> int:
+    names = ("negatives", "min_count", "buckets", "dim", "epochs", "batch_size", "seed")
+    with _interruptible(): found = train_criteo(o.data, o.out, **{k: getattr(o, k) for k in names}, progress=sys.stderr.isatty())
+    print(f"AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f} on {found['rows']:,.0f} rows of the last file; model and metrics: {Path(o.out).expanduser().resolve()}")
+    return 0
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("recsys-nb", description="From the event log to the A/B test.")
     parser.add_argument("--version", action="version", version=version("recsys_nb")); commands = parser.add_subparsers(required=True, metavar="COMMAND")

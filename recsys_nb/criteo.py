@@ -16,14 +16,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from sklearn.metrics import log_loss, roc_auc_score
 
 from .data import DataError, MissingColumnError
+from .dlrm import DLRM, DLRMConfig
 from .features import FeatureEncoder
-from .stream import EmptyFolderError, _by_number
+from .stream import EmptyFolderError, Examples, ParquetStream, _by_number, correct_logit, fit_batches
+from .train import train
 
 # %% auto #0
 __all__ = ['CRITEO_NUMBERS', 'CRITEO_CATEGORIES', 'CRITEO_COLUMNS', 'read_criteo', 'criteo_to_parquet', 'criteo_frame',
-           'criteo_encoder']
+           'criteo_encoder', 'train_criteo']
 
 # %% ../nbs/06c_criteo.ipynb #626d20de
 CRITEO_NUMBERS = tuple(f"I{i}" for i in range(1, 14)) # whole numbers
@@ -140,3 +146,45 @@ def criteo_encoder(
     "An encoder of the columns of `criteo_frame`."
     if buckets is None: return FeatureEncoder(categorical=CRITEO_CATEGORIES, numeric=CRITEO_NUMBERS, min_count=min_count)
     return FeatureEncoder(hashed=dict.fromkeys(CRITEO_CATEGORIES, buckets), numeric=CRITEO_NUMBERS)
+
+# %% ../nbs/06c_criteo.ipynb #dd121b22
+def _bce(model, b): return F.binary_cross_entropy_with_logits(model(b["dense"], b["sparse"]), b["y"])
+
+@torch.no_grad()
+def _judged(model: DLRM, stream: ParquetStream) -> dict[str, float]: # auc, log_loss, clicks, mean_prediction, rows
+    "A model on all rows of a stream."
+    device = next(model.parameters()).device
+    answers = [(b["y"], model(b["dense"].to(device), b["sparse"].to(device)).float().sigmoid().cpu()) for b in stream.in_order()]
+    y, p = (torch.cat(x).double().numpy() for x in zip(*answers))
+    return {"auc": roc_auc_score(y, p), "log_loss": log_loss(y, p), "clicks": y.mean(), "mean_prediction": p.mean(), "rows": len(y)}
+
+# %% ../nbs/06c_criteo.ipynb #499d800a
+def train_criteo(
+    data: str | Path, # a folder of two files or more in Criteo's format; the last is the test
+    folder: str | Path, # parquet files, checkpoints, encoder, model and metrics.json; a second call goes on from what is there
+    negatives: float = 1.0, # share of the negatives to learn from
+    min_count: int = 10, # as in `criteo_encoder`
+    buckets: int | None = None, # as in `criteo_encoder`
+    dim: int = 16, # length of the embeddings
+    hidden: int = 512, # width of the layers
+    epochs: int = 1, # times through the data
+    batch_size: int = 2048, # rows a step
+    lr: float = 1e-3, # learning rate
+    buffer_rows: int = 1_000_000, # rows that are mixed and held in memory
+    seed: int = 0, # of weights, order, and which negatives stay
+    progress: bool = False, # show a progress bar
+) -> dict[str, float]: # auc, log_loss, clicks (share), mean_prediction and rows of the last file
+    "Train a DLRM on all files but the last, and judge it on the last."
+    folder = Path(folder); made = criteo_to_parquet(data, folder / "parquet")
+    if len(made) < 2: raise DataError(f"{data} has one file, and the last file is the test: cut it in two or more by time, for instance with split -n l/7.")
+    encoder = fit_batches(criteo_encoder(min_count, buckets), map(criteo_frame, ParquetStream(made[:-1], dict).frames()))
+    encode = Examples(encoder, prepare=criteo_frame); first = ParquetStream(made[:-1], encode, buffer_rows=buffer_rows)
+    torch.manual_seed(seed)
+    model = DLRM(DLRMConfig(sparse_cardinalities=encoder.cardinalities, sparse_embedding_dim=dim, num_dense_features=len(CRITEO_NUMBERS),
+        bottom_mlp_dims=[hidden, dim], top_mlp_dims=[hidden, 1]))
+    train(model, _bce, first if negatives == 1 else first.downsample(negatives, seed=seed), epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, folder=folder / "checkpoints", progress=progress)
+    with torch.no_grad(): model.top[-1].bias.copy_(correct_logit(model.top[-1].bias, negatives))
+    found = {k: float(v) for k, v in _judged(model, ParquetStream(made[-1:], encode)).items()}
+    encoder.save(folder, "encoder"); save_file({k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "model.json").write_text(json.dumps(model.config.to_dict())); (folder / "metrics.json").write_text(json.dumps(found, indent=1))
+    return found
