@@ -131,7 +131,7 @@ def whole_folder(
         if out.exists(): out.rename(old)
         part.rename(out)
     except BaseException as e:
-        stay = (part / _KEPT).exists() and not (isinstance(e, KeyboardInterrupt) and e.args != (signal.SIGTERM,))
+        stay = any(p.is_file() for p in (part / _KEPT).rglob("*")) and not (isinstance(e, KeyboardInterrupt) and e.args != (signal.SIGTERM,))
         if stay: print(f"what was done is kept in {part}: the same command goes on from there", file=sys.stderr)
         elif part.exists(): shutil.rmtree(part)
         raise
