@@ -43,7 +43,11 @@ def shop(tmp_path_factory):
 @pytest.mark.parametrize("sign, left", [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
 def test_interrupted_run_leaves_nothing_and_a_terminated_one_what_it_can_go_on_from(tmp_path, sign, left):
     p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
-    wait_for(p, "training"); time.sleep(.3); p.send_signal(sign)
+    wait_for(p, "training")
+    for _ in range(600): # until there is a checkpoint to go on from
+        if list(tmp_path.glob("out.partial-*/kept/*/retriever/epoch-*.safetensors")): break
+        time.sleep(.1)
+    p.send_signal(sign)
     _, err = p.communicate(timeout=60)
     assert p.returncode == 130 and "interrupted" in err and "Traceback" not in err and ("kept in" in err) == left
     assert [f.name for f in tmp_path.iterdir()] == [f"out.partial-{p.pid}"] * left
