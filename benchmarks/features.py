@@ -3,7 +3,8 @@
     python benchmarks/features.py [EVENTS]      default 1_000_000; 10_000_000 takes some minutes; 100_000_000 leaves out pandas
 
 Two tasks: the two feature tables (all four ways), and the features of users at EVENTS / 10 moments (DuckDB's SQL by a join of moments and events, and
-recsys_nb). The same features, which must agree. Each way runs in a process of its own, three times, interleaved; the fastest counts.
+recsys_nb). The tables come from two shops: one as the seed draws it, grown, and one with a milder tail, of which the moments are taken too.
+The same features, which must agree. Each way runs in a process of its own, three times, interleaved; the fastest counts.
 Polars is a peer and no requirement: pip install polars.
 """
 import importlib.util, json, subprocess, sys, tempfile, threading, time
@@ -17,21 +18,23 @@ COLUMNS = ["user_id", "item_id", "event_type", "timestamp"]
 WINDOWS = [1, 7, 30, None]
 
 
-def log(n, seed=0, start=0, users=None):
-    "A log with a long tail: n / 20 users (at most 500,000), 5,000 items."
-    rng, users = np.random.default_rng(seed), users or min(n // 20 + 1, 500_000)
-    names = lambda kind, codes, size: pd.Series(pd.Categorical.from_codes(codes, [f"{kind}_{i}" for i in range(size)])).astype("str")
-    return pd.DataFrame({"user_id": names("user", rng.integers(0, users, n), users), "item_id": names("item", (5000 * rng.random(n) ** 3).astype(int), 5000),
+def log(n, total, seed=0, start=0, shop="long tail"):
+    "A part of a log of `total` events: of the seed's shop (total / 10 users, total / 20 items, Zipf) or a milder tail (total / 20 users, at most 500,000; 5,000 items)."
+    rng = np.random.default_rng(seed)
+    users, items = (total // 10, total // 20) if shop == "seed's shop" else (min(total // 20 + 1, 500_000), 5000)
+    item = np.minimum(rng.zipf(2, n), items) - 1 if shop == "seed's shop" else (items * rng.random(n) ** 3).astype(int)
+    names = lambda kind, codes: pd.Series(codes).astype("str").radd(f"{kind}_")
+    return pd.DataFrame({"user_id": names("user", rng.integers(0, users, n)), "item_id": names("item", item),
         "event_type": rng.choice(["view", "click", "add_cart", "purchase"], n, p=[.5, .3, .15, .05]),
         "timestamp": (pd.Timestamp("2024-01-01") + pd.to_timedelta(start + np.arange(n), "s")).astype("datetime64[us]")})
 
 
-def write(folder, n):
+def write(folder, n, shop):
     "events.parquet, a million rows a time, and moments.parquet: every tenth event's user and time."
     import pyarrow as pa, pyarrow.parquet as pq
-    writers, size, users = {}, 1_000_000, min(n // 20 + 1, 500_000)
+    writers, size = {}, 1_000_000
     for j in range(0, n, size):
-        part = log(min(size, n - j), j, j, users)
+        part = log(min(size, n - j), n, j, j, shop)
         for name, t in {"events": part, "moments": part[::10][["user_id", "timestamp"]].rename(columns={"timestamp": "as_of"})}.items():
             table = pa.Table.from_pandas(t, preserve_index=False)
             if name not in writers: writers[name] = pq.ParquetWriter(f"{folder}/{name}.parquet", table.schema)
@@ -74,7 +77,7 @@ def tables_recsys_nb(folder):
     import ibis
     from recsys_nb.features import item_features, user_features
     con = ibis.duckdb.connect(memory_limit=LIMIT); events = con.read_parquet(f"{folder}/events.parquet")
-    return con.to_pandas(user_features(events)), con.to_pandas(item_features(events))
+    return [con.to_pyarrow(f(events)).to_pandas() for f in (user_features, item_features)]
 
 
 def moments_duckdb(folder):
@@ -95,12 +98,12 @@ def moments_recsys_nb(folder):
     from recsys_nb.features import point_in_time, standard_features
     con = ibis.duckdb.connect(memory_limit=LIMIT)
     features = [f for f in standard_features("user_id", WINDOWS) if f.how not in ("rate", "row")]
-    return [con.to_pandas(point_in_time(con.read_parquet(f"{folder}/events.parquet"), con.read_parquet(f"{folder}/moments.parquet"), features))]
+    return [con.to_pyarrow(point_in_time(con.read_parquet(f"{folder}/events.parquet"), con.read_parquet(f"{folder}/moments.parquet"), features)).to_pandas()]
 
 
 def one(way, folder):
     "Runs in a process of its own; memory is what the work adds to the imports, sampled each 10 ms."
-    import psutil, recsys_nb.features # in all, not timed
+    import psutil, duckdb, ibis.backends.duckdb, recsys_nb.features # in all, not timed
     if way.endswith("polars"): import polars
     run, me, done = globals()[way], psutil.Process(), threading.Event()
     rss = [me.memory_info().rss]
@@ -130,7 +133,9 @@ if __name__ == "__main__":
     if len(sys.argv) > 2: print(json.dumps(one(*sys.argv[1:3]))); sys.exit()
     n = int(float(sys.argv[1].replace("_", ""))) if len(sys.argv) > 1 else 1_000_000
     peers = ["polars"] if importlib.util.find_spec("polars") else print("polars is not installed: left out") or []
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        write(folder, n)
-        compare("tables", [*(["pandas"] if n <= 10_000_000 else []), *peers, "duckdb", "recsys_nb"], n, folder, 3 if n <= 1_000_000 else 1)
-        compare("moments", ["duckdb", "recsys_nb"], n, folder, 3 if n <= 1_000_000 else 1)
+    times = 3 if n <= 1_000_000 else 1
+    for shop in ("seed's shop", "long tail"):
+        with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
+            write(folder, n, shop); print(shop)
+            compare("tables", [*(["pandas"] if n <= 10_000_000 else []), *peers, "duckdb", "recsys_nb"], n, folder, times)
+            if shop == "long tail": compare("moments", ["duckdb", "recsys_nb"], n, folder, times)

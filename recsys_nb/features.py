@@ -19,6 +19,7 @@ import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import torch
 from ibis import _ as col
 from ibis.common.deferred import Deferred
@@ -60,6 +61,17 @@ def _define(events: ir.Table, key: str, ids: ir.Table | None, counts: dict, kind
     return table.order_by(key)
 
 # %% ../nbs/03_features.ipynb #45fa60c5
+def _table(frame: pd.DataFrame) -> ir.Table:
+    "The frame as an Ibis table, with the types that Arrow finds: Ibis' own search reads an option that pandas 3 deprecates."
+    def kind(c):
+        try: return pa.Schema.from_pandas(frame[[c]], preserve_index=False).field(0)
+        except pa.ArrowException as e: raise TypeError(f"column {c!r} mixes types ({e}); make it all text or all numbers, e.g. with .astype(str).") from e
+    return ibis.memtable(frame, schema=ibis.Schema.from_pyarrow(pa.schema([kind(c) for c in frame])))
+
+def _frame(table: ir.Table, con=None) -> pd.DataFrame:
+    "The table's rows as a frame, through Arrow: Ibis' to_pandas makes a list of Python objects of every column with missing values."
+    return (con.to_pyarrow(table) if con else table.to_pyarrow()).to_pandas()
+
 _KINDS = {"view": "view", "click": "click", "purchase": "purchase"}
 
 def _event_names(given: Mapping | None, columns: Sequence[str]) -> dict[str, list[str]]:
@@ -81,13 +93,13 @@ def _features(events, key: str, as_of, event_names, ids, counts: Callable, kinds
         if c not in events.columns: raise MissingColumnError(f"the events have no column {c!r}; they have {list(events.columns)}.")
     names = _event_names(event_names, events.columns)
     if ids is not None and not isinstance(ids, ir.Table):
-        ids = ibis.memtable(pd.DataFrame({key: ids[key] if isinstance(ids, pd.DataFrame) else ids}))
+        ids = _table(pd.DataFrame({key: ids[key] if isinstance(ids, pd.DataFrame) else ids}))
     def define(t):
         t = _before(t, as_of); t = t.filter(t[key].notnull())
         return _define(t, key, ids, counts(t), {c: names[k] for c, k in kinds.items()}, rate)
     if isinstance(events, ir.Table): return define(events)
     con = ibis.duckdb.connect()
-    try: return con.to_pandas(define(ibis.memtable(events[[c for c in ("user_id", "item_id", "event_type", "timestamp") if c in events]])))
+    try: return _frame(define(_table(events[[c for c in ("user_id", "item_id", "event_type", "timestamp") if c in events]])), con)
     finally: con.disconnect()
 
 # %% ../nbs/03_features.ipynb #520adcaf
@@ -296,8 +308,8 @@ def point_in_time(
     if isinstance(events, ir.Table): return _point_in_time(events, moments, features, items)
     keys, con = list(dict.fromkeys(f.key for f in features)), ibis.duckdb.connect()
     asked = moments[keys].assign(as_of=_utc(moments.as_of), row=np.arange(len(moments))).rename_axis(None)
-    try: found = con.to_pandas(_point_in_time(ibis.memtable(events.assign(timestamp=_utc(events.timestamp))), ibis.memtable(asked), features,
-        None if items is None else ibis.memtable(items)).order_by("row"))
+    try: found = _frame(_point_in_time(_table(events.assign(timestamp=_utc(events.timestamp))), _table(asked), features,
+        None if items is None else _table(items)).order_by("row"), con)
     finally: con.disconnect()
     return pd.concat([moments, found[[f.name for f in features]].set_axis(moments.index)], axis=1)
 
@@ -327,7 +339,7 @@ def learn_priors(
         if frame: moments = events[[key]].dropna().drop_duplicates().assign(as_of=t)
         else: moments = events.select(key).distinct().mutate(as_of=ibis.literal(t).cast(events.timestamp.type()))
         totals = point_in_time(events, moments, inputs, items)
-        totals = totals if frame else totals.to_pandas()
+        totals = totals if frame else _frame(totals)
         priors |= {f.name: (*_beta(*[totals[n].to_numpy(float) for n in f.expr], f.name), t) for f in rates}
     return [replace(f, prior=priors.get(f.name)) for f in features]
 
