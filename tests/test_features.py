@@ -112,14 +112,8 @@ def test_every_engine(engine, request):
     moments = moments[moments.as_of >= "2024-03-10"]
     table = {}
     for name, frame in {"events": events, "moments": moments, "prices": prices}.items():
-<<<<<<< HEAD
         table[name] = put(con, name, frame)
-    got = con.to_pandas(point_in_time(table["events"], table["moments"], features, table["prices"])).sort_values("row")
-=======
-        if engine == "pyspark": con._session.createDataFrame(frame).createOrReplaceTempView(name); table[name] = con.table(name)
-        else: table[name] = con.create_table(name, frame, temp=engine == "postgres")
     got = fetch(point_in_time(table["events"], table["moments"], features, table["prices"])).sort_values("row")
->>>>>>> wip-features
     want = point_in_time(events, moments, features, prices)
     close(got[[f.name for f in features]].reset_index(drop=True), want[[f.name for f in features]].reset_index(drop=True))
     for f in [user_features, item_features]: close(fetch(f(table["events"], "2024-03-20")), f(events, "2024-03-20"))
