@@ -171,13 +171,18 @@ def together() -> Iterator[int]: # the rank of this process; 0 is the first, or 
     started = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and dist.is_available()
     if started and not dist.is_initialized():
         dist.init_process_group(timeout=timedelta(days=1)) # the others may wait while the first works alone; a lost connection ends the wait at once
-        atexit.register(_leave)
+        atexit.register(_leave_together)
     try: yield _place()[0]
     except BaseException as e: _end_all(e); raise
 
 
 def _leave() -> None:
     if dist.is_initialized(): dist.destroy_process_group()
+
+
+def _leave_together() -> None: # at a good end: one that goes first may abort another
+    if dist.is_initialized(): dist.barrier()
+    _leave()
 
 
 def _end_all(error: BaseException) -> None:
