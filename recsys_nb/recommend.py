@@ -203,14 +203,14 @@ class _TowerModel(_TowerSettings):
 # %% ../nbs/09_recommend.ipynb #eeff2096
 def _log_prior(
     train: Dataset, # positives, with times if there is a half_life
+    taken: np.ndarray, # how often each item was, (n_items,)
     half_life: float | None = None, # days
     demand: float = 1.0, # w
     debias: float = 0.0, # λ
 ) -> np.ndarray: # float32, one number an item
     "w (log p' - λ log p), without log p' where there is no half_life: what the logits of items gain in service."
-    def share(days): n = Popularity(days).fit(train).popularity; return n / n.sum()
-    p = share(None).clip(1 / len(train))
-    late = np.ones(1) if half_life is None else (share(half_life) + .1 * p) / 1.1
+    p, late = (taken / taken.sum()).clip(1 / len(train)), np.ones(1)
+    if half_life is not None: now = Popularity(half_life).fit(train).popularity; late = (now / now.sum() + .1 * p) / 1.1
     return (demand * (np.log(late) - debias * np.log(p))).astype(np.float32)
 
 # %% ../nbs/09_recommend.ipynb #80bd823f
@@ -226,7 +226,7 @@ class _TowerTraining(_TowerModel):
         s = {k: self.settings[k] for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
         self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
         self._to("cpu"); del self.positives, self.log_probabilities
-        self.log_prior = _log_prior(train, self.half_life, self.demand, self.debias)
+        self.log_prior = _log_prior(train, self.popularity, self.half_life, self.demand, self.debias)
         self._finish()
 
     def _held_out(self, h: Histories) -> np.ndarray:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .data import DataError, MissingColumnError
 from .features import FeatureEncoder, _build, _Buckets, _Categories, _distinct, _Hashed, _numbers, _Scaled, _Tags
-from .train import _checked, _digest, _seed
+from .train import _checked, _digest, _seed, _steps
 
 # %% auto #0
 __all__ = ['EmptyFolderError', 'SchemaError', 'sample_negatives', 'ParquetStream', 'Examples', 'fit_batches',
@@ -105,8 +105,6 @@ def _ahead(pieces: Iterator) -> Iterator:
             yield piece
 
 # %% ../nbs/06b_stream.ipynb #59090e56
-def _steps(rows: int, batch: int, world: int) -> int: return max(1, rows // batch + (rows % batch >= world)) # as in `train`
-
 def _share(rows: int, batch: int, rank: int, world: int) -> tuple[int, list[int]]: # the first row of this process, and its rows in each step
     "What a process gets of the rows of an epoch."
     if min(rows, batch) < world: raise ValueError(f"{world} processes need a row each in a batch, but there are {rows:,} rows and batch_size is {batch:,}")

@@ -70,10 +70,12 @@ def _checked(data: dict[str, Tensor]) -> int:
     return len(t)
 
 # %% ../nbs/06_train.ipynb #5a88fd9d
+def _steps(rows: int, batch: int, world: int) -> int: return max(1, rows // batch + (rows % batch >= world)) # the last batch has a row for each process
+
 class _Resident:
     "A dict of tensors on the device, as a source of batches."
     def __init__(self, data: dict[str, Tensor], device: torch.device): self.n_rows, self.data = _checked(data), {name: t.to(device) for name, t in data.items()}
-    def steps(self, batch_size: int, world: int = 1) -> int: return max(1, self.n_rows // batch_size + (self.n_rows % batch_size >= world))
+    def steps(self, batch_size: int, world: int = 1) -> int: return _steps(self.n_rows, batch_size, world)
     def fingerprint(self) -> str: return _digest(self.data)
 
     def batches(self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1) -> Iterator[dict[str, Tensor]]:
