@@ -29,8 +29,9 @@ def processed() -> Path:
 
 
 def tidied(text: str) -> str:
-    "A processed notebook without links to private names, which have no place on the pages, and without the empty signatures of errors."
+    "A processed notebook without links to private names, which have no place on the pages, or within signatures, and without the empty signatures of errors."
     text = re.sub(r"\[(`_\w[^`]*`)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r'^ *"(?:    |def |\)).*$', lambda line: re.sub(r"\[(`[^`]*`)\]\([^)]*\)", r"\1", line[0]), text, flags=re.M)
     return re.sub(r'"```python\\n",\s*"def \w+\(\\n",\s*" *\*args, \*\*kwargs\\n",\s*"\):\\n",\s*"```\\n",', "", text)
 
 
