@@ -90,7 +90,7 @@ def moments_duckdb(folder):
     columns += [f"epoch(m.as_of - max(e.timestamp) FILTER ({k})) / 86400 user_days_since_{n}" for n, k in
         [("event", "TRUE"), ("purchase", "e.event_type = 'purchase'")]]
     return [con.sql(f"SELECT m.user_id, m.as_of, {', '.join(columns)} FROM '{folder}/moments.parquet' m LEFT JOIN '{folder}/events.parquet' e "
-        "ON e.user_id = m.user_id AND e.timestamp < m.as_of GROUP BY 1, 2").df()]
+        "ON e.user_id = m.user_id AND e.timestamp < m.as_of GROUP BY 1, 2").to_arrow_table().to_pandas()]
 
 
 def moments_recsys_nb(folder):

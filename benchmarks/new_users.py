@@ -1,19 +1,21 @@
 """Somebody who came after training, known by a few events, against the same person trained in.
 
-    OMP_NUM_THREADS=1 python benchmarks/new_users.py [--data movielens-100k or PATH] [--events 5] [--seeds 5]
+    OMP_NUM_THREADS=1 python benchmarks/new_users.py [--data movielens-100k or PATH] [--events 5] [--seeds 5] [--cache FOLDER]
 
 A tenth of the users is held out. Their first positives (ratings of 4 and more, where there are ratings) are given as events to a retriever that has
 never met them; another retriever has these events, and only these, in its training log. Both are judged on all that these users took later, among all
 items but the given ones.
 """
 import argparse
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from recsys_nb.data import load
 from recsys_nb.metrics import compare, evaluate
 from recsys_nb.recommend import TwoTowerRetriever
+
+from retrieval import CACHE, read
 
 
 def parts(ds, events, seed):
@@ -39,9 +41,9 @@ if __name__ == "__main__":
     parser.add_argument("--data", default="movielens-100k")
     parser.add_argument("--events", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cache", type=Path, default=CACHE)
     args = parser.parse_args()
-    ds = load(args.data)
-    if ds.positive is None and "value" in ds.interactions: ds = load(args.data, positive=4.0)
+    ds = read(args.data, args.cache)
     found = [one(ds, args.events, seed) for seed in range(args.seeds)]
     for new, known in found: print(f"{len(new.per_user)} users: NDCG@10 {new['ndcg@10']:.4f} by events, {known['ndcg@10']:.4f} trained in; {compare(known, new).to_frame().iloc[0][['difference', 'low', 'high']].round(4).to_dict()}")
     a, b = np.mean([[new["ndcg@10"], known["ndcg@10"]] for new, known in found], axis=0)

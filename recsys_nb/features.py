@@ -202,12 +202,32 @@ def _parts(e: ir.Table, f: Feature) -> dict[str, ir.Value]:
     "The columns that are added up or compared over time: first what comes in, last what goes out; each named by its own text, 'sum ...'."
     v, text = _bind(e, f), str(f.expr)
     if f.how == "since": return {f"max {text} seconds": ibis.ifelse(v, e.at.truncate("s").epoch_seconds(), None)}
-    if f.how != "distinct": return {f"{f.how} {text}": _float(v)}
+    if f.how != "distinct": return {f"{f.how} {text}": v if f.how == "sum" and v.type().is_boolean() else _float(v)}
     same = ibis.window(group_by=[e[f.key], v], order_by=e.at)
     before, after, w = e.at.lag().over(same), e.at.lead().over(same), _days(f.window or 0)
     opens, closes = (before.isnull(), None) if f.window is None else (before.isnull() | (e.at > before + w), after.isnull() | (after > e.at + w))
     parts = {f"sum {text} opens {f.window}": opens, **({f"sum {text} closes {f.window}": closes} if f.window else {})}
-    return {t: _float(v.notnull() & x) for t, x in parts.items()}
+    return {t: v.notnull() & x for t, x in parts.items()}
+
+# %% ../nbs/03_features.ipynb #3bc3654a
+_BASE = 2 ** 26 # two counts below it fit into one float: the high one times it, and the low one
+
+def _packed(parts: dict[str, ir.Value]) -> tuple[dict[str, ir.Value], dict[str, tuple[str, str]]]:
+    "The columns to run over, under short names (PostgreSQL cuts long ones), and where each part is found: its column, and 'all', 'low' or 'high'. Flags are added up in pairs."
+    flags = [t for t, v in parts.items() if v.type().is_boolean()]
+    columns, place = {f"{t.split()[0]}{j}": parts[t] for j, t in enumerate(parts) if t not in flags}, {}
+    for t, c in zip([t for t in parts if t not in flags], [*columns]): place[t] = c, "all"
+    for j, t in enumerate(flags):
+        c, one = f"sum_{j // 2}", _BASE if j % 2 else 1
+        place[t], v = (c, "high" if j % 2 else "low"), ibis.ifelse(parts[t], _float(ibis.literal(one)), _float(ibis.literal(0)))
+        columns[c] = columns[c] + v if j % 2 else v
+    return columns, place
+
+def _unpacked(total: ir.Value, how: str) -> ir.Value:
+    "A part's own total."
+    if how == "all": return total
+    total = total.fill_null(0.); high = _float((total / _BASE).floor())
+    return high if how == "high" else total - high * _BASE
 
 # %% ../nbs/03_features.ipynb #b3fb82cc
 def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> tuple[ir.Table, Callable]:
@@ -216,16 +236,15 @@ def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Featu
     m = moments.select(key, "as_of").distinct().filter(lambda t: t[key].notnull() & t.as_of.notnull())
     e = events.mutate(at=events.timestamp).semi_join(m, key) # the histories of others are not needed
     parts = {f.name: _parts(e, f) for f in features if f.how not in ("rate", "row")}
-    short = {text: f"c{j}" for j, text in enumerate({t: 0 for p in parts.values() for t in p})} # PostgreSQL cuts long names
-    e = e.select(key, "at", side=ibis.literal(1, "int8"), edge=ibis.null("int8"), as_of=ibis.null(e.at.type()),
-        **{short[t]: v for p in parts.values() for t, v in p.items()})
+    columns, place = _packed({t: v for p in parts.values() for t, v in p.items()})
+    e = e.select(key, "at", side=ibis.literal(1, "int8"), edge=ibis.null("int8"), as_of=ibis.null(e.at.type()), **columns)
     edges = [m.select(key, at=m.as_of - _days(w) if w else m.as_of, side=ibis.literal(0, "int8"), edge=ibis.literal(j, "int8"), as_of=m.as_of,
-        **{c: ibis.null(e[c].type()) for c in short.values()}) for j, w in enumerate(windows)] # side 0: before the events of the same time
+        **{c: ibis.null(e[c].type()) for c in columns}) for j, w in enumerate(windows)] # side 0: before the events of the same time
     both = ibis.union(e, *edges)
     over = ibis.window(group_by=key, order_by=["at", "side"], preceding=None, following=0)
-    both = both.select(key, "edge", "as_of", **{c: getattr(both[c], t.split()[0])().over(over) for t, c in short.items()})
+    both = both.select(key, "edge", "as_of", **{c: getattr(both[c], c[:3])().over(over) for c in columns})
     both = both.filter(both.edge.notnull())
-    read = lambda text, w: both[short[text]].max(where=both.edge == windows.index(w))
+    def read(text, w): return _unpacked(both[place[text][0]].max(where=both.edge == windows.index(w)), place[text][1])
     def value(f):
         first, last = [*parts[f.name]][0], [*parts[f.name]][-1]
         if f.how not in ("sum", "distinct"): return read(first, None)
@@ -300,7 +319,7 @@ def point_in_time(
     features: Sequence[Feature], # e.g. standard_features("user_id") + standard_features("item_id")
     items: pd.DataFrame | ir.Table | None = None, # one row an item_id: columns joined to the events, such as a price; default: those of the Dataset
 ) -> pd.DataFrame | ir.Table: # the moments with a column a feature; a frame keeps the order and index of its rows
-    "What was known of a user or item just before each moment: only events strictly before `as_of` count."
+    "What was known of a user or item just before each moment: only events strictly before `as_of` count; exact up to 2**26 (67 million) events a key."
     if isinstance(events, Dataset): events, items = events.interactions, events.items if items is None else items
     if isinstance(events, pd.DataFrame) != isinstance(moments, pd.DataFrame):
         raise TypeError(f"events is a {type(events).__name__} and moments a {type(moments).__name__}; give frames or Ibis tables, both alike.")
