@@ -8,7 +8,8 @@ peak resident set beyond imports and data. `small`: 10 tables of 100 rows, dim 6
 The naive loop: a DataLoader of rows, a table a feature, a Python loop over the pairs, Adam. torch-rechub has no DLRM: its EmbeddingLayer and its CTRTrainer train this one. FuxiCTR: the DLRM of its
 own layers, by BaseModel.fit. Both get num_workers=0, so that the time of loading counts for them as it does for the others. FLOPs are those of the products: each weight of a linear layer and each
 of the pairs' products is used once forward and twice backward; the first layer has no gradient of its input. The roofline is the rate of 1024 x 1024 products that each process measures
-after its training (float32: by MKL or oneDNN, whichever is faster). Compiled runs begin with an empty cache of the compiler.
+after its training (float32: by MKL or oneDNN, whichever is faster); the rate of the model's own products alone stands beside it. Compiled runs begin with an empty cache of the compiler.
+Without `--keep-memory` all run as a user starts them: the peers with the allocator as it is, ours with what `train` itself asks of it.
 """
 from __future__ import annotations
 
@@ -40,6 +41,9 @@ KEEP = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "10000
 
 
 def layers(dim: int) -> list[tuple[int, int]]: return [(D, 512), (512, 256), (256, dim), (dim + S * (S + 1) // 2, 512), (512, 256), (256, 1)]
+
+
+def load() -> str: return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def flops(dim: int) -> int:
@@ -186,20 +190,22 @@ def compare(args, folder: Path, part: str) -> None:
         python = peer_python(args.peers, name, module, packages)
         if isinstance(python, str): missing[name] = python
         else: contenders[name] = (python, name.replace("torch-", ""), short, *shape)
-    runs = {name: [] for name in contenders}
+    runs, busy = {name: [] for name in contenders}, load()
     for _ in range(args.repeats):
         for name, command in contenders.items():
             with tempfile.TemporaryDirectory() as cache: runs[name].append(run(__file__, *command, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache} | (KEEP if args.keep_memory else {})))
     f = flops(shape[1]); rates, every = {name: median(r, "rate") for name, r in runs.items()}, sum(runs.values(), [])
     bases = {"naive": rates.get("naive loop"), "best peer": max((rates[n] for n in PACKAGES if n in rates), default=None)}
     print(f"\n{S} tables of {shape[0]:,} rows, dim {shape[1]}, batch {B:,}, {f / 1e6:.2f} MFLOP a sample; median (least-most) of {args.repeats}")
+    print(f"Memory: {'all contenders keep what they free, in pages of 2 MB' if args.keep_memory else 'the default allocator for all'}. "
+        f"Cores: {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 'any'} of {os.cpu_count()}, load {busy} before and {load()} after")
     print(f"One core, 1024 x 1024 products: {median(every, 'fp32'):.0f} GFLOP/s in fp32, {median(every, 'bf16'):.0f} in bf16; "
         f"the products of a step and nothing else in bf16: {median(every, 'step'):.0f}")
-    print(f"{'':20}{'samples/s':>26}{'MB':>7}{'GFLOP/s':>9}{'of roofline':>13}{'first step, s':>15}" + "".join(f"{'to ' + name:>14}" for name, base in bases.items() if base))
+    print(f"{'':20}{'samples/s':>26}{'MB (most)':>15}{'GFLOP/s':>9}{'of roofline':>13}{'first step, s':>15}" + "".join(f"{'to ' + name:>14}" for name, base in bases.items() if base))
     for name, r in runs.items():
         spread = f"({min(x['rate'] for x in r):,.0f}-{max(x['rate'] for x in r):,.0f})"
         share = statistics.median(x["rate"] * f / 1e9 / x["bf16" if "bf16" in name else "fp32"] for x in r)
-        print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f}{rates[name] * f / 1e9:>9.1f}{share:>13.1%}{median(r, 'first'):>15.1f}"
+        print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f} {'(' + format(max(x['memory'] for x in r), ',.0f') + ')':>7}{rates[name] * f / 1e9:>9.1f}{share:>13.1%}{median(r, 'first'):>15.1f}"
             + "".join(f"{rates[name] / base:>14.2f}" for base in bases.values() if base))
     for name, why in missing.items(): print(f"{name}: not installable: {why}")
 
