@@ -1,6 +1,6 @@
 """Training a DLRM: samples a second, peak memory and the share of the roofline, against a naive loop and the trainers of torch-rechub and FuxiCTR; with large tables; and whether bf16 is as good.
 
-    python benchmarks/ranking.py [--parts small large quality] [--steps 40] [--repeats 3] [--seeds 3] [--keep-memory] [--peers FOLDER]
+    python benchmarks/ranking.py [--parts small large quality] [--steps 40] [--repeats 3] [--seeds 3] [--memory default kept] [--peers FOLDER]
 
 Every run is a process of its own on one thread, all contenders in turn, `--repeats` times; times are CPU seconds of the steps after the first five, medians over the repetitions. Memory is the
 peak resident set beyond imports and data. `small`: 10 tables of 100 rows, dim 64, 13 numbers, bottom 512-256-64, top 512-256-1, batch 2,048. `large`: 10 tables of 1,000,000 rows, dim 16, bottom
@@ -8,7 +8,9 @@ peak resident set beyond imports and data. `small`: 10 tables of 100 rows, dim 6
 The naive loop: a DataLoader of rows, a table a feature, a Python loop over the pairs, Adam. torch-rechub has no DLRM: its EmbeddingLayer and its CTRTrainer train this one. FuxiCTR: the DLRM of its
 own layers, by BaseModel.fit. Both get num_workers=0, so that the time of loading counts for them as it does for the others. FLOPs are those of the products: each weight of a linear layer and each
 of the pairs' products is used once forward and twice backward; the first layer has no gradient of its input. The roofline is the rate of 1024 x 1024 products that each process measures
-after its training (float32: by MKL or oneDNN, whichever is faster). Compiled runs begin with an empty cache of the compiler.
+after its training (float32: by MKL or oneDNN, whichever is faster); the rate of the model's own products alone stands beside it. Compiled runs begin with an empty cache of the compiler.
+`small` and `large` run twice. `default`: as a user starts them, the peers with the allocator as it is, ours with what `train` itself asks of it. `kept`: all keep the memory that they free, in pages of
+2 MB, which saves page faults and misses of the TLB, and helps dense Adam on large tables most.
 """
 from __future__ import annotations
 
@@ -40,6 +42,9 @@ KEEP = {"MALLOC_TRIM_THRESHOLD_": "1000000000", "MALLOC_MMAP_THRESHOLD_": "10000
 
 
 def layers(dim: int) -> list[tuple[int, int]]: return [(D, 512), (512, 256), (256, dim), (dim + S * (S + 1) // 2, 512), (512, 256), (256, 1)]
+
+
+def load() -> str: return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
 
 
 def flops(dim: int) -> int:
@@ -176,6 +181,10 @@ def worker(role: str, path: str, *rest: str) -> None:
 
 
 def compare(args, folder: Path, part: str) -> None:
+    for kept in args.memory: compare_with(KEEP if kept == "kept" else {}, args, folder, part)
+
+
+def compare_with(env: dict, args, folder: Path, part: str) -> None:
     shape, (long, short) = SHAPES[part], (folder / "long.npz", folder / "short.npz")
     make(long, shape[0], args.steps); make(short, shape[0], WARM + 8 if part == "small" else WARM + 3) # the others are slow
     contenders = {"ours fp32": (sys.executable, "ours", long, *shape, "fp32"), "ours bf16": (sys.executable, "ours", long, *shape, "bf16"),
@@ -186,20 +195,22 @@ def compare(args, folder: Path, part: str) -> None:
         python = peer_python(args.peers, name, module, packages)
         if isinstance(python, str): missing[name] = python
         else: contenders[name] = (python, name.replace("torch-", ""), short, *shape)
-    runs = {name: [] for name in contenders}
+    runs, busy = {name: [] for name in contenders}, load()
     for _ in range(args.repeats):
         for name, command in contenders.items():
-            with tempfile.TemporaryDirectory() as cache: runs[name].append(run(__file__, *command, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache} | (KEEP if args.keep_memory else {})))
+            with tempfile.TemporaryDirectory() as cache: runs[name].append(run(__file__, *command, env=os.environ | {"TORCHINDUCTOR_CACHE_DIR": cache} | env))
     f = flops(shape[1]); rates, every = {name: median(r, "rate") for name, r in runs.items()}, sum(runs.values(), [])
     bases = {"naive": rates.get("naive loop"), "best peer": max((rates[n] for n in PACKAGES if n in rates), default=None)}
     print(f"\n{S} tables of {shape[0]:,} rows, dim {shape[1]}, batch {B:,}, {f / 1e6:.2f} MFLOP a sample; median (least-most) of {args.repeats}")
+    print(f"Memory: {'all contenders keep what they free, in pages of 2 MB' if env else 'the default allocator for all'}. "
+        f"Cores: {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else 'any'} of {os.cpu_count()}, load {busy} before and {load()} after")
     print(f"One core, 1024 x 1024 products: {median(every, 'fp32'):.0f} GFLOP/s in fp32, {median(every, 'bf16'):.0f} in bf16; "
         f"the products of a step and nothing else in bf16: {median(every, 'step'):.0f}")
-    print(f"{'':20}{'samples/s':>26}{'MB':>7}{'GFLOP/s':>9}{'of roofline':>13}{'first step, s':>15}" + "".join(f"{'to ' + name:>14}" for name, base in bases.items() if base))
+    print(f"{'':20}{'samples/s':>26}{'MB (most)':>15}{'GFLOP/s':>9}{'of roofline':>13}{'first step, s':>15}" + "".join(f"{'to ' + name:>14}" for name, base in bases.items() if base))
     for name, r in runs.items():
         spread = f"({min(x['rate'] for x in r):,.0f}-{max(x['rate'] for x in r):,.0f})"
         share = statistics.median(x["rate"] * f / 1e9 / x["bf16" if "bf16" in name else "fp32"] for x in r)
-        print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f}{rates[name] * f / 1e9:>9.1f}{share:>13.1%}{median(r, 'first'):>15.1f}"
+        print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f} {'(' + format(max(x['memory'] for x in r), ',.0f') + ')':>7}{rates[name] * f / 1e9:>9.1f}{share:>13.1%}{median(r, 'first'):>15.1f}"
             + "".join(f"{rates[name] / base:>14.2f}" for base in bases.values() if base))
     for name, why in missing.items(): print(f"{name}: not installable: {why}")
 
@@ -240,7 +251,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=tuple(parts))
     for name, default in (("steps", 40), ("repeats", 3), ("seeds", 3)): parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--peers", type=Path, default=PEERS, help="where the peers' venvs are made, and found again")
-    parser.add_argument("--keep-memory", action="store_true", help="all contenders keep freed memory, in pages of 2 MB (glibc), which saves page faults and misses of the TLB")
+    parser.add_argument("--memory", nargs="+", choices=("default", "kept"), default=("default", "kept"), help="the allocator as it is, or all contenders keep freed memory, in pages of 2 MB (glibc)")
     args = parser.parse_args()
     if args.steps < WARM + 5: parser.error(f"--steps must be at least {WARM + 5}, got {args.steps}")
     if args.seeds < 2: parser.error(f"--seeds must be at least 2, got {args.seeds}")

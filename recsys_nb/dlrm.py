@@ -5,7 +5,7 @@
 # %% ../nbs/05_dlrm.ipynb #7b0f3577
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -76,23 +76,41 @@ def interact(
     "The dot products of the pairs of vectors of each example (Naumov et al. 2019)."
     return (T @ T.transpose(1, 2)).flatten(1).index_select(1, pairs)
 
+# %% ../nbs/05_dlrm.ipynb #13aef7df
+def _as_it_is(schema: str, fake: Callable) -> Callable:
+    "Decorate a function of tensors, with its schema, so that the compiler calls it and does not look inside; `fake` makes an empty result."
+    def decorate(f):
+        op = torch.library.custom_op(f"recsys_nb::{f.__name__}", f, mutates_args=(), schema=schema)
+        op.register_fake(fake)
+        return lambda *args: (op if torch.compiler.is_compiling() else f)(*args)
+    return decorate
+
+# %% ../nbs/05_dlrm.ipynb #28020609
+@_as_it_is("(Tensor T, Tensor pairs, bool first) -> Tensor", lambda T, pairs, first: T.new_empty(len(T), T.shape[2] * first + len(pairs)))
+def _first_and_dots(T, pairs, first):
+    dots = (T @ T.transpose(1, 2)).flatten(1).gather(1, pairs.expand(len(T), -1)) # in bf16 faster than index_select
+    return torch.cat([T[:, 0], dots], 1) if first else dots
+
+
+@_as_it_is("(Tensor grad, Tensor T, Tensor spread, bool first) -> Tensor", lambda grad, T, spread, first: torch.empty_like(T))
+def _first_and_dots_backward(grad, T, spread, first):
+    d, n = T.shape[2] * first, T.shape[1]
+    out = (grad[:, d:] @ spread.to(grad.dtype)).view(-1, n, n) @ T
+    if first: out[:, 0] += grad[:, :d]
+    return out
+
 # %% ../nbs/05_dlrm.ipynb #27698cd3
 class _FirstAndDots(torch.autograd.Function):
     "The first vector where `first` is set, and the dot products of `interact`, with a gradient in one product."
     @staticmethod
     def forward(ctx, T: Tensor, pairs: Tensor, spread: Tensor, first: bool) -> Tensor:
         ctx.save_for_backward(T, spread); ctx.first = first
-        dots = (T @ T.transpose(1, 2)).flatten(1).gather(1, pairs.expand(len(T), -1)) # in bf16 faster than index_select
-        return torch.cat([T[:, 0], dots], 1) if first else dots
+        return _first_and_dots(T, pairs, first)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        T, spread = ctx.saved_tensors
-        d, n = T.shape[2] * ctx.first, T.shape[1]
-        out = (grad[:, d:] @ spread.to(grad.dtype)).view(-1, n, n) @ T
-        if ctx.first: out[:, 0] += grad[:, :d]
-        return out, None, None, None
+        return _first_and_dots_backward(grad, *ctx.saved_tensors, ctx.first), None, None, None
 
 # %% ../nbs/05_dlrm.ipynb #98b618bd
 class DotInteraction(nn.Module):
@@ -189,16 +207,30 @@ def _type_of_products(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
+_ONEDNN = {torch.float32: torch.backends.mkldnn.is_available(), torch.bfloat16: torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()}
+_ONEDNN = {dtype for dtype, can in _ONEDNN.items() if can} # what it multiplies on this machine
+
+
 def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     "Whether oneDNN can multiply them."
-    dtype, fits = _type_of_products(weight), len(x) > 0 and x.shape[1:] == weight.shape[1:]
-    if weight.device.type != "cpu" or not fits or not torch.backends.mkldnn.is_available(): return False
-    return dtype == torch.float32 or dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return weight.device.type == "cpu" and len(x) > 0 and x.shape[1:] == weight.shape[1:] and _type_of_products(weight) in _ONEDNN
+
+
+@_as_it_is("(Tensor x, Tensor w, Tensor? b, bool relu) -> Tensor", lambda x, w, b, relu: x.new_empty(len(x), len(w)))
+def _linear(x, w, b, relu):
+    "A linear layer by oneDNN, and a ReLU in the same pass."
+    return torch.ops.mkldnn._linear_pointwise(x, w, b, "relu" if relu else "none", [], "")
 
 
 def _product(a: Tensor, b: Tensor) -> Tensor:
     "`a @ b` by oneDNN."
-    return a @ b if a.dtype == torch.bfloat16 else torch.ops.mkldnn._linear_pointwise(a, b.T, None, "none", [], "")
+    return a @ b if a.dtype == torch.bfloat16 else _linear(a, b.T, None, False)
+
+
+def _through_relu(g: Tensor, out: Tensor, in_place: bool) -> Tensor:
+    "The gradient before a ReLU, of `g` after it; the compiler decides for itself what it does in place."
+    if torch.compiler.is_compiling(): return torch.ops.aten.threshold_backward(g, out, 0)
+    return torch.ops.aten.threshold_backward.grad_input(g, out, 0, grad_input=g if in_place else torch.empty_like(g))
 
 
 class _Layers(torch.autograd.Function):
@@ -207,7 +239,7 @@ class _Layers(torch.autograd.Function):
     def forward(ctx, x: Tensor, last: bool, *parameters: Tensor) -> Tensor:
         weights, biases = ([p.to(x.dtype) for p in parameters[k::2]] for k in (0, 1)); outs = [x]
         ctx.relu = [True] * (len(weights) - 1) + [last]
-        for w, b, relu in zip(weights, biases, ctx.relu): outs.append(torch.ops.mkldnn._linear_pointwise(outs[-1], w, b, "relu" if relu else "none", [], ""))
+        for w, b, relu in zip(weights, biases, ctx.relu): outs.append(_linear(outs[-1], w, b, relu))
         ctx.save_for_backward(*weights, *outs)
         return outs[-1]
 
@@ -217,8 +249,7 @@ class _Layers(torch.autograd.Function):
         n, grads = len(ctx.relu), []
         weights, outs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
         for i in reversed(range(n)):
-            mine = torch.empty_like(g) if i == n - 1 else g # the gradient that came in stays as it is
-            if ctx.relu[i]: g = torch.ops.aten.threshold_backward.grad_input(g, outs[i + 1], 0, grad_input=mine)
+            if ctx.relu[i]: g = _through_relu(g, outs[i + 1], in_place=i < n - 1)
             grads = [_product(g.T, outs[i]), g.sum(0), *grads]
             g = _product(g, weights[i]) if i or ctx.needs_input_grad[0] else None
         return g, None, *grads
@@ -233,7 +264,7 @@ class _MLP(nn.Sequential):
         self.last, self.dropout = last, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dropout or torch.compiler.is_compiling() or not _by_onednn(x, self[0].weight): return super().forward(x)
+        if self.dropout or torch.compiler.is_exporting() or not _by_onednn(x, self[0].weight): return super().forward(x)
         return _Layers.apply(x.to(_type_of_products(self[0].weight)), self.last, *self.parameters())
 
 # %% ../nbs/05_dlrm.ipynb #7c2bd2ab

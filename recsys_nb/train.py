@@ -58,6 +58,11 @@ def pick_precision(
     flags = info.read_text().split() if device.type == "cpu" and info.exists() else []
     return "bf16" if {"avx512_bf16", "amx_bf16"} & set(flags) else "fp32"
 
+# %% ../nbs/06_train.ipynb #57a26981
+def _keep_freed_memory() -> None:
+    "From now on glibc keeps up to 64 MB of freed memory for what comes next."
+    torch.empty(2 ** 25 - 2 ** 16, dtype=torch.uint8)
+
 # %% ../nbs/06_train.ipynb #5d9693c3
 def _checked(data: dict[str, Tensor]) -> int:
     "The number of rows that all the tensors have."
@@ -500,7 +505,7 @@ def train(
     "Train by Adam with early stopping; the same seed and start give the same weights, with or without an interruption."
     _check_counts(epochs=epochs, batch_size=batch_size, patience=patience); _check_plateau(plateau, patience)
     if clip_grad is not None and not clip_grad > 0: raise ValueError(f"clip_grad must be more than 0, got {clip_grad}")
-    dev = pick_device(device); data = _source(data, dev); model.to(dev)
+    _keep_freed_memory(); dev = pick_device(device); data = _source(data, dev); model.to(dev)
     run = dict(batch_size=batch_size, lr=lr, weight_decay=weight_decay, seed=seed, precision=pick_precision(precision, dev), monitor=monitor, mode=_mode(monitor, mode))
     run |= {k: v for k, v in dict(clip_grad=clip_grad, compile=compile, plateau=plateau).items() if v} # named where they are used
     if compile: loss = torch.compile(loss, dynamic=False) # one graph for full batches, one for the last

@@ -1,5 +1,6 @@
 "What no reader wants in the chapter: a training process killed in the middle of an epoch goes on to the same weights."
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -109,3 +110,18 @@ def test_rows_left_out_are_made_up_for():
                 w.data -= .01 * w.grad / ((v / (1 - .99 ** t)).sqrt() + 1e-8)[:, None]
         return tables
     for a, b in zip(steps(sparse=True), steps(sparse=False)): torch.testing.assert_close(a, b, rtol=0, atol=2e-5)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc's malloc")
+def test_freed_memory_is_kept_for_the_next_step():
+    code = """
+        import resource, sys, torch
+        from recsys_nb.train import _keep_freed_memory
+        if sys.argv[1] == "kept": _keep_freed_memory()
+        faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        def step(): [torch.ones(2 ** 18) for _ in range(20)] # 20 MB, freed together
+        step(); before = faults()
+        for _ in range(20): step()
+        print(faults() - before)"""
+    kept, not_kept = (int(subprocess.run([sys.executable, "-c", textwrap.dedent(code), how], capture_output=True, text=True, check=True).stdout) for how in ("kept", "not"))
+    assert kept < not_kept / 4
