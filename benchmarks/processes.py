@@ -1,6 +1,9 @@
 """Training of the retriever and of the ranker by one process and by two, on one machine: seconds of the clock and of the processors, and the metrics of the same test data, seed by seed.
 
-`python benchmarks/processes.py [--users 2000 --items 1000 --events 40000 --seeds 3]`
+`python benchmarks/processes.py [--users 2000 --items 1000 --events 40000 --seeds 5 --epochs 0]`
+
+With `--epochs N` both models train exactly N epochs, so that early stopping does not decide. A seed gives both runs the same start and the same batches;
+what differs is what the second process draws: dropout and hidden parts of histories. So the differences of the metrics are taken seed by seed.
 """
 from __future__ import annotations
 
@@ -11,9 +14,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
+from scipy import stats
 
 from recsys_nb.cli import new_pairs
 from recsys_nb.data import split_by_time
@@ -35,7 +40,7 @@ def worker(o, seed: int):
     "Fit both models; the first process prints what came out as JSON."
     torch.set_num_threads(1)
     train, test = split_by_time(simulate(o.users, o.items, o.events, seed=1))
-    both = Recommender(TwoTowerRetriever(seed=seed), DLRMRanker(seed=seed)); out = {}
+    s = dict(seed=seed) | (dict(epochs=o.epochs, patience=o.epochs) if o.epochs else {}); both = Recommender(TwoTowerRetriever(**s), DLRMRanker(**s)); out = {}
     with together() as rank:
         for name, fit in [("retriever", lambda: both.retriever.fit(train.positives())), ("ranker", lambda: both.ranker.fit(train, both.retriever))]:
             out[f"{name} wall"], out[f"{name} CPU"] = clocked(fit); out[f"{name} epochs"] = len(getattr(both, name).result.epochs)
@@ -56,16 +61,23 @@ def run(processes: int, seed: int, words: list[str]) -> dict:
 
 def main():
     p = argparse.ArgumentParser(); p.add_argument("--worker", type=int)
-    for name, n in [("users", 2000), ("items", 1000), ("events", 40_000), ("seeds", 3)]: p.add_argument(f"--{name}", type=int, default=n)
-    o = p.parse_args(); words = [w for name in ("users", "items", "events") for w in (f"--{name}", str(getattr(o, name)))]
+    for name, n in [("users", 2000), ("items", 1000), ("events", 40_000), ("seeds", 5), ("epochs", 0)]: p.add_argument(f"--{name}", type=int, default=n)
+    o = p.parse_args(); words = [w for name in ("users", "items", "events", "epochs") for w in (f"--{name}", str(getattr(o, name)))]
     if o.worker is not None: return worker(o, o.worker)
     print(f"torch {torch.__version__}, {os.cpu_count()} processors, {o.users:,} users, {o.items:,} items, {o.events:,} events; one thread a process", flush=True)
-    df = pd.DataFrame([run(n, seed, words) for seed in range(o.seeds) for n in (1, 2)])
+    rows = []
+    for seed in range(o.seeds):
+        for n in (1, 2): rows.append(run(n, seed, words)); print(rows[-1], file=sys.stderr, flush=True)
+    df = pd.DataFrame(rows)
     print(df.set_index(["processes", "seed"]).sort_index().round(4).to_string())
-    mean, metrics = df.groupby("processes").mean(), ["NDCG@10", "AUC"]; one = df[df.processes == 1][metrics]
+    mean, metrics = df.groupby("processes").mean(), ["NDCG@10", "AUC"]
     for name in ("retriever", "ranker"):
         print(f"{name}: two processes take {mean.loc[2, f'{name} wall'] / mean.loc[1, f'{name} wall']:.2f} of the time and {mean.loc[2, f'{name} CPU'] / mean.loc[1, f'{name} CPU']:.2f} of the CPU seconds of one")
-    for m in metrics: print(f"{m}: one {mean.loc[1, m]:.4f}, from {one[m].min():.4f} to {one[m].max():.4f} over seeds; two {mean.loc[2, m]:.4f} (difference {mean.loc[2, m] - mean.loc[1, m]:+.4f})")
+    for m in metrics:
+        d = df.pivot(index="seed", columns="processes", values=m); gap = d[2] - d[1]
+        half = stats.t.ppf(.975, len(d) - 1) * gap.std() / np.sqrt(len(d)) if len(d) > 1 else np.nan
+        print(f"{m}: one {d[1].mean():.4f}, from {d[1].min():.4f} to {d[1].max():.4f} over seeds; two {d[2].mean():.4f}, from {d[2].min():.4f} to {d[2].max():.4f}; "
+            f"difference seed by seed {gap.mean():+.4f}, 95% interval {gap.mean() - half:+.4f} to {gap.mean() + half:+.4f}")
 
 
 if __name__ == "__main__": main()

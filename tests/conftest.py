@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 import ibis
+import pyarrow as pa
 import pytest
-from pandas.api.types import is_string_dtype
 
 PASSWORD = "s3cret/p@ss"
 
@@ -76,9 +76,9 @@ def pyspark():
 
 
 def put(con, name, frame):
-    "`frame` as the table `name` of an engine."
+    "`frame` as the table `name` of an engine, through Arrow: from a frame, Ibis and Spark ask an option of pandas that is deprecated, once a column."
+    table = pa.Table.from_pandas(frame, preserve_index=False)
     if con.name == "pyspark":
-        words = {c: s.astype(object).where(s.notna(), None) for c, s in frame.items() if is_string_dtype(s)} # Spark reads pandas's missing words as 'nan'
-        con._session.createDataFrame(frame.assign(**words)).createOrReplaceTempView(name)
+        con._session.createDataFrame(table).createOrReplaceTempView(name)
         return con.table(name)
-    return con.create_table(name, frame, temp=con.name == "postgres", overwrite=True)
+    return con.create_table(name, table, temp=con.name == "postgres", overwrite=True)

@@ -110,6 +110,25 @@ def errors(folder: Path, rank: int):
         except Exception as e: (folder/f"{name} {rank}").write_text(f"{type(e).__name__}: {e}")
 
 
+def killed_while_writing(folder: Path, rank: int):
+    "The first, between the writing of epoch 3 and its renaming; the second is then in epoch 4."
+    replace = os.replace
+    def f(a, b): Path(b).name.startswith("epoch-00003") and os.kill(os.getpid(), signal.SIGKILL); replace(a, b)
+    os.replace = f
+    ranker(4, folder)
+
+
+def to_the_end(folder: Path, rank: int):
+    steps = []
+    model, _ = ranker(4, folder, step=lambda: steps.append(1))
+    save_file(dict(model.state_dict()), folder.parent/f"{len(steps)} steps {rank}.safetensors")
+
+
+def torchrun(case: str, folder: Path) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, case, folder],
+                          env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
+
+
 def two(case: str, folder: Path, timeout: float = 300) -> list[int]:
     "Two processes that do `case`; their exit codes."
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(7)]; ports = [str(s.getsockname()[1]) for s in sockets]
@@ -159,6 +178,19 @@ def test_checkpoints_cross_over(done):
     model, epochs = ranker(4, done/"from two", step=lambda: steps.append(1))
     assert len(steps) == 2 * 10 and len(epochs) == 4 # it did not start over
     close(model.state_dict(), expected)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(done, tmp_path):
+    "Two processes under torchrun, one killed: to the last bit the weights of two that nothing has happened to."
+    folder = tmp_path/"run"; r = torchrun("killed_while_writing", folder)
+    assert r.returncode != 0 and "Signal 9 (SIGKILL)" in r.stderr, r.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["epoch-00001.safetensors", "epoch-00002.safetensors", "epoch-00003.unfinished"]
+    r = torchrun("to_the_end", folder)
+    assert r.returncode == 0, r.stderr
+    assert sorted(p.name for p in folder.iterdir()) == ["epoch-00003.safetensors", "epoch-00004.safetensors"]
+    for rank in (0, 1):
+        weights, whole = load_file(tmp_path/f"20 steps {rank}.safetensors"), load_file(done/f"ranker {rank}.safetensors") # two epochs of ten steps were left
+        assert weights.keys() == whole.keys() and all(torch.equal(weights[n], whole[n]) for n in whole)
 
 
 def test_metrics_are_within_the_spread_of_seeds(done):

@@ -165,7 +165,7 @@ def test_features_and_batches(con):
     frame = events(4); put(con, "events", frame); features = standard_features("user_id")
     here, there = (split_by_time(ds)[0] for ds in (Dataset(frame), load(con, table="events"))); at = pd.Timestamp("2024-03-03")
     moments = there.events.select("user_id").distinct().mutate(as_of=ibis.literal(at, "timestamp"))
-    got = con.to_pandas(point_in_time(there.events, moments, features)).sort_values("user_id", ignore_index=True)
+    got = con.to_pyarrow(point_in_time(there.events, moments, features)).to_pandas().sort_values("user_id", ignore_index=True)
     want = point_in_time(here.interactions, here.interactions[["user_id"]].drop_duplicates().sort_values("user_id", ignore_index=True).assign(as_of=at), features)
     assert_frame_equal(got[list(want)], want, check_dtype=False, rtol=1e-9)
     before = there.pulled.rows
