@@ -160,7 +160,7 @@ def _judged(model: DLRM, stream: ParquetStream) -> dict[str, float]: # auc, log_
 
 # %% ../nbs/06c_criteo.ipynb #499d800a
 def train_criteo(
-    data: str | Path, # a folder of two files or more in Criteo's format; the last is the test
+    data: str | Path, # a file or a folder in Criteo's format; the last file, or the last fifth of a single one, is the test
     folder: str | Path, # parquet files, checkpoints, encoder, model and metrics.json; a second call goes on from what is there
     negatives: float = 1.0, # share of the negatives to learn from
     min_count: int = 10, # as in `criteo_encoder`
@@ -173,18 +173,20 @@ def train_criteo(
     buffer_rows: int = 1_000_000, # rows that are mixed and held in memory
     seed: int = 0, # of weights, order, and which negatives stay
     progress: bool = False, # show a progress bar
-) -> dict[str, float]: # auc, log_loss, clicks (share), mean_prediction and rows of the last file
-    "Train a DLRM on all files but the last, and judge it on the last."
+) -> dict[str, float]: # auc, log_loss, clicks (share), mean_prediction and rows of the test
+    "Train a DLRM on all files but the last (of one file: on what comes before its last fifth), and judge it on the rest."
     folder = Path(folder); made = criteo_to_parquet(data, folder / "parquet")
-    if len(made) < 2: raise DataError(f"{data} has one file, and the last file is the test: cut it in two or more by time, for instance with split -n l/7.")
-    encoder = fit_batches(criteo_encoder(min_count, buckets), map(criteo_frame, ParquetStream(made[:-1], dict).frames()))
-    encode = Examples(encoder, prepare=criteo_frame); first = ParquetStream(made[:-1], encode, buffer_rows=buffer_rows)
+    def parts(encode): # training and test, in order of time
+        of = lambda files: ParquetStream(files, encode, buffer_rows=buffer_rows)
+        return (of(made[:-1]), of(made[-1:])) if len(made) > 1 else of(made).split_last()
+    encoder = fit_batches(criteo_encoder(min_count, buckets), map(criteo_frame, parts(dict)[0].frames()))
+    first, last = parts(Examples(encoder, prepare=criteo_frame))
     torch.manual_seed(seed)
     model = DLRM(DLRMConfig(sparse_cardinalities=encoder.cardinalities, sparse_embedding_dim=dim, num_dense_features=len(CRITEO_NUMBERS),
         bottom_mlp_dims=[hidden, dim], top_mlp_dims=[hidden, 1]))
     train(model, _bce, first if negatives == 1 else first.downsample(negatives, seed=seed), epochs=epochs, batch_size=batch_size, lr=lr, seed=seed, folder=folder / "checkpoints", progress=progress)
     with torch.no_grad(): model.top[-1].bias.copy_(correct_logit(model.top[-1].bias, negatives))
-    found = {k: float(v) for k, v in _judged(model, ParquetStream(made[-1:], encode)).items()}
+    found = {k: float(v) for k, v in _judged(model, last).items()}
     encoder.save(folder, "encoder"); save_file({k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "model.json").write_text(json.dumps(model.config.to_dict())); (folder / "metrics.json").write_text(json.dumps(found, indent=1))
     return found

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from recsys_nb.cli import _interruptible, main
+from recsys_nb.criteo import criteo_to_parquet
 from recsys_nb.simulate import simulate
 
 SMALL = ["--data", "simulated", "--n-users", "300", "--n-items", "120", "--n-interactions", "5000", "--quick", "--no-ab"]
@@ -208,3 +209,22 @@ def test_export(tmp_path, shop):
     pytest.importorskip("onnxruntime")
     assert main(["export", "--model", str(shop), "--out", str(tmp_path / "onnx")]) == 0
     assert any(f.suffix == ".onnx" for f in (tmp_path / "onnx").rglob("*")) and os.listdir(tmp_path) == ["onnx"]
+
+
+def criteo_lines(n, seed):
+    "Lines in Criteo's format whose first number says how likely a click is."
+    rng = np.random.default_rng(seed); x = rng.integers(0, 100, (n, 13)); c = rng.integers(0, 5, (n, 26))
+    y = rng.random(n) < 1 / (1 + np.exp(2 - np.log1p(x[:, 0]) * (c[:, 0] == 0) * 2))
+    return "".join("\t".join([str(int(y[i])), *map(str, x[i]), *(f"{v:08x}" for v in c[i])]) + "\n" for i in range(n))
+
+
+@pytest.mark.parametrize("days, judged", [(2, 600), (1, 400)])
+def test_criteo_trains_and_judges(tmp_path, capsys, days, judged):
+    raw, out = tmp_path / "raw", tmp_path / "out"; raw.mkdir()
+    for d in range(days): (raw / f"day_{d}").write_text(criteo_lines(2_000 if d == 0 else 600, d))
+    criteo_to_parquet(raw, out / "parquet", group_rows=400) # else so small a file is one row group, which cannot be cut
+    words = ["criteo", "--data", raw, "--out", out, "--min-count", "1", "--dim", "4", "--epochs", "4", "--batch-size", "64"]
+    assert main([*map(str, words)]) == 0
+    said = capsys.readouterr().out; found = json.loads((out / "metrics.json").read_text())
+    assert f"AUC {found['auc']:.4f}" in said and f"on {judged} rows" in said and found["rows"] == judged and found["auc"] > .6
+    assert {p.name for p in out.iterdir()} >= {"model.safetensors", "model.json", "metrics.json", "encoder.json"}
