@@ -1,8 +1,9 @@
-"""What is each setting of the Two-Tower retriever worth on a real log? One setting is changed at a time; the difference to the default, in pairs over users.
+"""What is each setting of the Two-Tower retriever worth on a log? One setting is changed at a time; the difference to the default, in pairs over users.
 
-    python benchmarks/ablation.py [--data movielens-100k] [--seeds 2] [--out FILE] [--cache FOLDER]
+    python benchmarks/ablation.py [--data movielens-100k|simulated|PATH] [--seeds 2] [--out FILE] [--cache FOLDER]
 
 The protocol is that of `retrieval.py --split last`: the last fifth of each user's items is to be found, among the whole catalogue. Each user's values are averaged over the seeds.
+`USUAL[...]` are the settings that a retriever takes by itself for logs with few or with many positives a user; one of the two is the default of the log. A file keeps what it says of other logs.
 """
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from retrieval import CACHE, read
 
 CHANGES = {"(default)": {}, "recency=False": {"recency": False}, "history=1": {"history": 1}, "drop=0": {"drop": 0.}, "dropout=0": {"dropout": 0.}, "n_extra=0": {"n_extra": 0},
     "log_q=False": {"log_q": False}, "normalize=False": {"normalize": False}, "temperature=0.05": {"temperature": .05}, "learn_temperature=True": {"learn_temperature": True},
-    "hidden_dims=(32,)": {"hidden_dims": (32,)}, "no masking": {}}
+    "hidden_dims=(32,)": {"hidden_dims": (32,)}, "no masking": {}} | {f"USUAL[{name!r}]": settings for name, settings in r.USUAL.items()}
 loss = r.sampled_softmax_loss
 
 
@@ -52,7 +53,8 @@ def main():
         found = compare(default, judge(change, a.seeds, past, truth, len(ds.item_ids))).to_frame()
         print(f"{change:24}" + "".join(f"{x.metric}@{x.k} {x.difference:+.4f} [{x.low:+.4f}, {x.high:+.4f}]   " for x in found.itertuples()), flush=True)
         kept.append({"data": ds.name, "seeds": a.seeds, "change": change, "difference": found.drop(columns=["a", "b"]).to_dict("records")})
-    if a.out: a.out.write_text(json.dumps([{"data": ds.name, "change": "(default)", "metrics": default.to_dict()["metrics"]}, *kept], indent=1))
+    others = [x for x in json.loads(a.out.read_text()) if x["data"] != ds.name] if a.out and a.out.exists() else []
+    if a.out: a.out.write_text(json.dumps([*others, {"data": ds.name, "change": "(default)", "metrics": default.to_dict()["metrics"]}, *kept], indent=1))
 
 
 if __name__ == "__main__": main()

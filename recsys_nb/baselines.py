@@ -49,6 +49,14 @@ def _above_0(**given: float) -> None:
     for name, value in given.items():
         if not value > 0: raise ValueError(f"{name} is {value!r}; it must be above 0.")
 
+# %% ../nbs/08_baselines.ipynb #5582e7c3
+def _late_counts(log: Dataset, half_life: float) -> np.ndarray:
+    "How often each item was taken, half as much for each `half_life` days before the log's end, float32 (n_items,)."
+    events = log.interactions
+    if "timestamp" not in events: raise MissingColumnError("half_life needs the column 'timestamp' in the interactions; leave half_life out.")
+    age = (events.timestamp.max() - events.timestamp) / np.timedelta64(1, "D")
+    return np.bincount(log.item_ids.get_indexer(events.item_id), 2.0 ** (-age.to_numpy() / half_life), len(log.item_ids)).astype(np.float32)
+
 # %% ../nbs/08_baselines.ipynb #ad94df55
 @dataclass(eq=False)
 class Popularity(BaseRecommender):
@@ -61,13 +69,7 @@ class Popularity(BaseRecommender):
         if self.half_life is not None: _above_0(half_life=self.half_life)
 
     def _fit(self, train: Dataset) -> None:
-        if self.half_life is None: return
-        log = train.interactions
-        if "timestamp" not in log:
-            raise MissingColumnError("Popularity(half_life=...) needs the column 'timestamp' in the interactions; use Popularity() without it.")
-        age = (log.timestamp.max() - log.timestamp) / np.timedelta64(1, "D")
-        weights = 2.0 ** (-age.to_numpy() / self.half_life)
-        self.popularity = np.bincount(self.item_ids.get_indexer(log.item_id), weights, len(self.item_ids)).astype(np.float32)
+        if self.half_life is not None: self.popularity = _late_counts(train, self.half_life)
 
     def _scores(self, h: Histories) -> np.ndarray: return np.tile(self.popularity, (len(h), 1))
 

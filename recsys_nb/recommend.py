@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -22,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from .baselines import ItemKNN, Popularity, Range
+from .baselines import ItemKNN, Range, _late_counts
 from .data import BaseRecommender, DataError, Dataset, Histories, MissingColumnError, UnknownIdError, split_leave_last_out, top_k
 from .dlrm import DLRM, DLRMConfig
 from .features import FeatureEncoder
@@ -30,7 +31,7 @@ from .train import pick_device, train as fit_model
 from .two_tower import TwoTowerConfig, TwoTowerModel, log_draw, sampled_softmax_loss
 
 # %% auto #0
-__all__ = ['FORMAT', 'auto_encoder', 'ItemIndex', 'TwoTowerRetriever', 'past_of', 'DLRMRanker', 'Recommender']
+__all__ = ['MANY', 'USUAL', 'FORMAT', 'auto_encoder', 'ItemIndex', 'TwoTowerRetriever', 'past_of', 'DLRMRanker', 'Recommender']
 
 # %% ../nbs/09_recommend.ipynb #c3cd8930
 from .calibration import Calibrated, calibrator
@@ -69,6 +70,11 @@ class _Side:
         return self.sparse[rows] * known, self.dense[rows] * known if self.dense.shape[1] else None
 
 # %% ../nbs/09_recommend.ipynb #8808e75e
+def _mixed(h: Histories, seed: int) -> Histories:
+    "The same histories, each in a random order."
+    user = np.repeat(np.arange(len(h)), np.diff(h.offsets))
+    return replace(h, items=h.items[np.lexsort((np.random.default_rng(seed).random(len(user)), user))])
+
 class _Positives:
     "The positives of all users, and for any of them the user's other items."
     def __init__(self, h: Histories, held: np.ndarray):
@@ -125,18 +131,21 @@ class _Settings:
         self.settings = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if k not in ("self", "__class__")}
         self.__dict__.update(self.settings)
 
+MANY = 10 # positives a user, on average
+USUAL = {"few": {"dim": 64, "temperature": .15, "dropout": .4}, "many": {"dim": 128, "temperature": .1, "dropout": .2}} # settings for logs with fewer, and with so many
+
 class _TowerSettings(_Settings, BaseRecommender):
     "The settings of a `TwoTowerRetriever`."
     def __init__(self,
-        dim: int = 64, # length of all vectors
+        dim: int | None = None, # length of all vectors; None here and below: by how much the log tells of a user, see `USUAL`
         history: int = 50, # at most so many of a user's items are read, the latest (ten times as many where the log has no times)
         recency: bool = True, # learn how much each place of the history counts, where the log has times
         hidden_dims: tuple = (), # widths of hidden layers of both towers; none: factorisation
         normalize: bool = True, # vectors of length 1
-        temperature: float = 0.15, # T of the softmax: lower where the log says clearly what a user wants
+        temperature: float | None = None, # T of the softmax: lower where the log says clearly what a user wants
         learn_temperature: bool = False, # learn T from there
         drop: float = 0.3, # share of the history that is hidden in training
-        dropout: float = 0.4, # share of units dropped before each layer and before the output, in training
+        dropout: float | None = None, # share of units dropped before each layer and before the output, in training
         id_drop: float = 0.0, # share of items whose id is hidden in training, so that new ones are known by their features; 1: features only
         n_extra: int = 512, # random negatives a batch, beside the other users' items
         log_q: bool = True, # correct the softmax for how often each item is drawn
@@ -157,10 +166,16 @@ class _TowerSettings(_Settings, BaseRecommender):
     ):
         self._keep(locals())
         for name, value in [("drop", drop), ("dropout", dropout), ("id_drop", id_drop)]:
-            if not 0 <= value <= 1: raise ValueError(f"{name} is a share between 0 and 1, got {value}")
+            if value is not None and not 0 <= value <= 1: raise ValueError(f"{name} is a share between 0 and 1, got {value}")
         if half_life is not None and not half_life > 0: raise ValueError(f"half_life is {half_life} days; it must be above 0, or None")
         if not demand >= 0: raise ValueError(f"demand must be at least 0, got {demand}")
         if history < 1: raise ValueError(f"history must be at least 1, got {history}")
+
+    def _settle(self):
+        "Choose what was left open, by the positives of a user who has any."
+        n = np.diff(self.histories.offsets); many = len(self.histories.items) >= MANY * (n > 0).sum()
+        for name, value in USUAL["many" if many else "few"].items():
+            if self.settings[name] is None: setattr(self, name, value)
 
     @property
     def read(self) -> int: # how many items of a history are read in service
@@ -177,7 +192,7 @@ class _TowerSettings(_Settings, BaseRecommender):
 class _TowerModel(_TowerSettings):
     "The features of both sides and the model over them."
     def _build(self):
-        n = len(self.item_ids); met = torch.from_numpy(self.popularity > 0)
+        self._settle(); n = len(self.item_ids); met = torch.from_numpy(self.popularity > 0)
         u = self.user_side = _Side(self.users, "user_id", torch.zeros(len(self.user_ids), dtype=torch.long), 1)
         i = self.item_side = _Side(self.items, "item_id", torch.where(met, torch.arange(n), n), n + 1) # code n: an item that nobody took
         d = self.dim; torch.manual_seed(self.seed)
@@ -210,7 +225,7 @@ def _log_prior(
 ) -> np.ndarray: # float32, one number an item
     "w (log p' - λ log p), without log p' where there is no half_life: what the logits of items gain in service."
     p, late = (taken / taken.sum()).clip(1 / len(train)), np.ones(1)
-    if half_life is not None: now = Popularity(half_life).fit(train).popularity; late = (now / now.sum() + .1 * p) / 1.1
+    if half_life is not None: now = _late_counts(train, half_life); late = (now / now.sum() + .1 * p) / 1.1
     return (demand * (np.log(late) - debias * np.log(p))).astype(np.float32)
 
 # %% ../nbs/09_recommend.ipynb #80bd823f
@@ -218,8 +233,9 @@ class _TowerTraining(_TowerModel):
     "How a `TwoTowerRetriever` learns."
     def _fit(self, train: Dataset):
         self.ordered = "timestamp" in train.interactions; self._build()
-        held = self._held_out(self.histories); device = pick_device(self.device)
-        self.positives = p = _Positives(self.histories, held).to(device); self._to(device)
+        h = self.histories if self.ordered else _mixed(self.histories, self.seed) # files are often sorted: without times, the last item must not be the last line
+        held = self._held_out(h); device = pick_device(self.device)
+        self.positives = p = _Positives(h, held).to(device); self._to(device)
         counts = torch.bincount(p.items[p.trained], minlength=len(self.item_ids)).double()
         self.log_probabilities = log_draw(counts.clamp(min=1e-6), min(self.batch_size, int(p.trained.sum())), self.n_extra).float()
         check = {"valid": lambda model: self._validate(p, torch.from_numpy(held).to(device)), "monitor": "ndcg"} if len(held) else {}
@@ -261,7 +277,7 @@ class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
     space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": [0., .2, .4, .6], "lr": Range(1e-3, 5e-3, log=True),
         "half_life": [None, 3, 10, 30], "demand": [1., 2., 4., 8.], "debias": [0., .5]}
-    starts = [{"dim": 128, "temperature": .1, "dropout": .2}] # beside the defaults: for logs that say clearly what a user wants, as ratings do
+    starts = [USUAL["few"], USUAL["many"]]
 
     @torch.no_grad()
     def user_vectors(self,
