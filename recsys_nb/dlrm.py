@@ -328,4 +328,4 @@ class DLRM(nn.Module):
     def _look_up(self, dense: Tensor | None, sparse: Tensor | None) -> list[Tensor]:
         "The rows of all tables in the type of the products, after the inputs are checked; nothing where there are no tables."
         _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
-        return [] if self.table is None else [_rows(self.table, sparse + self.offsets, _type_of_products(self.table.weight))]
+        return [] if self.table is None else [_rows(self.table, sparse + self.offsets, _type_of_products(self.top[0].weight))]

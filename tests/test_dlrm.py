@@ -60,3 +60,15 @@ def test_compiled(big, tmp_path):
     for p, q in zip(plain.parameters(), compiled.parameters()): torch.testing.assert_close(p, q, rtol=0, atol=1e-3)
     with pytest.raises(CheckpointError, match="compile"): train(made(big), loss, data, **settings, folder=tmp_path)
     with pytest.raises(IndexError, match="feature 1 has code 7"): train(made(big), loss, data | {"sparse": data["sparse"] + torch.tensor([0, 1])}, **settings, compile=True)
+
+
+def test_a_table_that_is_no_embedding_gives_rows_too():
+    "As the tables in parts of chapter 06d, which have no weight of their own."
+    class Elsewhere(torch.nn.Module):
+        sparse = True
+        def __init__(self, table): super().__init__(); self.tables = torch.nn.ModuleList([table])
+        def forward(self, codes): return self.tables[0](codes)
+    torch.manual_seed(0); model = DLRM(DLRMConfig(sparse_cardinalities=[5, 3], sparse_embedding_dim=4, num_dense_features=0, bottom_mlp_dims=[], top_mlp_dims=[8, 1]))
+    codes = torch.tensor([[4, 0], [1, 2]]); whole = model(None, codes)
+    model.table = Elsewhere(model.table)
+    torch.testing.assert_close(model(None, codes), whole)
