@@ -368,9 +368,9 @@ class _RankerSettings(_Settings):
         bottom_mlp_dims: tuple = (64,), # hidden widths under the interaction; the last layer is `dim`
         top_mlp_dims: tuple = (64, 32), # hidden widths above it; the last layer is the logit
         dropout: float = 0.1, # in the top MLP
-        examples: str = "auto", # 'exposures', 'candidates' of the retriever, or 'random' items; auto: candidates, and exposures where the log has any
+        examples: str = "auto", # 'exposures', 'candidates' of the retriever, or 'random' items; auto: both, as far as there are exposures (with a calibration these alone, where there are any)
         candidates: int = 100, # candidates (or random items) a user to learn from
-        calibration: str | None = None, # 'platt' or 'isotonic', fitted on the users that training leaves out (on what they were shown, where that is known)
+        calibration: str | None = None, # 'platt' or 'isotonic', fitted on the users that training leaves out
         max_examples: int = 2_000_000, # more are sampled down
         epochs: int = 10, # at most
         batch_size: int = 512, # examples a step
@@ -435,7 +435,8 @@ class _RankerTraining(_RankerExamples):
     "How a `DLRMRanker` learns from its examples."
     def _data(self, ds: Dataset, retriever) -> dict[str, Tensor]:
         "The examples as tensors: sparse, dense, label, and the row of the user."
-        has = not ds.is_positive().all(); kinds = [self.examples] if self.examples != "auto" else ["exposures", "candidates"] if has else ["candidates"]
+        has = not ds.is_positive().all(); auto = self.examples == "auto"
+        kinds = [self.examples] if not auto else ["exposures"] * has + ["candidates"] * (not has or self.calibration is None)
         if "exposures" in kinds and not has: raise DataError("examples='exposures', but every event of the log is a positive: there is nothing that was shown and not taken; say examples='candidates'.")
         self.context = [n for n in _CONTEXT if "exposures" in kinds and (len(kinds) == 2 if n == "shown" else _logged(ds.interactions, n))]
         parts = []
@@ -467,7 +468,6 @@ class _RankerTraining(_RankerExamples):
     @torch.no_grad()
     def _calibrate(self, data: dict[str, Tensor], held: Tensor):
         "A calibrator behind the network, fitted on the users left out."
-        if "shown" in self.context: held = held & (data["sparse"][:, -1] == 1)
         p = self.model(data["dense"][held], data["sparse"][held]).sigmoid().numpy()
         self.model = Calibrated(self.model, calibrator(self.calibration).fit(data["label"][held].numpy(), p))
 
