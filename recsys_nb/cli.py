@@ -583,7 +583,7 @@ def _other_options(command: Callable) -> None: # `command(name, what it does, wh
     p.add_argument("--strata", action="append", default=[], metavar="COLUMN", help="stratify by what was known before"); p.add_argument("--segment", action="append", default=[], metavar="COLUMN", help="repeat the table by its values")
     p.add_argument("--correction", choices=("holm", "bh", "none"), default="holm", help="for several comparisons (default: holm)"); p.add_argument("--alpha", type=float, default=.05, help="significance level (default: 0.05)")
     p = command("criteo", "train a DLRM on Criteo's click logs", _criteo)
-    p.add_argument("--data", required=True, metavar="FOLDER", help="files in Criteo's format, .gz or not; the last is the test"); p.add_argument("--out", required=True, help="folder of the results; the same command goes on from what is there")
+    p.add_argument("--data", required=True, metavar="FOLDER", help="files in Criteo's format, .gz or not; the last is the test, or the last fifth of a single one"); p.add_argument("--out", required=True, help="folder of the results; the same command goes on from what is there")
     p.add_argument("--negatives", type=float, default=1., help="share of the negatives to learn from (default: 1)"); p.add_argument("--min-count", type=_whole, default=10, help="rarer categories share a code (default: 10)")
     p.add_argument("--buckets", type=_whole, help="hash each category into so many buckets instead"); p.add_argument("--dim", type=_whole, default=16, help="length of the embeddings (default: 16)")
     p.add_argument("--epochs", type=_whole, default=1, help="(default: 1)"); p.add_argument("--batch-size", type=_whole, default=2048, help="(default: 2048)"); p.add_argument("--seed", type=int, default=0, help="(default: 0)")
@@ -596,7 +596,7 @@ def _other_options(command: Callable) -> None: # `command(name, what it does, wh
 def _criteo(o: argparse.Namespace) -> int:
     names = ("negatives", "min_count", "buckets", "dim", "epochs", "batch_size", "seed")
     with _interruptible(): found = train_criteo(o.data, o.out, **{k: getattr(o, k) for k in names}, progress=sys.stderr.isatty())
-    print(f"AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f} on {found['rows']:,.0f} rows of the last file; model and metrics: {Path(o.out).expanduser().resolve()}")
+    print(f"AUC {found['auc']:.4f}, log loss {found['log_loss']:.4f} on {found['rows']:,.0f} rows of the test (the last file, or the last fifth of a single one); model and metrics: {Path(o.out).expanduser().resolve()}")
     return 0
 
 def _parser() -> argparse.ArgumentParser:

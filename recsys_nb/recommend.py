@@ -362,15 +362,19 @@ class _Evidence:
         return torch.cat([self.numbers[torch.from_numpy(items.astype(np.int64))], torch.from_numpy(np.log1p(10 * liked))[:, None]], 1)
 
 # %% ../nbs/09_recommend.ipynb #39dc81a8
-_CONTEXT = {"position": 101, "hour": 25, "weekday": 8} # what an exposure may tell, and the number of codes
+_CONTEXT = {"position": 101, "hour": 25, "weekday": 8, "shown": 2} # what an exposure may tell, and the number of codes
 
 def _context(frame: pd.DataFrame, names: list[str]) -> Tensor: # codes, long (n, len(names)); 0 is unknown
-    "Codes of the position, hour and weekday of an exposure, as far as `names` asks for them."
-    codes = {"position": lambda: frame.position.clip(0, 100), "hour": lambda: frame.timestamp.dt.hour + 1, "weekday": lambda: frame.timestamp.dt.day_of_week + 1}
+    "Codes of the position, hour and weekday of an exposure, and that it is one, as far as `names` asks for them."
+    codes = {"shown": lambda: pd.Series(1, frame.index), "position": lambda: frame.position.clip(0, 100), "hour": lambda: frame.timestamp.dt.hour + 1, "weekday": lambda: frame.timestamp.dt.day_of_week + 1}
     columns = [codes[n]().to_numpy() if _logged(frame, n) else np.zeros(len(frame)) for n in names]
     return torch.from_numpy(np.stack(columns, 1).astype(np.int64)) if columns else torch.zeros(len(frame), 0, dtype=torch.long)
 
-def _logged(frame, name): return ("position" if name == "position" else "timestamp") in frame
+def _logged(frame, name): return {"position": "position", "shown": "user_id"}.get(name, "timestamp") in frame
+
+def _usual(ds: Dataset) -> pd.DataFrame: # one row
+    "What a list is ordered as: each item first, at the end of the log, not yet shown to anybody."
+    return pd.DataFrame({"position": [1]} | ({"timestamp": [ds.interactions.timestamp.max()]} if "timestamp" in ds.interactions else {}))
 
 # %% ../nbs/09_recommend.ipynb #492e8854
 class _RankerSettings(_Settings):
@@ -380,7 +384,7 @@ class _RankerSettings(_Settings):
         bottom_mlp_dims: tuple = (64,), # hidden widths under the interaction; the last layer is `dim`
         top_mlp_dims: tuple = (64, 32), # hidden widths above it; the last layer is the logit
         dropout: float = 0.1, # in the top MLP
-        examples: str = "auto", # 'exposures', 'candidates' of the retriever, or 'random' items; auto: exposures where the log has any, else candidates
+        examples: str = "auto", # 'exposures', 'candidates' of the retriever, or 'random' items; auto: both, as far as there are exposures (with a calibration these alone, where there are any)
         candidates: int = 100, # candidates (or random items) a user to learn from
         calibration: str | None = None, # 'platt' or 'isotonic', fitted on the users that training leaves out
         max_examples: int = 2_000_000, # more are sampled down
@@ -440,18 +444,19 @@ class _RankerExamples(_RankerSettings):
             pairs = (rows[:, None] * h.n_items + items)[items >= 0]
         owner, items = np.searchsorted(rows, pairs // h.n_items), pairs % h.n_items
         label = np.isin(pairs, taken).astype(np.float32)
-        yield first, _Evidence(head), h, owner, items, label, pd.DataFrame(index=range(len(items)))
+        yield first, _Evidence(head), h, owner, items, label, _usual(ds).iloc[np.zeros(len(items), int)]
 
 # %% ../nbs/09_recommend.ipynb #7af24b9d
 class _RankerTraining(_RankerExamples):
     "How a `DLRMRanker` learns from its examples."
     def _data(self, ds: Dataset, retriever) -> dict[str, Tensor]:
         "The examples as tensors: sparse, dense, label, and the row of the user."
-        has = not ds.is_positive().all(); shown = has if self.examples == "auto" else self.examples == "exposures"
-        if shown and not has: raise DataError("examples='exposures', but every event of the log is a positive: there is nothing that was shown and not taken; say examples='candidates'.")
-        self.context = [n for n in _CONTEXT if shown and _logged(ds.interactions, n)]
+        has = not ds.is_positive().all(); auto = self.examples == "auto"
+        kinds = [self.examples] if not auto else ["exposures"] * has + ["candidates"] * (not has or self.calibration is None)
+        if "exposures" in kinds and not has: raise DataError("examples='exposures', but every event of the log is a positive: there is nothing that was shown and not taken; say examples='candidates'.")
+        self.context = [n for n in _CONTEXT if "exposures" in kinds and (len(kinds) == 2 if n == "shown" else _logged(ds.interactions, n))]
         parts = []
-        for first, evidence, h, owner, items, label, frame in (self._exposures if shown else self._candidates)(ds, retriever):
+        for first, evidence, h, owner, items, label, frame in (x for k in kinds for x in (self._exposures if k == "exposures" else self._candidates)(ds, retriever)):
             sparse, dense = self._pairs(first, evidence, h, owner, items, _context(frame, self.context))
             parts.append({"sparse": sparse, "dense": dense, "label": torch.from_numpy(label), "user": torch.from_numpy(np.array(h.rows[owner]))})
         data = {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if parts else {"label": torch.zeros(0)}
@@ -494,8 +499,7 @@ class DLRMRanker(_RankerTraining):
         train = _with_ids(train); data = self._data(train, retriever)
         self._learn(data, [*retriever.user_side.cardinalities[1:], *retriever.item_side.cardinalities[1:], *(_CONTEXT[n] for n in self.context)])
         self.retriever, self.evidence = retriever, _Evidence(train)
-        last = {"timestamp": [train.interactions.timestamp.max()]} if "timestamp" in train.interactions else {}
-        self.usual = _context(pd.DataFrame({"position": [1]} | last), self.context) # a list is ordered as if each item were first, at the end of the log
+        self.usual = _context(_usual(train), self.context)
         return self
 
     @torch.no_grad()
@@ -503,7 +507,7 @@ class DLRMRanker(_RankerTraining):
         h: Histories, # histories
         owner: np.ndarray, # which of them, int (n,), ascending
         items: np.ndarray, # item codes, int (n,)
-        context: Tensor | None = None, # codes, long (n, C); default: position 1, at the end of the log
+        context: Tensor | None = None, # codes, long (n, C); default: those of a candidate, at position 1 and the end of the log
     ) -> np.ndarray: # float32 (n,)
         "The logits of pairs, some 100,000 at a time."
         out = [np.zeros(0, np.float32)]
@@ -516,7 +520,7 @@ class DLRMRanker(_RankerTraining):
     def predict(self,
         frame: pd.DataFrame, # user_id, item_id[, position][, timestamp]; users may be unknown, items must be in the catalogue
     ) -> np.ndarray: # probabilities, float32 (n,)
-        "The probability that each item is taken by its user, with what was known at the end of training."
+        "The probability that each item is taken by its user once it is shown, with what was known at the end of training."
         r = self.retriever
         for c in ("user_id", "item_id"):
             if c not in frame: raise MissingColumnError(f"the frame has no column {c!r}; it has {list(frame.columns)}.")
