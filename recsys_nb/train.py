@@ -177,6 +177,7 @@ def together() -> Iterator[int]: # the rank of this process; 0 is the first, or 
     "Join the processes that torchrun has started; when one of them ends with an error in this block, all do."
     started = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys() and dist.is_available()
     if started and not dist.is_initialized():
+        import torch.distributed.nn # noqa: F401  before there is a group: imported later, its default arguments keep the group, whose threads then outlive Python and abort
         dist.init_process_group(timeout=timedelta(days=1)) # the others may wait while the first works alone; a lost connection ends the wait at once
         atexit.register(_leave_together)
     try: yield _place()[0]

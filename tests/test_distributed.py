@@ -228,3 +228,19 @@ def test_command_line(tmp_path):
 
 
 if __name__ == "__main__": globals()[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are read from /proc")
+def test_no_thread_of_the_group_outlives_it(tmp_path):
+    "One that does may want Python's lock while Python ends, and abort the process."
+    program = tmp_path / "program.py"
+    program.write_text("""
+import atexit, pathlib
+def left(): print([n for p in pathlib.Path("/proc/self/task").glob("*/comm") if "gloo" in (n := p.read_text().strip())])
+atexit.register(left) # runs last
+import torch
+from recsys_nb.train import together, train
+with together(): train(torch.nn.Linear(3, 1), lambda m, b: m(b["x"]).square().mean(), {"x": torch.ones(100, 3)}, epochs=1, precision="fp32", device="cpu", progress=False)
+""")
+    out = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program], capture_output=True, text=True, check=True).stdout
+    assert out.split() == ["[]", "[]"]
