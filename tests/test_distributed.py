@@ -243,4 +243,4 @@ from recsys_nb.train import together, train
 with together(): train(torch.nn.Linear(3, 1), lambda m, b: m(b["x"]).square().mean(), {"x": torch.ones(100, 3)}, epochs=1, precision="fp32", device="cpu", progress=False)
 """)
     out = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program], capture_output=True, text=True, check=True).stdout
-    assert out.split() == ["[]", "[]"]
+    assert out.count("[]") == 2 and "gloo" not in out # the two may print at once
