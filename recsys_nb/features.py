@@ -214,13 +214,15 @@ _BASE = 2 ** 26 # two counts below it fit into one float: the high one times it,
 
 def _packed(parts: dict[str, ir.Value]) -> tuple[dict[str, ir.Value], dict[str, tuple[str, str]]]:
     "The columns to run over, under short names (PostgreSQL cuts long ones), and where each part is found: its column, and 'all', 'low' or 'high'. Flags are added up in pairs."
-    flags = [t for t, v in parts.items() if v.type().is_boolean()]
-    columns, place = {f"{t.split()[0]}{j}": parts[t] for j, t in enumerate(parts) if t not in flags}, {}
-    for t, c in zip([t for t in parts if t not in flags], [*columns]): place[t] = c, "all"
-    for j, t in enumerate(flags):
-        c, one = f"sum_{j // 2}", _BASE if j % 2 else 1
-        place[t], v = (c, "high" if j % 2 else "low"), ibis.ifelse(parts[t], _float(ibis.literal(one)), _float(ibis.literal(0)))
-        columns[c] = columns[c] + v if j % 2 else v
+    columns, place, flags = {}, {}, 0
+    for t, v in parts.items():
+        if v.type().is_boolean():
+            c, high = f"sum_{flags // 2}", flags % 2; flags += 1
+            one = ibis.ifelse(v, _float(ibis.literal(_BASE if high else 1)), _float(ibis.literal(0)))
+            columns[c], place[t] = columns[c] + one if high else one, (c, "high" if high else "low")
+        else:
+            c = f"{t.split()[0]}{len(place)}"
+            columns[c], place[t] = v, (c, "all")
     return columns, place
 
 def _unpacked(total: ir.Value, how: str) -> ir.Value:

@@ -124,8 +124,8 @@ def to_the_end(folder: Path, rank: int):
     save_file(dict(model.state_dict()), folder.parent/f"{len(steps)} steps {rank}.safetensors")
 
 
-def torchrun(case: str, folder: Path) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, case, folder],
+def torchrun(*program) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program],
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=120)
 
 
@@ -182,10 +182,10 @@ def test_checkpoints_cross_over(done):
 
 def test_a_killed_run_goes_on_to_the_same_weights(done, tmp_path):
     "Two processes under torchrun, one killed: to the last bit the weights of two that nothing has happened to."
-    folder = tmp_path/"run"; r = torchrun("killed_while_writing", folder)
+    folder = tmp_path/"run"; r = torchrun(__file__, "killed_while_writing", folder)
     assert r.returncode != 0 and "Signal 9 (SIGKILL)" in r.stderr, r.stderr
     assert sorted(p.name for p in folder.iterdir()) == ["epoch-00001.safetensors", "epoch-00002.safetensors", "epoch-00003.unfinished"]
-    r = torchrun("to_the_end", folder)
+    r = torchrun(__file__, "to_the_end", folder)
     assert r.returncode == 0, r.stderr
     assert sorted(p.name for p in folder.iterdir()) == ["epoch-00003.safetensors", "epoch-00004.safetensors"]
     for rank in (0, 1):
@@ -242,5 +242,6 @@ import torch
 from recsys_nb.train import together, train
 with together(): train(torch.nn.Linear(3, 1), lambda m, b: m(b["x"]).square().mean(), {"x": torch.ones(100, 3)}, epochs=1, precision="fp32", device="cpu", progress=False)
 """)
-    out = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", program], capture_output=True, text=True, check=True).stdout
-    assert out.count("[]") == 2 and "gloo" not in out # the two may print at once
+    r = torchrun(program)
+    assert r.returncode == 0, r.stderr
+    assert r.stdout.count("[]") == 2 and "gloo" not in r.stdout # the two may print at once
