@@ -90,7 +90,7 @@ def moments_duckdb(folder):
     columns += [f"epoch(m.as_of - max(e.timestamp) FILTER ({k})) / 86400 user_days_since_{n}" for n, k in
         [("event", "TRUE"), ("purchase", "e.event_type = 'purchase'")]]
     return [con.sql(f"SELECT m.user_id, m.as_of, {', '.join(columns)} FROM '{folder}/moments.parquet' m LEFT JOIN '{folder}/events.parquet' e "
-        "ON e.user_id = m.user_id AND e.timestamp < m.as_of GROUP BY 1, 2").to_arrow_table().to_pandas()]
+        "ON e.user_id = m.user_id AND e.timestamp < m.as_of GROUP BY 1, 2").to_arrow_reader(100_000)]
 
 
 def moments_recsys_nb(folder):
@@ -98,7 +98,17 @@ def moments_recsys_nb(folder):
     from recsys_nb.features import point_in_time, standard_features
     con = ibis.duckdb.connect(memory_limit=LIMIT)
     features = [f for f in standard_features("user_id", WINDOWS) if f.how not in ("rate", "row")]
-    return [con.to_pyarrow(point_in_time(con.read_parquet(f"{folder}/events.parquet"), con.read_parquet(f"{folder}/moments.parquet"), features)).to_pandas()]
+    table = point_in_time(con.read_parquet(f"{folder}/events.parquet"), con.read_parquet(f"{folder}/moments.parquet"), features)
+    return [con.con.sql(con.compile(table)).to_arrow_reader(100_000)]
+
+
+def summed(result):
+    "Rows and the sum of each column of numbers, of a frame, or of Arrow batches as they come: as training reads them, never all at once."
+    rows, sums = 0, {}
+    for t in [result] if isinstance(result, pd.DataFrame) else (batch.to_pandas() for batch in result):
+        rows += len(t)
+        for c in t.select_dtypes("number"): sums[c] = sums.get(c, 0.) + float(t[c].sum())
+    return rows, sums
 
 
 def one(way, folder):
@@ -109,11 +119,11 @@ def one(way, folder):
     rss = [me.memory_info().rss]
     sampler = threading.Thread(target=lambda: [rss.append(me.memory_info().rss) for _ in iter(lambda: done.wait(.01), True)]); sampler.start()
     wall, cpu = time.perf_counter(), time.process_time()
-    tables = run(folder)
+    tables = [summed(t) for t in run(folder)]
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     done.set(); sampler.join()
     return dict(seconds=round(wall, 2), cpu_seconds=round(cpu, 2), added_peak_mb=round((max(rss) - rss[0]) / 1e6), peak_mb=round(max(rss) / 1e6),
-        rows=[len(t) for t in tables], sums={c: float(t[c].sum()) for t in tables for c in t.select_dtypes("number")})
+        rows=[rows for rows, _ in tables], sums={c: x for _, sums in tables for c, x in sums.items()})
 
 
 def compare(task, ways, n, folder, times):

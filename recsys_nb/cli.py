@@ -145,17 +145,25 @@ def _positive(given: list[str] | None):
     try: return {"positive": float(given[0])} if len(given) == 1 else {"positive": tuple(given)}
     except ValueError: return {"positive": tuple(given)}
 
+_FLAGS = {"user": "--user-col", "item": "--item-col", "timestamp": "--time-col", "time_format": "--time-format", "event": "--event-col", "value": "--value-col",
+    "sep": "--sep", "users": "--users", "items": "--items"} # what load calls it, and what the command line does
+
+def _by_flags(message: str) -> str:
+    "An error of `load` in the words of the command line: item='...' is --item-col '...'."
+    return re.sub(r"\b(\w+)=(?=')", lambda m: f"{_FLAGS[m[1]]} " if m[1] in _FLAGS else m[0], message)
+
 def _load(run: Run) -> None:
     o = run.options
-    own = {"user": o.user_col, "item": o.item_col, "timestamp": o.time_col, "event": o.event_col, "value": o.value_col, "sep": o.sep, "users": o.users, "items": o.items}
+    own = {k: getattr(o, flag[2:].replace("-", "_")) for k, flag in _FLAGS.items()}
     own = {k: v for k, v in own.items() if v is not None} | _positive(o.positive)
     if o.data == "simulated":
-        if own: raise DataError(f"the simulated data has its own columns; leave out {', '.join(own)}.")
+        if own: raise DataError(f"the simulated data has its own columns; leave out {', '.join(_FLAGS.get(k, f'--{k}') for k in own)}.")
         run.world = World(o.n_users, o.n_items, o.seed); run.data = run.world.sample(o.n_interactions)
     else:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="no interaction is positive") # an error here
-            run.data = load(o.data, **own)
+            try: run.data = load(o.data, **own)
+            except DataError as e: raise type(e)(_by_flags(str(e))) from e
         if not run.data.is_positive().any(): raise DataError(f"no interaction is positive: {run.data.positive!r} fits none; choose another --positive.")
     log = run.data.interactions
     run.numbers["data"] = {"name": run.data.name, "checksum": checksum(log)}
@@ -554,6 +562,7 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--out", required=True, help="the folder to make")
     p.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier run, once this one is complete")
     for role in ("user", "item", "time", "event", "value"): p.add_argument(f"--{role}-col", metavar="NAME", help=f"your column of {role}s; guessed if left out")
+    p.add_argument("--time-format", metavar="FORMAT", help="how its times are written, as in strftime, such as '%%d/%%m/%%Y %%H:%%M'; left out: ISO 8601 or unix time")
     p.add_argument("--sep", help="separator of a csv file; told from its first line if left out")
     for table in ("users", "items"): p.add_argument(f"--{table}", metavar="FILE", help=f"a table of {table}, csv or parquet")
     p.add_argument("--positive", nargs="+", metavar="X", help="which events mean 'I want this': types of events, or a least value; everything if left out")

@@ -83,15 +83,17 @@ def _whole(s, what):
     return s.astype("int64")
 
 # %% ../nbs/00_data.ipynb #fa79e4f3
-def _timestamps(s):
-    "Datetimes without zone (UTC) from datetimes, ISO 8601 strings, unix time (s, ms, µs, ns by its size) or whole numbers like 20240131."
-    if pd.api.types.is_numeric_dtype(s):
+def _timestamps(s, written=None):
+    "Datetimes without zone (UTC) from datetimes, ISO 8601 strings, unix time (s, ms, µs, ns by its size) or whole numbers like 20240131; or from strings of the format `written`."
+    if written: out = pd.to_datetime(s.astype("str"), format=written, errors="coerce", utc=True).dt.tz_localize(None)
+    elif pd.api.types.is_numeric_dtype(s):
         n = s.where(s.abs() < np.inf); size = n.abs().max()
         if n.between(19000101, 21001231).all(): out = pd.to_datetime(n.astype("int64").astype(str), format="%Y%m%d", errors="coerce")
         else: out = pd.to_datetime(n, unit="s" if size < 1e11 else "ms" if size < 1e14 else "us" if size < 1e17 else "ns", errors="coerce")
     else: out = pd.to_datetime(s, errors="coerce", utc=True, **({} if pd.api.types.is_datetime64_any_dtype(s) else {"format": "ISO8601"})).dt.tz_localize(None)
     bad = out.isna()
-    if bad.any(): raise TimestampError(f"timestamp {s[bad].tolist()[0]!r} in row {bad.argmax()} does not parse ({int(bad.sum())} such rows); give ISO dates, datetimes or unix time (other formats: pd.to_datetime(..., format=...) first).")
+    how = f"it is not written as {written!r}." if written else "give ISO dates, datetimes or unix time, or how they are written: time_format='%d/%m/%Y %H:%M', say (as in strftime)."
+    if bad.any(): raise TimestampError(f"timestamp {s[bad].tolist()[0]!r} in row {bad.argmax()} does not parse ({int(bad.sum())} such rows); {how}")
     return out.astype("datetime64[us]")
 
 # %% ../nbs/00_data.ipynb #d32ac640
@@ -207,12 +209,15 @@ class _FromFrame:
         positive: Sequence[str] | float | None = None, # as in `Dataset`
         unknown: str = "raise", # 'drop': interactions whose id is null or not in its table are dropped, with a warning that counts them
         name: str = "data", # shown in reports
+        time_format: str | None = None, # how times are written where not as above, as in strftime: '%d/%m/%Y %H:%M'
     ) -> Dataset: # with the canonical column names; all other columns are kept
         "A Dataset from a frame with any column names."
         if unknown not in ("raise", "drop"): raise ValueError(f"unknown must be 'raise' or 'drop', got {unknown!r}")
         names = {to: c for to, c in [("user_id", user), ("item_id", item), ("timestamp", timestamp), ("event_type", event), ("value", value)] if c is not None}
         try:
             df = _renamed(df, names, "the interactions frame")
+            if time_format:
+                _columns(df, ["timestamp"], "the interactions frame"); df["timestamp"] = _timestamps(df["timestamp"], time_format)
             users, items = _renamed(users, {"user_id": user}, "the users table"), _renamed(items, {"item_id": item}, "the items table")
             return cls(_usable(df, users, items) if unknown == "drop" else df, users, items, positive, name)
         except DataError as e:
@@ -536,7 +541,7 @@ def read_log(
     sep: str | None = None, # separator of a csv file; None: told from its first line
     read: dict | None = None, # further arguments of pandas.read_csv or read_parquet, e.g. {'dtype': {'user': str}}
     name: str | None = None, # shown in reports; default: the file's name
-    **options, # positive, unknown: as in Dataset.from_frame
+    **options, # positive, unknown, time_format: as in Dataset.from_frame
 ) -> Dataset:
     "A Dataset from a file with any column names."
     df = _read(path, sep, read); given = {"user": user, "item": item, "timestamp": timestamp, "event": event, "value": value}
@@ -613,13 +618,15 @@ def load(
 ) -> Dataset | tuple[Dataset, Dataset]: # train and test where the data come split
     "A known data set by its name, your own by its path, or a table that stays in its engine: 'duckdb:///file.db?table=events', 'postgres://…', 'spark://…', an Ibis connection or table."
     if format not in (None, "user-lists"): raise ValueError(f"format is None or 'user-lists', not {format!r}")
-    if not isinstance(name_or_path, (str, Path)) or "://" in str(name_or_path):
+    known, engine = str(name_or_path) in _SOURCES, not isinstance(name_or_path, (str, Path)) or "://" in str(name_or_path)
+    for k in [k for k in ("sep", "time_format", "read") if k in options and (known or engine)]:
+        raise DataError(f"leave out {k}={options[k]!r}: " + ("a table in an engine is no csv file; cast its columns in a view." if engine else f"the files of {name_or_path!r} are known."))
+    if engine:
         from recsys_nb.warehouse import read_table
         return read_table(name_or_path, **options)
     if str(name_or_path) == "simulated":
         from recsys_nb.simulate import simulate
         return simulate(**options)
-    known = str(name_or_path) in _SOURCES
     path = _find(str(name_or_path)) if known else Path(name_or_path).expanduser()
     if not path.exists(): raise FileNotFoundError(f"there is no file or folder {str(path)!r}, and no data set of that name; names: simulated, {', '.join(_SOURCES)}")
     stem = path.parent.name if path.is_file() and path.stem in ("events", "interactions", "ratings") else path.stem

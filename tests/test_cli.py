@@ -121,9 +121,12 @@ def own_log(numbers=False):
 
 
 def test_own_csv_with_own_names(tmp_path, capsys):
-    own_log(numbers=True).to_csv(tmp_path / "mine.csv", sep=";", index=False)
+    own_log(numbers=True).to_csv(tmp_path / "mine.csv", sep=";", index=False, date_format="%d/%m/%Y %H:%M:%S")
     names = ["--user-col", "customer", "--item-col", "article", "--time-col", "when", "--event-col", "what", "--sep", ";", "--positive", "click", "add_cart", "purchase"]
-    assert main(["run", "--data", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out"), "--quick", *names]) == 0
+    run = ["run", "--data", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out"), "--quick", *names]
+    assert main(run) == 2 and "--time-format '%d/%m/%Y" in capsys.readouterr().err
+    assert main([*run, "--time-format", "%d/%m/%Y"]) == 2 and "in row 0" in capsys.readouterr().err
+    assert main([*run, "--time-format", "%d/%m/%Y %H:%M:%S"]) == 0
     lists = pd.read_parquet(tmp_path / "out" / "recommendations.parquet")
     assert lists.user_id.dtype == np.int64 and lists.item_id.between(0, 79).all()
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
