@@ -117,7 +117,7 @@ def one(way, folder):
     if way.endswith("polars"): import polars
     run, me, done = globals()[way], psutil.Process(), threading.Event()
     rss = [me.memory_info().rss]
-    sampler = threading.Thread(target=lambda: [rss.append(me.memory_info().rss) for _ in iter(lambda: done.wait(.01), True)]); sampler.start()
+    sampler = threading.Thread(target=lambda: [rss.append(me.memory_info().rss) for _ in iter(lambda: done.wait(.01), True)], daemon=True); sampler.start()
     wall, cpu = time.perf_counter(), time.process_time()
     tables = [summed(t) for t in run(folder)]
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
