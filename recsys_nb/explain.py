@@ -5,7 +5,10 @@
 # %% ../nbs/09b_explain.ipynb #203c665f
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +27,7 @@ from .recommend import Recommender
 __all__ = ['Why', 'why']
 
 # %% ../nbs/09b_explain.ipynb #0fd89081
-def _logits(net: nn.Module, dense: Tensor, vectors: Tensor) -> Tensor: # float (B,)
+def _logits(net, dense: Tensor, vectors: Tensor) -> Tensor: # float (B,)
     "The logits of a DLRM from numbers (B, D) and the vectors of its codes, (B, S, d)."
     x = [] if net.bottom is None else [net.bottom(dense).unsqueeze(1)]
     return net.top(net.interaction(torch.cat([*x, vectors], 1))).squeeze(1)
@@ -33,43 +36,70 @@ def _vectors(net: nn.Module, sparse: Tensor) -> Tensor: # float (B, S, d)
     "The vectors of codes, (B, S)."
     return sparse.new_zeros(len(sparse), 0, net.config.sparse_embedding_dim).float() if net.table is None else net.table(sparse + net.offsets)
 
-def _integrated(net: nn.Module, x: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor], steps: int) -> tuple[Tensor, Tensor]: # shares of numbers (D,) and codes (S,)
-    "Integrated gradients of the logit by the midpoint rule; `x` and `base` are numbers (D,) and vectors (S, d)."
-    at = (torch.arange(steps) + .5) / steps
-    path = [(b + at.view(-1, *[1] * a.ndim) * (a - b)).requires_grad_() for a, b in zip(x, base)]
-    with torch.enable_grad(): grads = torch.autograd.grad(_logits(net, *path).sum(), path, allow_unused=True)
-    dense, vectors = ((a - b) * (torch.zeros_like(a) if g is None else g.mean(0)) for a, b, g in zip(x, base, grads))
-    return dense, vectors.sum(-1)
+def _in_double(net: nn.Module) -> SimpleNamespace:
+    "The layers of a DLRM behind its table, as a copy in double precision: sums of thousands of pieces keep their digits."
+    return SimpleNamespace(**{name: m if m is None else deepcopy(m).double() for name in ("bottom", "interaction", "top") for m in [getattr(net, name)]})
+
+# %% ../nbs/09b_explain.ipynb #05962fa1
+def _slopes(net, base: list[Tensor], step: list[Tensor], at: Tensor) -> tuple[Tensor, list[Tensor]]: # logits (n,); contributions of numbers (n, D) and codes (n, S)
+    "The logit at the points `at` of the way from `base` to `base + step`, and how fast it rises there through each feature."
+    path = [(b + at.view(-1, *[1] * b.ndim) * s).requires_grad_() for b, s in zip(base, step)]
+    with torch.enable_grad(): f = _logits(net, *path); grads = torch.autograd.grad(f.sum(), path, allow_unused=True)
+    dense, vectors = (torch.zeros_like(p) if g is None else g * s for g, s, p in zip(grads, step, path))
+    if not f.isfinite().all(): raise FloatingPointError("the ranker's logits are not finite: look for nan in its weights and in what it reads.")
+    return f.detach(), [dense, vectors.sum(-1)]
+
+# %% ../nbs/09b_explain.ipynb #3b21c831
+def _integrated(net, x: tuple[Tensor, Tensor], base: tuple[Tensor, Tensor], tol: float) -> tuple[Tensor, Tensor]: # shares of numbers (D,) and codes (S,)
+    "Integrated gradients of the logit; `x` and `base` are numbers (D,) and vectors (S, d), all in double. The shares add up to within `tol`, without pieces that cancel."
+    step = [a - b for a, b in zip(x, base)]; at = torch.arange(9, dtype=torch.float64) / 8
+    ends, low, width, total = _slopes(net, base, step, at)[0], at[:-1], at.diff(), 0.
+    start, end = ends[:-1], ends[1:]
+    while len(low):
+        middle, rises = _slopes(net, base, step, low + width / 2); rises = torch.cat(rises, 1) * width[:, None]
+        gap = (end - start - rises.sum(1)).abs()
+        halve = (gap > tol / 2 * width) & (gap.sum() > tol / 2) # smooth pieces and, at last, those with a jump may leave half of the tolerance each
+        total = total + rises[~halve].sum(0)
+        low, width, middle, start, end = (t[halve] for t in (low, width / 2, middle, start, end))
+        low, width, start, end = torch.cat([low, low + width]), width.repeat(2), torch.cat([start, middle]), torch.cat([middle, end])
+    return total.split([len(p) for p in x])
 
 # %% ../nbs/09b_explain.ipynb #86e883fb
 _NUMBERS = ["length of the history", "taste (user vector · item vector)", "times taken (log)", "times taken lately (log)",
     "share taken when shown", "goes with the history (log)"]
 
-def _groups(rec) -> tuple[list[str], list[str]]:
-    "The group that each number and each code of the ranker belongs to."
+def _groups(rec) -> tuple[list[str], list[Tensor]]:
+    "The names of the groups of features, and the group of each number, long (D,), and of each code, long (S,)."
     sides = {s: getattr(rec.retriever, f"{s}_side").encoder for s in ("user", "item")}
     of = lambda kind: [f"{s}: {n.split('=')[0]}" for s, e in sides.items() if e for n in getattr(e, kind)]
-    return _NUMBERS + of("dense_names"), of("sparse_names") + list(rec.ranker.context)
-
-@torch.no_grad()
-def _pairs(rec, h: Histories, items: np.ndarray) -> tuple[Tensor, Tensor, Tensor]: # numbers as they are and standardised, (n, D), and vectors (n, S, d)
-    "What the network reads of one user and each of `items`."
-    k = rec.ranker; net = _network(k)
-    sparse, dense = k._pairs(k.retriever, k.evidence, h, np.zeros(len(items), int), items, k.usual.expand(len(items), -1))
-    return dense, (dense - k.mean) / k.std, _vectors(net, sparse)
+    named = _NUMBERS + of("dense_names"), of("sparse_names") + list(rec.ranker.context)
+    names = list(dict.fromkeys(named[0] + named[1]))
+    return names, [torch.tensor([names.index(n) for n in part], dtype=torch.long) for part in named]
 
 def _network(ranker) -> nn.Module: return ranker.model.model if isinstance(ranker.model, Calibrated) else ranker.model
 
+# %% ../nbs/09b_explain.ipynb #e0ac0897
+@torch.no_grad()
+def _pairs(rec, h: Histories, items: np.ndarray) -> tuple[Tensor, Tensor, Tensor]: # numbers as they are and standardised, (n, D), and vectors (n, S, d)
+    "What the network reads of one user and each of `items`, in double."
+    k = rec.ranker
+    sparse, dense = k._pairs(k.retriever, k.evidence, h, np.zeros(len(items), int), items, k.usual.expand(len(items), -1))
+    return dense, ((dense - k.mean) / k.std).double(), _vectors(_network(k), sparse).double()
+
+def _mixed(x: Sequence[Tensor], base: Sequence[Tensor], of: list[Tensor], on: Tensor) -> list[Tensor]: # numbers (n, D) and vectors (n, S, d)
+    "For each row of `on`, bool (n, groups): the features of these groups from `x`, all others from `base`."
+    return [torch.where(on[:, g].view(len(on), -1, *[1] * (a.ndim - 1)), a, b) for a, b, g in zip(x, base, of)]
+
 # %% ../nbs/09b_explain.ipynb #1d682daa
-def _shares(rec, h: Histories, item: int, others: np.ndarray, steps: int) -> tuple[pd.DataFrame, float, float]:
+def _shares(rec, h: Histories, item: int, others: np.ndarray, tol: float) -> tuple[pd.DataFrame, float, float]:
     "Shares of the ranker's logit by group, with what it falls by when only the group is put at the baseline; the logits there and at the baseline."
-    net, named = _network(rec.ranker), _groups(rec); raw, dense, vectors = _pairs(rec, h, np.r_[item, others])
-    x, base = (dense[0], vectors[0]), (dense[1:].mean(0), vectors[1:].mean(0))
-    shares = pd.Series(np.concatenate([s.detach().numpy() for s in _integrated(net, x, base, steps)]), index=np.concatenate(named)).groupby(level=0, sort=False).sum()
-    without = [[torch.where(torch.tensor([n == g for n in names], dtype=torch.bool).view(-1, *[1] * (a.ndim - 1)), b, a) for a, b, names in zip(x, base, named)] for g in shares.index]
-    with torch.no_grad(): z = _logits(net, *(torch.stack(part) for part in zip(x, base, *without)))
-    if isinstance(rec.ranker.model, Calibrated): z, before = rec.ranker.model.calibrator.logits(z), z; shares *= float((z[0] - z[1]) / d) if (d := float(before[0] - before[1])) else 0.
-    out = pd.DataFrame({"share": shares, "ablation": (z[0] - z[2:]).numpy()})
+    names, of = _groups(rec); raw, *read = _pairs(rec, h, np.r_[item, others]); net = _in_double(_network(rec.ranker))
+    x, base = zip(*((t[0], t[1:].mean(0)) for t in read)); n = len(names)
+    with torch.no_grad(): f = _logits(net, *_mixed(x, base, of, torch.cat([torch.ones(1, n), torch.zeros(1, n), 1 - torch.eye(n)]).bool()))
+    z = rec.ranker.model.calibrator.logits(f) if isinstance(rec.ranker.model, Calibrated) else f
+    slope = float((z[0] - z[1]) / (f[0] - f[1])) if f[0] != f[1] else 0.
+    shares = torch.zeros(n).double().index_add(0, torch.cat(of), torch.cat(_integrated(net, x, base, tol / max(1, slope))) * slope)
+    out = pd.DataFrame({"share": shares, "ablation": z[0] - z[2:]}, index=names)
     for j, name in enumerate(_NUMBERS): out.loc[name, ["value", "typical"]] = [raw[0, j].item(), raw[1:, j].mean().item()]
     return out, float(z[0]), float(z[1])
 
@@ -104,13 +134,19 @@ class Why:
     history: pd.DataFrame # item_id, similarity (cosine), goes_together: the items of the history, the nearest first
     features: pd.DataFrame # index: the feature; share (of score - typical_score), ablation (what the score loses without it), value, typical
 
+    @property
+    def gap(self) -> float: # in log-odds; `why` keeps it within its `tol`
+        "What the shares leave unexplained of `score - typical_score`."
+        return float(abs(self.features.share.sum() - (self.score - self.typical_score)))
+
     def to_frame(self) -> pd.DataFrame: # feature, share, ablation, value, typical
         "The features, the largest share first."
         return self.features.sort_values("share", key=abs, ascending=False).rename_axis("feature").reset_index()
 
     def __repr__(self) -> str:
         near = ", ".join(f"{r.item_id} ({r.similarity:.2f})" for r in self.history.head(3).itertuples())
-        return (f"{self.item_id} for {self.user_id}: score {self.score:.3f}, {self.score - self.typical_score:+.3f} above the average candidate; nearest in the history: {near or 'nothing'}\n"
+        return (f"{self.item_id} for {self.user_id}: score {self.score:.3f}, {self.score - self.typical_score:+.3f} against the average candidate, explained to within {self.gap:.0e}; "
+            f"nearest in the history: {near or 'nothing'}\n"
             + self.to_frame().head(8).to_string(index=False, float_format="{:.3f}".format))
 
     def plot(self,
@@ -130,11 +166,12 @@ def why(
     user_id, # who: somebody with a history in the training data or in `events`, or with a row in the users table
     item_id, # an item of the catalogue, recommended or not
     events: pd.DataFrame | None = None, # newer history, as in `recommend`
-    steps: int = 256, # points of the integral; more are more exact
-) -> Why: # raises UnknownIdError for an item that is not in the catalogue, and DataError where nothing is known of the user
+    tol: float = 1e-4, # the shares add up to the difference in score within this, in log-odds; from 1e-8 up
+) -> Why: # raises UnknownIdError for an item that is not in the catalogue, DataError where nothing is known of the user, and FloatingPointError for logits that are not finite
     "Why the recommender gives this item to this user the place that it has among the candidates."
     if not hasattr(recommender, "retriever"): raise TypeError(f"why explains a Recommender, got {type(recommender).__name__}; wrap a retriever as Recommender(retriever, ranker=None).")
     if not hasattr(recommender, "histories"): raise NotFittedError("this Recommender is not fitted yet; call .fit(train) first.")
+    if not tol >= 1e-8: raise ValueError(f"tol must be 1e-8 or more, got {tol}: finer sums are lost in rounding.")
     item = recommender.item_ids.get_indexer([item_id])[0]; r = recommender.retriever
     if item < 0: raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")
     _, h, source = recommender._query([user_id], events)
@@ -142,6 +179,6 @@ def why(
     others, scores = (x[0] for x in r._best(h, np.zeros(1, bool), recommender.candidates, True)); T = float(r.model.temperature)
     others, scores = others[others >= 0].astype(np.int64), scores[others >= 0]
     mine, usual = float(r._scores(h)[0, item]) / T, float(scores.mean()) / T
-    told, z, z0 = (pd.DataFrame(columns=["share", "ablation", "value", "typical"], dtype=float), 0., 0.) if recommender.ranker is None else _shares(recommender, h, int(item), others, steps)
+    told, z, z0 = (pd.DataFrame(columns=["share", "ablation", "value", "typical"], dtype=float), 0., 0.) if recommender.ranker is None else _shares(recommender, h, int(item), others, tol)
     told.loc["the retriever's score"] = [mine - usual, mine - usual, mine, usual]
     return Why(user_id, item_id, mine + z, usual + z0, _near(recommender, h, int(item)), _with_values(told, recommender, int(h.rows[0]), int(item), others))

@@ -570,7 +570,10 @@ class _Layout:
 # %% ../nbs/03_features.ipynb #0c49b039
 class _Storage(_Layout):
     "Saving and loading."
-    def save(self, folder: str | Path, name: str = "encoder") -> None:
+    def save(self,
+        folder: str | Path, # made where it is missing
+        name: str = "encoder", # of the two files, without their endings
+    ) -> None:
         "Write `name`.json and `name`.safetensors into `folder`."
         folder = Path(folder); folder.mkdir(parents=True, exist_ok=True); tensors, columns = {}, []
         for j, c in enumerate(sum(self._columns, [])):
@@ -584,7 +587,10 @@ class _Storage(_Layout):
         (folder / f"{name}.json").write_text(text, encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, name: str = "encoder") -> FeatureEncoder:
+    def load(cls,
+        folder: str | Path, # that `save` wrote into
+        name: str = "encoder", # as given to `save`
+    ) -> FeatureEncoder: # fitted, with the same tensors to the bit
         "The encoder that `save` wrote."
         saved, tensors = json.loads((Path(folder) / f"{name}.json").read_text(encoding="utf-8")), load_file(Path(folder) / f"{name}.safetensors")
         self = cls(**saved["config"]); self._fitted = _build(**self.config)
@@ -593,8 +599,26 @@ class _Storage(_Layout):
         for k, v in tensors.items(): j, attribute = k.split("."); setattr(sum(self._fitted, [])[int(j)], attribute, v)
         return self
 
+# %% ../nbs/03_features.ipynb #93a53256
+class _Transform(_Storage):
+    "From rows to tensors."
+    def _column(self, frame, c):
+        if c.name not in frame.columns:
+            raise MissingColumnError(f"the frame has no column {c.name!r}, which the encoder reads; it has {list(frame.columns)}.")
+        return frame[c.name]
+
+    def transform(self,
+        frame: pd.DataFrame, # n rows with every column named
+    ) -> Features: # sparse long (n, S), dense float32 (n, D); a column that is not there, or of another kind than in `fit`, is an error
+        "The tensors of `frame`, row for row."
+        sparse, dense = [[c.encode(self._column(frame, c)) for c in part] for part in self._columns]
+        S, D = np.empty((len(frame), len(sparse)), np.int64), np.empty((len(frame), len(self.dense_names)), np.float32)
+        for j, codes in enumerate(sparse): S[:, j] = codes
+        if dense: np.concatenate(dense, axis=1, out=D, casting="same_kind")
+        return Features(torch.from_numpy(S), torch.from_numpy(D))
+
 # %% ../nbs/03_features.ipynb #854aa42b
-class FeatureEncoder(_Storage):
+class FeatureEncoder(_Transform):
     "Learns vocabularies, buckets and scales from training rows, and turns any rows into tensors."
     def __init__(self,
         categorical: Sequence[str] = (), # columns of text, numbers or booleans → codes from a vocabulary
@@ -614,32 +638,17 @@ class FeatureEncoder(_Storage):
 
     def fit(self,
         frame: pd.DataFrame, # training rows with every column named
-    ) -> FeatureEncoder:
+    ) -> FeatureEncoder: # itself; raises a DataError where there are no rows
         "Learn from `frame`: training rows only."
         if not len(frame): raise DataError("the frame to fit on has 0 rows; check the filter or query that made it.")
         self._fitted = tuple([c.fit(self._column(frame, c)) for c in part] for part in _build(**self.config))
         return self
 
-    def transform(self,
-        frame: pd.DataFrame, # n rows with every column named
-    ) -> Features:
-        "The tensors of `frame`, row for row."
-        sparse, dense = [[c.encode(self._column(frame, c)) for c in part] for part in self._columns]
-        S, D = np.empty((len(frame), len(sparse)), np.int64), np.empty((len(frame), len(self.dense_names)), np.float32)
-        for j, codes in enumerate(sparse): S[:, j] = codes
-        if dense: np.concatenate(dense, axis=1, out=D, casting="same_kind")
-        return Features(torch.from_numpy(S), torch.from_numpy(D))
-
     def fit_transform(self,
         frame: pd.DataFrame, # training rows with every column named
-    ) -> Features:
+    ) -> Features: # of these rows
         "`fit`, then `transform`, of the same rows."
         return self.fit(frame).transform(frame)
-
-    def _column(self, frame, c):
-        if c.name not in frame.columns:
-            raise MissingColumnError(f"the frame has no column {c.name!r}, which the encoder reads; it has {list(frame.columns)}.")
-        return frame[c.name]
 
     def __repr__(self):
         return self.to_frame().to_string(index=False, na_rep="") if hasattr(self, "_fitted") else f"FeatureEncoder({self.config}), not fitted"

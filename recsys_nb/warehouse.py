@@ -361,9 +361,8 @@ class _LastOut(_ByTime):
         t = t.mutate(cut=t.late.min().over(user))
         return self._parts(t, ((t.o >= t.cut) | (t["first"] >= t.cut) | (t.click >= t.cut)).fill_null(False), kind="leave last out", last=last)
 
-# %% ../nbs/00b_warehouse.ipynb #857599d5
-class Warehouse(_LastOut):
-    "A Dataset whose events stay in their engine; made by `read_table`."
+# %% ../nbs/00b_warehouse.ipynb #e9c75d13
+class _ByUser(_LastOut):
     def split_by_user(self,
         test: float = 0.1, # as of `data.split_by_user`; the log needs timestamps
         holdout: float = 0.2, # likewise
@@ -390,6 +389,10 @@ class Warehouse(_LastOut):
         train, given, out = (self._with(t.filter(m).select(columns)) for m in (~chosen, chosen & ~t.held, chosen & t.held))
         out.given = given; _told(how, train, given, out)
         return train, out
+
+# %% ../nbs/00b_warehouse.ipynb #857599d5
+class Warehouse(_ByUser):
+    "A Dataset whose events stay in their engine; made by `read_table`."
     def check_split(self,
         test: Dataset, # the other part
     ) -> pd.Series: # as of `data.check_split`

@@ -8,7 +8,7 @@ import torch
 
 from recsys_nb.calibration import IsotonicCalibrator, PlattCalibrator, by_segment, calibrator, reliability
 from recsys_nb.data import DataError
-from recsys_nb.explain import _integrated, _logits, _network, _pairs, _shares, why
+from recsys_nb.explain import _in_double, _integrated, _logits, _network, _pairs, _shares, why
 from recsys_nb.metrics import MetricsError
 from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever
 from recsys_nb.simulate import World
@@ -76,25 +76,39 @@ def test_random_examples_hold_every_positive_and_nothing_seen(shop):
 
 
 def test_shares_against_a_plain_sum_over_the_path(calibrated):
-    h, items = calibrated.histories.take(np.array([5])), np.arange(30); net = _network(calibrated.ranker)
+    h, items = calibrated.histories.take(np.array([5])), np.arange(30); net = _in_double(_network(calibrated.ranker))
     _, dense, vectors = _pairs(calibrated, h, items); x, base = (dense[0], vectors[0]), (dense[1:].mean(0), vectors[1:].mean(0))
-    sums = [torch.zeros_like(t) for t in x]
-    for a in (np.arange(400) + .5) / 400: # one point at a time, and backward instead of autograd.grad
-        point = [(b + a * (t - b)).clone().requires_grad_() for t, b in zip(x, base)]
+    sums, n = [torch.zeros_like(t) for t in x], 4000
+    for a in (np.arange(n) + .5) / n: # one point at a time, evenly, and backward instead of autograd.grad
+        point = [(b + a * (t - b)).detach().clone().requires_grad_() for t, b in zip(x, base)]
         _logits(net, *(p[None] for p in point)).sum().backward()
-        for s, p in zip(sums, point): s += p.grad / 400
-    shares = _integrated(net, x, base, 400)
-    assert torch.allclose(shares[0], (x[0] - base[0]) * sums[0], atol=1e-5)
-    assert torch.allclose(shares[1], ((x[1] - base[1]) * sums[1]).sum(1), atol=1e-5)
+        for s, p in zip(sums, point): s += p.grad / n
+    shares = _integrated(net, x, base, 1e-6)
+    assert torch.allclose(shares[0], (x[0] - base[0]) * sums[0], atol=1e-4, rtol=0)
+    assert torch.allclose(shares[1], ((x[1] - base[1]) * sums[1]).sum(1), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("tol", [1e-2, 1e-4, 1e-6, 1e-8])
+def test_shares_add_up_within_the_tolerance(calibrated, tol):
+    for row in range(0, 40, 4):
+        h = calibrated.histories.take(np.array([row]))
+        found, there, baseline = _shares(calibrated, h, row % 7, np.arange(10, 60), tol)
+        assert abs(found.share.sum() - (there - baseline)) <= tol
+
+
+def test_weights_that_are_nan_are_an_error(shop):
+    bad = Recommender(TwoTowerRetriever(dim=8, epochs=1), DLRMRanker(epochs=1)).fit(shop)
+    with torch.no_grad(): next(_network(bad.ranker).top.parameters())[0, 0] = float("nan")
+    with pytest.raises(FloatingPointError, match="not finite"): why(bad, bad.user_ids[0], bad.item_ids[0])
 
 
 def test_ablation_is_the_logit_with_the_group_at_the_baseline(calibrated):
     h = calibrated.histories.take(np.array([7])); others = np.arange(1, 40)
-    found, there, _ = _shares(calibrated, h, 0, others, 64); k = calibrated.ranker
+    found, there, _ = _shares(calibrated, h, 0, others, 1e-4); k = calibrated.ranker
     sparse, dense = k._pairs(k.retriever, k.evidence, h, np.zeros(40, int), np.arange(40), k.usual.expand(40, -1))
     dense = (dense - k.mean) / k.std; j = 5 # a group of a single number
     without = dense[:1].clone(); without[0, j] = dense[1:, j].mean()
-    with torch.no_grad(): assert found.ablation.iloc[j] == pytest.approx(there - k.model(without, sparse[:1]).item(), abs=1e-4)
+    with torch.no_grad(): assert found.ablation.iloc[j] == pytest.approx(there - k.model(without, sparse[:1]).item(), abs=1e-5)
 
 
 def test_why_needs_something_known(calibrated):
