@@ -122,7 +122,7 @@ def _get_rows(table: Tensor, rows: Tensor) -> Tensor:
 
 def _put_rows(table: Tensor, rows: Tensor, values: Tensor) -> None:
     "Overwrite these rows, which are distinct."
-    if table.device.type != "cpu": table.index_copy_(0, rows, values)
+    if table.device.type != "cpu" or table.dtype == torch.bfloat16: table.index_copy_(0, rows, values) # NumPy has no bfloat16
     else: table.numpy()[rows.numpy()] = values.numpy()
 
 # %% ../nbs/06_train.ipynb #34b13172
