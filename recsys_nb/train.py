@@ -31,7 +31,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from .two_tower import gather_rows
+from .two_tower import gather_rows, sort_rows
 
 # %% auto #0
 __all__ = ['pick_device', 'pick_precision', 'RowAdam', 'ProcessError', 'together', 'TrainResult', 'CheckpointError', 'train',
@@ -103,13 +103,27 @@ def _source(data, device: torch.device):
     return data
 
 # %% ../nbs/06_train.ipynb #bbf42c51
-def _sums_by_row(grad: Tensor, most: int = 4096) -> Iterator[tuple[Tensor, Tensor]]:
+def _sums_by_row(grad: Tensor, most: int = 2048) -> Iterator[tuple[Tensor, Tensor]]:
     "The distinct rows of a sparse gradient and the sum of each one's values, `most` rows at a time."
-    rows, order = grad._indices()[0].sort()
+    rows, values = grad._indices()[0], grad._values()
+    if (rows[1:] > rows[:-1]).all(): yield from zip(rows.split(most), values.split(most)); return
+    rows, order = sort_rows(rows)
     rows, counts = torch.unique_consecutive(rows, return_counts=True)
     sizes = [int(n.sum()) for n in counts.split(most)]
     for part, n, places in zip(rows.split(most), counts.split(most), order.split(sizes)):
-        yield part, nn.functional.embedding_bag(places, grad._values(), n.cumsum(0) - n, mode="sum")
+        yield part, nn.functional.embedding_bag(places, values, n.cumsum(0) - n, mode="sum")
+
+# %% ../nbs/06_train.ipynb #1fa3ee0c
+def _get_rows(table: Tensor, rows: Tensor) -> Tensor:
+    "A copy of these rows."
+    if table.device.type != "cpu": return table.index_select(0, rows)
+    return torch.embedding_bag(table, rows, torch.arange(len(rows)))[0] # bags of one: looks ahead while it waits for the memory
+
+
+def _put_rows(table: Tensor, rows: Tensor, values: Tensor) -> None:
+    "Overwrite these rows, which are distinct."
+    if table.device.type != "cpu" or table.dtype == torch.bfloat16: table.index_copy_(0, rows, values) # NumPy has no bfloat16
+    else: table.numpy()[rows.numpy()] = values.numpy()
 
 # %% ../nbs/06_train.ipynb #34b13172
 class RowAdam(torch.optim.Optimizer):
@@ -133,14 +147,14 @@ class RowAdam(torch.optim.Optimizer):
         if not p.grad.is_sparse:
             raise TypeError(f"RowAdam needs sparse gradients, got a dense one of shape {tuple(p.shape)}: make the embedding with sparse=True, or take AdamW")
         s = self.state[p]
-        if not s: s |= {"step": 0, "second": p.new_zeros(len(p)), "last": p.new_zeros(len(p))}
-        s["step"] = t = s["step"] + 1
+        if not s: s |= {"step": 0, "unit": 1., "second": p.new_zeros(len(p))}
+        s["step"] = t = s["step"] + 1; s["unit"] *= beta # of the numbers in `second`
+        if s["unit"] < 1e-8: s["second"] *= s["unit"]; s["unit"] = 1.
         for rows, g in _sums_by_row(p.grad):
-            missed = (t - s["last"].index_select(0, rows)).mul_(math.log(beta)).exp_() # the decay, faster than a power
-            v = s["second"].index_select(0, rows) * missed + (1 - beta) / g.shape[1] * torch.linalg.vector_norm(g, dim=1).square()
-            s["second"].index_copy_(0, rows, v); s["last"].index_fill_(0, rows, t)
-            step = lr / ((v / (1 - beta ** t)).sqrt_() + eps)
-            p.index_copy_(0, rows, p.index_select(0, rows).addcmul_(g, step[:, None], value=-1)) # the rows are distinct: faster than index_add_
+            v = s["second"].index_select(0, rows).add_(torch.linalg.vector_norm(g, dim=1).square_(), alpha=(1 - beta) / g.shape[1] / s["unit"])
+            s["second"].index_copy_(0, rows, v)
+            step = lr / ((v * (s["unit"] / (1 - beta ** t))).sqrt_() + eps)
+            _put_rows(p, rows, _get_rows(p, rows).addcmul_(g, step[:, None], value=-1))
 
 # %% ../nbs/06_train.ipynb #0d1eeb3b
 def _tables(model: nn.Module) -> dict[int, nn.Parameter]:

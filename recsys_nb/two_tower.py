@@ -8,14 +8,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['T_RANGE', 'TwoTowerConfig', 'check_codes', 'Tower', 'history_weights', 'history_bag', 'Temperature', 'TwoTowerModel',
-           'gather_rows', 'sampled_softmax_loss', 'log_draw']
+__all__ = ['T_RANGE', 'TwoTowerConfig', 'check_codes', 'sort_rows', 'Tower', 'history_weights', 'history_bag', 'Temperature',
+           'TwoTowerModel', 'gather_rows', 'sampled_softmax_loss', 'log_draw']
 
 # %% ../nbs/04_two_tower.ipynb #25b1a775
 T_RANGE = (0.01, 1.0) # bounds of a learnt temperature
@@ -86,6 +87,39 @@ def check_codes(
 
 def _can_check(x: Tensor) -> bool: return x.device.type == "cpu" and not torch.compiler.is_compiling()
 
+# %% ../nbs/04_two_tower.ipynb #9a960e66
+def sort_rows(
+    rows: Tensor, # row numbers, long (n,), 0 to 2^31 - 1
+) -> tuple[Tensor, Tensor]: # the rows in order, and the place where each was; equal rows stay in their order
+    "Sort row numbers and keep track of their places."
+    if not _can_check(rows): return rows.sort(stable=True)
+    both = np.sort((rows.numpy() << 32) + np.arange(len(rows)))
+    return torch.from_numpy(both >> 32), torch.from_numpy(both & 0xffffffff)
+
+# %% ../nbs/04_two_tower.ipynb #567cb5e1
+class _Bag(torch.autograd.Function):
+    "The weighted sum of each line's rows of a table, -1 is no row; the gradient has each distinct row once, in order."
+    @staticmethod
+    def forward(ctx, table, codes, weights, sparse):
+        ctx.save_for_backward(table, codes, weights); ctx.sparse = sparse
+        return F.embedding_bag(codes.clamp(min=0), table, mode="sum", per_sample_weights=weights)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        table, codes, weights = ctx.saved_tensors
+        by_weight = torch.bmm(table[codes.clamp(min=0)], grad[..., None].to(table.dtype))[..., 0] if ctx.needs_input_grad[2] else None
+        places = (codes.flatten() >= 0).nonzero()[:, 0]
+        rows, order = sort_rows(codes.flatten()[places]); places = places[order]
+        rows, counts = torch.unique_consecutive(rows, return_counts=True)
+        weights = None if weights is None else weights.flatten()[places]
+        sums = F.embedding_bag(places // codes.shape[1], grad.contiguous(), counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights)
+        if ctx.sparse: by_table = torch.sparse_coo_tensor(rows[None], sums, table.shape, is_coalesced=True, check_invariants=False)
+        else: by_table = sums.new_zeros(table.shape).index_copy_(0, rows, sums)
+        return by_table, None, by_weight, None
+
+def _learns(table: nn.Embedding) -> bool: return table.weight.requires_grad and torch.is_grad_enabled()
+
 # %% ../nbs/04_two_tower.ipynb #541164b2
 def _layers(d_in: int, hidden: Sequence[int], d_out: int, dropout: float = 0.0) -> nn.Sequential:
     "Linear, ReLU and dropout for each hidden width, then linear to `d_out`; empty without hidden widths and with d_in == d_out."
@@ -133,11 +167,14 @@ class Tower(nn.Module):
         "Sum the embeddings, apply the layers, normalise."
         _check_inputs(self.side, sparse, dense, len(self.cardinalities), self.num_dense)
         if _can_check(sparse): check_codes(sparse, self.cardinalities, f"{self.side} feature")
-        x = self.table(sparse + self.offsets).sum(1)
+        x = self._sums(sparse + self.offsets)
         if dense is not None: x = x + self.dense(dense)
         if bag is not None: x = x + bag
         x = self.layers(self.drop(x))
         return F.normalize(x, dim=-1) if self.normalize else x
+
+    def _sums(self, rows: Tensor) -> Tensor:
+        return _Bag.apply(self.table.weight, rows, None, True) if self.table.sparse and _learns(self.table) and rows.shape[1] else self.table(rows).sum(1)
 
 # %% ../nbs/04_two_tower.ipynb #5460f1ae
 def history_weights(
@@ -151,27 +188,6 @@ def history_weights(
         real = real * (recency - recency.max()).exp()[place]
     return real / real.sum(1, keepdim=True).clamp(min=1e-30)
 
-# %% ../nbs/04_two_tower.ipynb #567cb5e1
-class _Bag(torch.autograd.Function):
-    "The weighted sum of each row's embeddings; the gradient has one row for each distinct item of the batch."
-    @staticmethod
-    def forward(ctx, table, history, weights, sparse):
-        ctx.save_for_backward(table, history, weights); ctx.sparse = sparse
-        return F.embedding_bag(history.clamp(min=0), table, mode="sum", per_sample_weights=weights)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, grad):
-        table, history, weights = ctx.saved_tensors
-        by_weight = torch.bmm(table[history.clamp(min=0)], grad[..., None].to(table.dtype))[..., 0] if ctx.needs_input_grad[2] else None
-        places = (history.flatten() >= 0).nonzero()[:, 0]
-        codes, order = history.flatten()[places].sort(); places = places[order]
-        codes, counts = torch.unique_consecutive(codes, return_counts=True)
-        sums = F.embedding_bag(places // history.shape[1], grad.contiguous(), counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights.flatten()[places])
-        if ctx.sparse: by_table = torch.sparse_coo_tensor(codes[None], sums, table.shape, is_coalesced=True, check_invariants=False)
-        else: by_table = sums.new_zeros(table.shape).index_copy_(0, codes, sums)
-        return by_table, None, by_weight, None
-
 # %% ../nbs/04_two_tower.ipynb #da2e8145
 def history_bag(
     table: nn.Embedding, # whose first rows are the items
@@ -181,7 +197,7 @@ def history_bag(
     "The weighted mean embedding of each row's items; zeros for a row of padding."
     if history.shape[1] == 0: return table.weight.new_zeros(len(history), table.embedding_dim)
     weights = history_weights(history, recency).to(table.weight.dtype)
-    if table.weight.requires_grad and torch.is_grad_enabled(): return _Bag.apply(table.weight, history, weights, table.sparse)
+    if _learns(table): return _Bag.apply(table.weight, history, weights, table.sparse)
     return F.embedding_bag(history.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights) # what exporters understand
 
 # %% ../nbs/04_two_tower.ipynb #54ff519a
