@@ -1,11 +1,12 @@
 """Is a ranker behind the retriever worth it, and by which examples should it learn? Two stages against retrieval alone, in pairs over users.
 
-    python benchmarks/two_stages.py [--data simulated movielens-100k PATH ...] [--split last|time] [--seeds 5] [--out FILE] [--cache FOLDER]
+    python benchmarks/two_stages.py [--data simulated movielens-100k PATH ...] [--split last|time] [--size EVENTS USERS ITEMS] [--seeds 5] [--out FILE]
 
-All models have their default settings. On logs of its own the protocol is that of `retrieval.py`; 'simulated' is another shop for each seed (2,000 users, 600 items, 40,000 events), cut in time.
-Lists are of all items of the catalogue that a user has not had, for users with a past. AUC is of what was shown (or rated) in the test part, with what was known at the end of training.
-Values are means over the seeds, with 95% intervals over users (resampled, in pairs); fits that rankers share are done once, and their CPU seconds count for each.
-In shops the lists have a worth, too: the mean true probability that an item of them is clicked once it is shown. A file keeps what it says of other logs.
+All models have their default settings. On logs of its own the protocol is that of `retrieval.py`; 'simulated' is another shop for each seed (40,000 events of
+2,000 users with 600 items), cut in time. Lists are of all items of the catalogue that a user has not had, for users with a past. AUC is of what was shown
+(or rated) in the test part, with what was known at the end of training. Values are means over the seeds, with 95% intervals over users (resampled, in pairs);
+fits that rankers share are done once, and their CPU seconds count for each. In shops the lists have a worth, too: the mean true probability that an item of
+them is clicked once it is shown. A file keeps what it says of other logs.
 """
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever, _wit
 from recsys_nb.simulate import World
 from retrieval import CACHE, read
 
-ALONE = "retrieval alone"
+ALONE, SIZE = "retrieval alone", (40_000, 2000, 600)
 EXAMPLES = {"auto": ("exposures", "candidates"), "exposures": ("exposures",), "candidates": ("candidates",)}
 torch.set_num_threads(1)
 
@@ -52,7 +53,8 @@ def rankers(train, retriever, seed):
 
 def contest(train, test, seed, chance):
     "For each model: reports of its lists and of its probabilities, the worth of its lists by user, and CPU seconds; and the number of users."
-    train = _with_ids(train); past = train.positives(); truth, counts = new_pairs(past.interactions, test.positives().interactions)
+    train = _with_ids(train); past = train.positives()
+    truth, counts = new_pairs(past.interactions, test.positives().interactions)
     shown = test.labelled(); shown = shown[shown.item_id.isin(past.item_ids) & shown.user_id.isin(past.interactions.user_id)]
     ask, clicks = truth.user_id.unique(), lambda p: ranker_metrics(shown.label, p, shown.user_id, seed=0)
 
@@ -65,19 +67,22 @@ def contest(train, test, seed, chance):
 
     retriever, seconds = timed(TwoTowerRetriever(seed=seed).fit, past)
     found = {ALONE: judged(retriever, None, seconds)}
-    for name, ranker, s in rankers(train, retriever, seed): found[name] = judged(Recommender(retriever, ranker)._adopt(), ranker.predict(shown), seconds + s)
-    if chance: found["truth"] = {"lists": None, "shown": clicks(chance(shown, shown.position.to_numpy(), shown.timestamp.to_numpy())), "worth": None, "seconds": 0.}
+    for name, ranker, s in rankers(train, retriever, seed):
+        found[name] = judged(Recommender(retriever, ranker)._adopt(), ranker.predict(shown), seconds + s)
+    if chance: # what no model can beat but by luck
+        true = chance(shown, shown.position.to_numpy(), shown.timestamp.to_numpy())
+        found["truth"] = {"lists": None, "shown": clicks(true), "worth": None, "seconds": 0.}
     return found, counts["users_evaluated"]
 
 
-def rounds(name, split, seeds, cache):
+def rounds(name, split, seeds, cache, size):
     "What each seed is asked: a training part, a test part, the seed, and in a shop the true probabilities."
     ds = None if name == "simulated" else read(name, cache)
     for seed in range(seeds):
         if ds is not None: yield ds.name, *choose_split(ds, split)[:2], seed, None; continue
-        world = World(n_users=2000, n_items=600, seed=100 + seed); true = world.click_probability
+        world = World(*size[1:], seed=100 + seed); true = world.click_probability
         chance = lambda f, *context, true=true: true(np.asarray(f.user_id, object), np.asarray(f.item_id, object), *context)
-        yield "shops", *split_by_time(world.sample(40_000)), seed, chance
+        yield "shops" if size == SIZE else f"shops of {size[0]:,} events", *split_by_time(world.sample(size[0])), seed, chance
 
 
 def mean_of(found, name, metric, of, less=None):
@@ -102,19 +107,21 @@ def told(found, name, less=None):
 def show(kept):
     "Print what is kept of a log."
     table = lambda part: pd.DataFrame({r["model"]: {k: "{value:.4f} [{low:.4f}, {high:.4f}]".format(**v) for k, v in part(r).items()} for r in kept}).T.fillna("")
-    print(f"\n{kept[0]['data']}, split by {kept[0]['split']}, {kept[0]['seeds']} seeds, {kept[0]['users']} users", table(lambda r: r["metrics"]).to_string(),
-        f"less {ALONE}:", table(lambda r: r["difference"].get(ALONE, {})).to_string(), "CPU seconds to fit: " + ", ".join(f"{r['model']} {r['seconds']}" for r in kept), sep="\n", flush=True)
+    first, alone = kept[0], lambda r: r["difference"].get(ALONE, {})
+    print(f"\n{first['data']}, split by {first['split']}, {first['seeds']} seeds, {first['users']} users", table(lambda r: r["metrics"]).to_string(), sep="\n")
+    print(f"less {ALONE}:", table(alone).to_string(), "CPU seconds to fit: " + ", ".join(f"{r['model']} {r['seconds']}" for r in kept), sep="\n", flush=True)
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--data", nargs="+", default=["simulated"])
     p.add_argument("--split", choices=["last", "time"], default="last", help="of logs of your own; shops are cut in time")
+    p.add_argument("--size", type=int, nargs=3, default=SIZE, metavar=("EVENTS", "USERS", "ITEMS"), help="of a shop")
     p.add_argument("--seeds", type=int, default=5); p.add_argument("--out", type=Path); p.add_argument("--cache", type=Path, default=CACHE)
     a = p.parse_args()
     for name in a.data:
         found, users = [], []
-        for log, *asked in rounds(name, a.split, a.seeds, a.cache.expanduser().absolute()):
+        for log, *asked in rounds(name, a.split, a.seeds, a.cache.expanduser().absolute(), tuple(a.size)):
             one, n = contest(*asked); found.append(one); users.append(n)
         about = {"data": log, "split": "time" if name == "simulated" else a.split, "seeds": a.seeds, "users": int(np.mean(users))}
         kept = [about | {"model": m, "seconds": round(float(np.mean([f[m]["seconds"] for f in found])), 1), "metrics": told(found, m),
