@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from safetensors.torch import load_file, save_file
+from scipy.special import expit
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
@@ -131,9 +132,11 @@ class _Settings:
         self.settings = {k: list(v) if isinstance(v, tuple) else v for k, v in given.items() if k not in ("self", "__class__")}
         self.__dict__.update(self.settings)
 
+# %% ../nbs/09_recommend.ipynb #071b4494
 MANY = 10 # positives a user, on average
 USUAL = {"few": {"dim": 64, "temperature": .15, "dropout": .4}, "many": {"dim": 128, "temperature": .1, "dropout": .2}} # settings for logs with fewer, and with so many
 
+# %% ../nbs/09_recommend.ipynb #d9ac92ae
 class _TowerSettings(_Settings, BaseRecommender):
     "The settings of a `TwoTowerRetriever`."
     def __init__(self,
@@ -171,6 +174,9 @@ class _TowerSettings(_Settings, BaseRecommender):
         if not demand >= 0: raise ValueError(f"demand must be at least 0, got {demand}")
         if history < 1: raise ValueError(f"history must be at least 1, got {history}")
 
+# %% ../nbs/09_recommend.ipynb #aed6d90f
+class _TowerChoices(_TowerSettings):
+    "What a `TwoTowerRetriever` makes of its settings."
     def _settle(self):
         "Choose what was left open, by the positives of a user who has any."
         n = np.diff(self.histories.offsets); many = len(self.histories.items) >= MANY * (n > 0).sum()
@@ -189,7 +195,7 @@ class _TowerSettings(_Settings, BaseRecommender):
         return type(self)(**self.settings | {"folder": folder})
 
 # %% ../nbs/09_recommend.ipynb #05d4163b
-class _TowerModel(_TowerSettings):
+class _TowerModel(_TowerChoices):
     "The features of both sides and the model over them."
     def _build(self):
         self._settle(); n = len(self.item_ids); met = torch.from_numpy(self.popularity > 0)
@@ -529,7 +535,43 @@ class DLRMRanker(_RankerTraining):
         codes, users = pd.factorize(frame.user_id); order = np.argsort(codes, kind="stable"); c = _context(frame, self.context)
         c = torch.where(c > 0, c, self.usual)[torch.from_numpy(order)]; p = np.empty(len(frame), np.float32)
         p[order] = self.logits(r.histories.take(r.user_ids.get_indexer(users)), codes[order], items[order], c)
-        return 1 / (1 + np.exp(-p))
+        return expit(p)
+
+# %% ../nbs/09_recommend.ipynb #6a3a093f
+class _TwoStages(BaseRecommender):
+    "A retriever and a ranker that answer as one, in raw ids."
+    def __init__(self,
+        retriever: TwoTowerRetriever | None = None, # default: TwoTowerRetriever(seed=seed)
+        ranker: DLRMRanker | str | None = "dlrm", # default: DLRMRanker(seed=seed); None: the order of the retriever stands
+        candidates: int = 100, # how many items the retriever hands over
+        seed: int = 0, # of the defaults
+    ):
+        self.retriever = TwoTowerRetriever(seed=seed) if retriever is None else retriever
+        self.ranker = DLRMRanker(seed=seed) if isinstance(ranker, str) else ranker
+        if candidates < 1: raise ValueError(f"candidates must be at least 1, got {candidates}")
+        self.candidates = candidates
+
+    def fit(self,
+        train: Dataset, # positives go to the retriever, everything to the ranker
+    ) -> Recommender:
+        "Train both stages."
+        train = _with_ids(train)
+        self.retriever.fit(train.positives())
+        if self.ranker is not None: self.ranker.fit(train, self.retriever)
+        return self._adopt()
+
+    def _adopt(self):
+        "The ids, histories and popularity are the retriever's."
+        for name in ("user_ids", "item_ids", "users", "items", "histories", "popularity", "needs_history"): setattr(self, name, getattr(self.retriever, name))
+        return self
+
+    def _best(self, h, cold, k, exclude_seen):
+        items, scores = self.retriever._best(h, cold, max(k, self.candidates), exclude_seen)
+        if self.ranker is not None:
+            known = (items >= 0) & ~cold[:, None]; owner, _ = known.nonzero()
+            scores[known] = self.ranker.logits(h, owner, items[known]) + scores[known] / float(self.retriever.model.temperature)
+            order = np.argsort(-scores, axis=1, kind="stable"); items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
+        return items[:, :k], scores[:, :k]
 
 # %% ../nbs/09_recommend.ipynb #26bdc5ff
 FORMAT = 1 # of the saved folder
@@ -595,41 +637,8 @@ def _read_ranker(meta: dict, t: dict, retriever) -> DLRMRanker:
     return k
 
 # %% ../nbs/09_recommend.ipynb #842758c9
-class Recommender(BaseRecommender):
+class Recommender(_TwoStages):
     "A retriever and a ranker that answer as one, in raw ids."
-    def __init__(self,
-        retriever: TwoTowerRetriever | None = None, # default: TwoTowerRetriever(seed=seed)
-        ranker: DLRMRanker | str | None = "dlrm", # default: DLRMRanker(seed=seed); None: the order of the retriever stands
-        candidates: int = 100, # how many items the retriever hands over
-        seed: int = 0, # of the defaults
-    ):
-        self.retriever = TwoTowerRetriever(seed=seed) if retriever is None else retriever
-        self.ranker = DLRMRanker(seed=seed) if isinstance(ranker, str) else ranker
-        if candidates < 1: raise ValueError(f"candidates must be at least 1, got {candidates}")
-        self.candidates = candidates
-
-    def fit(self,
-        train: Dataset, # positives go to the retriever, everything to the ranker
-    ) -> Recommender:
-        "Train both stages."
-        train = _with_ids(train)
-        self.retriever.fit(train.positives())
-        if self.ranker is not None: self.ranker.fit(train, self.retriever)
-        return self._adopt()
-
-    def _adopt(self):
-        "The ids, histories and popularity are the retriever's."
-        for name in ("user_ids", "item_ids", "users", "items", "histories", "popularity", "needs_history"): setattr(self, name, getattr(self.retriever, name))
-        return self
-
-    def _best(self, h, cold, k, exclude_seen):
-        items, scores = self.retriever._best(h, cold, max(k, self.candidates), exclude_seen)
-        if self.ranker is not None:
-            known = (items >= 0) & ~cold[:, None]; owner, _ = known.nonzero()
-            scores[known] = self.ranker.logits(h, owner, items[known]) + scores[known] / float(self.retriever.model.temperature)
-            order = np.argsort(-scores, axis=1, kind="stable"); items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
-        return items[:, :k], scores[:, :k]
-
     def save(self,
         folder: str | Path, # made anew; everything is written beside it and renamed
         overwrite: bool = False, # replace a folder that is there
