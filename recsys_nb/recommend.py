@@ -25,7 +25,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from .baselines import ItemKNN, Range, _late_counts
-from .data import BaseRecommender, DataError, Dataset, Histories, MissingColumnError, UnknownIdError, split_leave_last_out, top_k
+from .data import BaseRecommender, DataError, Dataset, Histories, MissingColumnError, UnknownIdError, histories, split_leave_last_out, top_k
 from .dlrm import DLRM, DLRMConfig
 from .features import FeatureEncoder
 from .train import pick_device, train as fit_model
@@ -133,7 +133,7 @@ class _Settings:
         self.__dict__.update(self.settings)
 
 # %% ../nbs/09_recommend.ipynb #071b4494
-MANY = 10 # positives a user, on average
+MANY = 20 # positives a user, on average
 USUAL = {"few": {"dim": 64, "temperature": .15, "dropout": .4}, "many": {"dim": 128, "temperature": .1, "dropout": .2}} # settings for logs with fewer, and with so many
 
 # %% ../nbs/09_recommend.ipynb #d9ac92ae
@@ -421,36 +421,36 @@ class _RankerSettings(_Settings):
 # %% ../nbs/09_recommend.ipynb #b9931249
 class _RankerExamples(_RankerSettings):
     "Where a `DLRMRanker` finds its examples."
-    def _exposures(self, ds: Dataset, retriever):
-        "From each half of the users, their exposures as a retriever sees them that was trained on the other half."
-        labelled = ds.replace(ds.interactions.assign(_at=_clock(ds))).labelled()
+    def _halves(self, ds: Dataset, retriever):
+        "The users of each half, and what answers for them: a fresh retriever and the evidence of the other half."
         code, row = np.random.default_rng(self.seed).permutation(len(ds.user_ids)) % 2, ds.user_ids.get_indexer(ds.interactions.user_id)
         for half in (0, 1):
-            other = ds.replace(ds.interactions[code[row] != half]); frame = labelled[code[ds.user_ids.get_indexer(labelled.user_id)] == half]
-            if not len(frame) or not other.is_positive().any(): continue
-            h = past_of(ds, frame.user_id, frame["_at"].to_numpy(), retriever.history)
-            yield retriever.fresh(self.folder and Path(self.folder)/f"half-{half}").fit(other.positives()), _Evidence(other, scale=2.0), h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
+            other = ds.replace(ds.interactions[code[row] != half])
+            if other.is_positive().any(): yield code == half, retriever.fresh(self.folder and Path(self.folder)/f"half-{half}").fit(other.positives()), _Evidence(other, scale=2.0)
 
-    def _drawn(self, rows: np.ndarray, h: Histories, taken: np.ndarray) -> np.ndarray:
-        "What was taken and random items, without those of the histories, as pairs: row · n_items + item."
-        drawn = np.random.default_rng(self.seed).integers(h.n_items, size=(len(rows), self.candidates))
-        return np.setdiff1d(np.r_[taken, (rows[:, None] * h.n_items + drawn).ravel()], np.repeat(rows, np.diff(h.offsets)) * h.n_items + h.items)
+    def _exposures(self, ds: Dataset, mine: np.ndarray, first):
+        "What these users were shown, as they were at that moment; the label is the click."
+        frame = ds.replace(ds.interactions.assign(_at=_clock(ds))).labelled(); frame = frame[mine[ds.user_ids.get_indexer(frame.user_id)]]
+        h = past_of(ds, frame.user_id, frame["_at"].to_numpy(), first.history)
+        return h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
 
-    def _candidates(self, ds: Dataset, retriever):
-        "The candidates of a retriever that has not seen the last fifth of each user's items; the label is whether that fifth has them."
+    def _candidates(self, ds: Dataset, mine: np.ndarray, first):
+        "The candidates of these users without the last fifth of their items; the label is whether that fifth has them."
         timed = ds if "timestamp" in ds.interactions else ds.replace(ds.interactions.assign(timestamp=pd.to_datetime(np.arange(len(ds)), unit="s")))
-        head, tail = split_leave_last_out(timed, last=0.2)
-        if timed is not ds: head = head.replace(head.interactions.drop(columns="timestamp"))
-        first = retriever.fresh(self.folder and Path(self.folder)/"head").fit(head.positives()); asked = tail.positives().interactions
-        user = ds.user_ids.get_indexer(asked.user_id); rows = np.unique(user); h = first.histories.take(rows)
-        taken = np.unique(user * h.n_items + ds.item_ids.get_indexer(asked.item_id))
+        head, tail = (d.positives().interactions for d in split_leave_last_out(timed, last=0.2))
+        user = ds.user_ids.get_indexer(tail.user_id); item = ds.item_ids.get_indexer(tail.item_id)[mine[user]]; user = user[mine[user]]
+        rows = np.unique(user); h = histories(head, ds.user_ids, ds.item_ids, np.arange(len(ds.user_ids))).take(rows); taken = np.unique(user * h.n_items + item)
         if self.examples == "random": pairs = self._drawn(rows, h, taken)
         else:
             items, _ = first._best(h, np.zeros(len(h), bool), self.candidates, exclude_seen=True)
             pairs = (rows[:, None] * h.n_items + items)[items >= 0]
         owner, items = np.searchsorted(rows, pairs // h.n_items), pairs % h.n_items
-        label = np.isin(pairs, taken).astype(np.float32)
-        yield first, _Evidence(head), h, owner, items, label, _usual(ds).iloc[np.zeros(len(items), int)]
+        return h, owner, items, np.isin(pairs, taken).astype(np.float32), _usual(ds).iloc[np.zeros(len(items), int)]
+
+    def _drawn(self, rows: np.ndarray, h: Histories, taken: np.ndarray) -> np.ndarray:
+        "What was taken and random items, without those of the histories, as pairs: row · n_items + item."
+        drawn = np.random.default_rng(self.seed).integers(h.n_items, size=(len(rows), self.candidates))
+        return np.setdiff1d(np.r_[taken, (rows[:, None] * h.n_items + drawn).ravel()], np.repeat(rows, np.diff(h.offsets)) * h.n_items + h.items)
 
 # %% ../nbs/09_recommend.ipynb #7af24b9d
 class _RankerTraining(_RankerExamples):
@@ -462,7 +462,9 @@ class _RankerTraining(_RankerExamples):
         if "exposures" in kinds and not has: raise DataError("examples='exposures', but every event of the log is a positive: there is nothing that was shown and not taken; say examples='candidates'.")
         self.context = [n for n in _CONTEXT if "exposures" in kinds and (len(kinds) == 2 if n == "shown" else _logged(ds.interactions, n))]
         parts = []
-        for first, evidence, h, owner, items, label, frame in (x for k in kinds for x in (self._exposures if k == "exposures" else self._candidates)(ds, retriever)):
+        for (mine, first, evidence), kind in ((half, k) for half in self._halves(ds, retriever) for k in kinds):
+            h, owner, items, label, frame = (self._exposures if kind == "exposures" else self._candidates)(ds, mine, first)
+            if not len(items): continue
             sparse, dense = self._pairs(first, evidence, h, owner, items, _context(frame, self.context))
             parts.append({"sparse": sparse, "dense": dense, "label": torch.from_numpy(label), "user": torch.from_numpy(np.array(h.rows[owner]))})
         data = {k: torch.cat([p[k] for p in parts]) for k in parts[0]} if parts else {"label": torch.zeros(0)}

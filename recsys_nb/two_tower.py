@@ -97,6 +97,12 @@ def sort_rows(
     return torch.from_numpy(both >> 32), torch.from_numpy(both & 0xffffffff)
 
 # %% ../nbs/04_two_tower.ipynb #567cb5e1
+def _by_weight(table, codes, weights, grad):
+    "The gradient of a bag's weights, by the kernel that gathers a row and multiplies it at once."
+    with torch.enable_grad():
+        w = weights.detach().requires_grad_(); out = F.embedding_bag(codes, table.detach(), mode="sum", per_sample_weights=w)
+        return torch.autograd.grad(out, w, grad)[0]
+
 class _Bag(torch.autograd.Function):
     "The weighted sum of each line's rows of a table, -1 is no row; the gradient has each distinct row once, in order."
     @staticmethod
@@ -108,7 +114,7 @@ class _Bag(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         table, codes, weights = ctx.saved_tensors
-        by_weight = torch.bmm(table[codes.clamp(min=0)], grad[..., None].to(table.dtype))[..., 0] if ctx.needs_input_grad[2] else None
+        by_weight = _by_weight(table, codes.clamp(min=0), weights, grad.to(table.dtype)) if ctx.needs_input_grad[2] else None
         places = (codes.flatten() >= 0).nonzero()[:, 0]
         rows, order = sort_rows(codes.flatten()[places]); places = places[order]
         rows, counts = torch.unique_consecutive(rows, return_counts=True)

@@ -105,7 +105,7 @@ def test_killed_again_and_again(tmp_path, events, whole, seed):
 
 
 def slow(folder, begun):
-    def step(): begun.set(); time.sleep(.005)
+    def step(): begun.set(); time.sleep(.01)
     run(folder, step)
 
 
@@ -114,11 +114,11 @@ def test_killed_from_outside(tmp_path, whole):
     draw, kills = random.Random(2), 0
     while True:
         begun = processes.Event(); p = start(slow, tmp_path, begun)
-        begun.wait(60); p.join(draw.uniform(0, .2 + .1 * kills))
-        if p.exitcode == 0: break
-        p.kill(); kills += 1
-        assert ended(p) == -signal.SIGKILL
-    assert kills >= 2
+        while p.is_alive() and not begun.wait(.05): pass # it may have nothing left to do
+        p.join(draw.uniform(0, .2 + .1 * kills)); p.kill()
+        if ended(p) == 0: break
+        assert p.exitcode == -signal.SIGKILL; kills += 1
+    assert kills >= 2 # the steps alone take longer than the first two draws may
     goes_on(tmp_path, whole)
 
 
@@ -260,7 +260,7 @@ def test_command_killed_at_every_stage(tmp_path):
     for kill, times in KILLS:
         assert ended(start(command, [*SMALL, "--out", str(folder / "out")], kill, times, epochs)) == -signal.SIGKILL, kill
         assert [p.name[:12] for p in folder.iterdir()] == ["out.partial-"]
-        if kill == "_save": assert epochs.value <= 5 * 3 + 1 # five trainings of three epochs each, and one that was not saved
+        if kill == "_save": assert epochs.value <= 4 * 3 + 1 # four trainings of three epochs each, and one that was not saved
     assert ended(start(command, [*SMALL, "--out", str(folder / "out")], None, 0, epochs)) == 0
     assert content(folder / "out") == content(tmp_path / "whole")
     assert [p.name for p in folder.iterdir()] == ["out"] and not (folder / "out" / "kept").exists()
@@ -281,7 +281,7 @@ def test_command_with_a_full_disk(tmp_path, monkeypatch, capsys):
     assert "kept in" in kept and re.search("epoch-00002.safetensors could not be written: the disk of the folder .* is full. It needs [0-9,]+ bytes", error)
     assert len(list(tmp_path.rglob("epoch-*"))) == 3 # two of the first training, one of the second
     assert recsys_nb.cli.main(words) == 0
-    assert "goes on from what it kept" in capsys.readouterr().out and count == 5 + 15 - 4 and [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert "goes on from what it kept" in capsys.readouterr().out and count == 5 + 12 - 4 and [p.name for p in tmp_path.iterdir()] == ["out"]
 
 
 def test_command_with_other_options_does_not_go_on(tmp_path, monkeypatch):

@@ -20,10 +20,9 @@ def of(examples, **more): return DLRMRanker(**{"dim": 4, "epochs": 1, "candidate
 
 def test_auto_learns_from_exposures_and_candidates_and_tells_them_apart(log, retriever):
     both, shown, brought = (of(e)._data(log, retriever) for e in ("auto", "exposures", "candidates"))
-    n = len(shown["label"])
-    for k in ("dense", "label", "user"): assert torch.equal(both[k], torch.cat([shown[k], brought[k]]))
-    assert (both["sparse"][:n, -1] == 1).all() and (both["sparse"][n:, -1] == 0).all()
-    assert torch.equal(both["sparse"][:n, :-1], shown["sparse"])
+    was_shown = both["sparse"][:, -1] == 1
+    for k in ("dense", "label", "user"): assert torch.equal(both[k][was_shown], shown[k]) and torch.equal(both[k][~was_shown], brought[k])
+    assert torch.equal(both["sparse"][was_shown, :-1], shown["sparse"]) and (both["sparse"][~was_shown, -1] == 0).all()
 
 
 def test_auto_orders_as_candidates_and_predicts_as_shown(log, retriever):
