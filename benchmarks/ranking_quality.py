@@ -5,7 +5,8 @@
 A row is an exposure (or a rating; 4 and more is positive). The log is cut at one moment, and the last --test of it is judged. Features are what was known
 **strictly before** each row's own moment, in the test period too, as a service that reads events as they come would have them: how much was shown to the user and taken,
 the same of the item, the likeness of the item to what the user was shown and to what the user took (by vectors: a truncated SVD of who met what in the training part),
-what users of this user's type are shown and take of items like this one, what user and item have done beyond all that so far, the tables of users and items, and position, hour and weekday where they are logged.
+what users of this user's type are shown and take of items like this one, what user and item have done beyond all that so far, the tables of users and items,
+and position, hour and weekday where they are logged.
 No ids. Standardised numbers end at 5 standard deviations, for all models.
 
 The types are latent classes: each has its own shares of the exposures and its own rates of taking by group of items (k-means of the vectors), learnt from the training part.
@@ -13,7 +14,7 @@ Which type a user is, is not known but likelier or less so, by the user's table 
 
 DLRM and MLP stop early on a random tenth of the training rows, then go on at a fifth of the learning rate; the gradient boosting (its defaults, up to 300 trees) stops early on a
 random tenth, too; the logistic regression has no such thing and, being the same for every seed, runs once.
-Features and weight decay were chosen on a validation part, the last fifth of the training part; nothing was chosen on the test part.
+Features and weight decay were chosen on a validation part, the last fifth of the training part.
 Intervals are 95% over users (resampled 1,000 times) of the mean over seeds, "±" is the standard deviation over seeds, and differences are paired over the same resampled users.
 On simulated data "truth" is `World.click_probability` of the same rows: no model can be better but by luck; and "DLRM told the tastes" has one more feature, which no log has: the true
 product of the user's taste and the item's vector. What it gains is what better knowledge of users and items could; the rest is left to the user's thrift and to learning.
@@ -96,7 +97,8 @@ def one_hot(numbers, categories, n):
 
 def user_types(shown, taken, expected, traits, steps=300):
     """Latent classes of users from counts by group of items, (n_users, GROUPS): shares of what a type is shown and its takes per expected take, (types, GROUPS) both in logs, and the
-    log probability of each type by the traits alone, (n_users, types); shares of all users; the types' vectors, (types, RANK). Exposures are multinomial, takes Poisson; each table is a product of the types' vectors, so many types have few parameters."""
+    log probability of each type by the traits alone, (n_users, types); shares of all users; the types' vectors, (types, RANK).
+    Exposures are multinomial, takes Poisson; each table is a product of the types' vectors, so many types have few parameters."""
     n = max(1, min(TYPES, int((shown.sum(1) > 0).sum()) // 20)); all_shares = shown.sum(0) / shown.sum()
     shown, taken, expected, traits, base = map(torch.from_numpy, (shown, taken, expected, traits, all_shares))
     torch.manual_seed(0); normal = lambda sd, *shape: nn.Parameter(sd * torch.randn(*shape))
@@ -104,8 +106,10 @@ def user_types(shown, taken, expected, traits, steps=300):
     to_show, to_take = nn.Parameter((base + 1e-6).log()), nn.Parameter(((taken.sum(0) + 1) / (expected.sum(0) + 1)).log()); size, floor = normal(0, n), nn.Parameter(torch.tensor(-1.))
     def tables():
         own = 1 - floor.sigmoid() # the rest of the exposures is the same for everybody
-        return (own * (to_show + t @ c).softmax(1) + (1 - own) * base + 1e-9).log(), (to_take + t @ g).clamp(max=2.5), (size + traits @ b @ t.T).log_softmax(1)
-    weights = [t, c, g, b, to_show, to_take, size, floor]; adam = torch.optim.Adam(weights); rates = torch.optim.lr_scheduler.OneCycleLR(adam, .03, total_steps=steps, pct_start=.1)
+        shares = own * (to_show + t @ c).softmax(1) + (1 - own) * base
+        return (shares + 1e-9).log(), (to_take + t @ g).clamp(max=2.5), (size + traits @ b @ t.T).log_softmax(1)
+    weights = [t, c, g, b, to_show, to_take, size, floor]
+    adam = torch.optim.Adam(weights); rates = torch.optim.lr_scheduler.OneCycleLR(adam, .03, total_steps=steps, pct_start=.1)
     for _ in range(steps):
         show, take, prior = tables(); adam.zero_grad()
         fit = (shown @ show.T + taken @ take.T - expected @ take.exp().T + prior).logsumexp(1).sum()
@@ -127,7 +131,7 @@ def type_features(user, group, clock, y, expected, traits, n_train):
 
 
 def leaning(key, clock, columns, residual, weight, shrink):
-    "What a ridge regression of the residuals on `columns`, (n, c), over the strictly earlier rows of the same key expects of each row: a Newton step of a logistic regression with a Gaussian prior."
+    "What a ridge regression of the residuals on `columns`, (n, c), over the strictly earlier rows of the same key expects: a Newton step of a logistic regression with a Gaussian prior."
     i, j = np.triu_indices(columns.shape[1]); out = np.empty(len(key), np.float32)
     b, a = sums_before(key, clock, columns * residual[:, None]), sums_before(key, clock, columns[:, i] * columns[:, j] * weight[:, None])
     for s in range(0, len(key), 20_000):
