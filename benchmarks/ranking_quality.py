@@ -126,7 +126,8 @@ def type_features(user, group, clock, y, expected, traits, n_train):
     for s in range(0, len(user), 20_000):
         s = slice(s, s + 20_000); k = group[s]
         posterior = softmax(before[0][s] @ show.T + before[1][s] @ take.T - before[2][s] @ np.exp(take).T + prior[user[s]], 1).T
-        mean.append(posterior.T @ vectors); out.append([np.log((posterior * np.exp(show)[:, k]).sum(0) / (base[k] + 1e-6)), np.log((posterior * np.exp(take)[:, k]).sum(0)), (posterior * take[:, k]).sum(0)])
+        mean.append(posterior.T @ vectors)
+        out.append([np.log((posterior * np.exp(show)[:, k]).sum(0) / (base[k] + 1e-6)), np.log((posterior * np.exp(take)[:, k]).sum(0)), (posterior * take[:, k]).sum(0)])
     return dict(zip(("type shown", "type taken", "type log taken"), np.concatenate(out, 1))), np.concatenate(mean)
 
 
