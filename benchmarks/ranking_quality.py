@@ -1,22 +1,32 @@
 """How good are the probabilities of a DLRM? Against logistic regression, scikit-learn's gradient boosting and a plain MLP on the same features of the same rows.
 
-    python benchmarks/ranking_quality.py [--data simulated PATH ...] [--events 1000000] [--users 10000] [--items 5000] [--seeds 5] [--test 0.2]
+    python benchmarks/ranking_quality.py [--data simulated PATH ...] [--events 1000000] [--users 10000] [--items 5000] [--seeds 5] [--test 0.2] [--out FILE]
 
 A row is an exposure (or a rating; 4 and more is positive). The log is cut at one moment, and the last --test of it is judged. Features are what was known
 **strictly before** each row's own moment, in the test period too, as a service that reads events as they come would have them: how much was shown to the user and taken,
-the same of the item, the likeness of the item to what the user was shown and to what the user took (vectors, which are features too: a truncated SVD of who met what in the training part),
-the tables of users and items, and position, hour and weekday where they are logged. No ids. Standardised numbers end at 5 standard deviations, for all models.
+the same of the item, the likeness of the item to what the user was shown and to what the user took (by vectors: a truncated SVD of who met what in the training part),
+what users of this user's type are shown and take of items like this one, what user and item have done beyond all that so far, the tables of users and items,
+and position, hour and weekday where they are logged.
+No ids. Standardised numbers end at 5 standard deviations, for all models.
+
+The types are latent classes: each has its own shares of the exposures and its own rates of taking by group of items (k-means of the vectors), learnt from the training part.
+Which type a user is, is not known but likelier or less so, by the user's table and by what was shown and taken before the row's moment; the features are means over this posterior.
 
 DLRM and MLP stop early on a random tenth of the training rows, then go on at a fifth of the learning rate; the gradient boosting (its defaults, up to 300 trees) stops early on a
-random tenth, too; the logistic regression has no such thing and, being the same for every seed, runs once. Nothing is tuned.
+random tenth, too; the logistic regression has no such thing and, being the same for every seed, runs once.
+Features and weight decay were chosen on a validation part, the last fifth of the training part.
 Intervals are 95% over users (resampled 1,000 times) of the mean over seeds, "±" is the standard deviation over seeds, and differences are paired over the same resampled users.
-On simulated data "truth" is `World.click_probability` of the same rows: no model can be better but by luck. CPU seconds are of one seed on one thread.
+On simulated data "truth" is `World.click_probability` of the same rows: no model can be better but by luck; and "DLRM told the tastes" has one more feature, which no log has: the true
+product of the user's taste and the item's vector. What it gains is what better knowledge of users and items could; the rest is left to the user's thrift and to learning.
+CPU seconds are of one seed on one thread. --out keeps the figures as JSON, of other data sets too; chapter 5 shows those in results/ranking_quality.json.
 """
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
+from pathlib import Path
 
 os.environ.update({f"{n}_NUM_THREADS": "1" for n in ("OMP", "OPENBLAS", "MKL", "NUMBA")})
 
@@ -26,18 +36,22 @@ import scipy.sparse as sp
 import torch
 from pandas.api.types import is_numeric_dtype
 from scipy.sparse.linalg import svds
+from scipy.special import softmax
+from sklearn.cluster import KMeans
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from recsys_nb.data import load, split_by_time
 from recsys_nb.dlrm import DLRM, DLRMConfig
-from recsys_nb.features import FeatureEncoder
+from recsys_nb.features import FeatureEncoder, Features
 from recsys_nb.metrics import ranker_metrics
 from recsys_nb.simulate import World
 from recsys_nb.train import train
 
 DIM = 16 # of the SVD
+GROUPS, TYPES, RANK = 24, 300, 8 # of items, of users, and of the tables of their log rates
+METRICS = ("auc", "gauc", "log_loss", "normalised_entropy")
 torch.set_num_threads(1)
 
 
@@ -75,10 +89,68 @@ def table_columns(table, key, prefix):
     return numbers, categories, tags
 
 
-def features(ds, n_train):
-    "All examples in order of time as a frame of features, the columns that are categories, the labels and the users."
+def one_hot(numbers, categories, n):
+    "A table as 0/1 columns, (n, c), numbers by eighths of their ranks; a single column of ones where there is nothing."
+    eighths = [np.minimum(pd.Series(x).rank(pct=True) * 8, 7).astype(int) for x in numbers.values()]
+    return np.column_stack([np.ones(n), *(pd.get_dummies(pd.Series(c)).to_numpy() for c in [*eighths, *categories.values()])]).astype(np.float32)
+
+
+def user_types(shown, taken, expected, traits, steps=300):
+    """Latent classes of users from counts by group of items, (n_users, GROUPS): shares of what a type is shown and its takes per expected take, (types, GROUPS) both in logs, and the
+    log probability of each type by the traits alone, (n_users, types); shares of all users; the types' vectors, (types, RANK).
+    Exposures are multinomial, takes Poisson; each table is a product of the types' vectors, so many types have few parameters."""
+    n = max(1, min(TYPES, int((shown.sum(1) > 0).sum()) // 20)); all_shares = shown.sum(0) / shown.sum()
+    shown, taken, expected, traits, base = map(torch.from_numpy, (shown, taken, expected, traits, all_shares))
+    torch.manual_seed(0); normal = lambda sd, *shape: nn.Parameter(sd * torch.randn(*shape))
+    t, c, g, b = normal(1, n, RANK), normal(.5, RANK, GROUPS), normal(.5, RANK, GROUPS), normal(.01, traits.shape[1], RANK)
+    to_show, to_take = nn.Parameter((base + 1e-6).log()), nn.Parameter(((taken.sum(0) + 1) / (expected.sum(0) + 1)).log()); size, floor = normal(0, n), nn.Parameter(torch.tensor(-1.))
+    def tables():
+        own = 1 - floor.sigmoid() # the rest of the exposures is the same for everybody
+        shares = own * (to_show + t @ c).softmax(1) + (1 - own) * base
+        return (shares + 1e-9).log(), (to_take + t @ g).clamp(max=2.5), (size + traits @ b @ t.T).log_softmax(1)
+    weights = [t, c, g, b, to_show, to_take, size, floor]
+    adam = torch.optim.Adam(weights); rates = torch.optim.lr_scheduler.OneCycleLR(adam, .03, total_steps=steps, pct_start=.1)
+    for _ in range(steps):
+        show, take, prior = tables(); adam.zero_grad()
+        fit = (shown @ show.T + taken @ take.T - expected @ take.exp().T + prior).logsumexp(1).sum()
+        ((sum(w.square().sum() for w in (t, c, g, b)) + .1 * size.square().sum() - fit) / len(shown)).backward(); adam.step(); rates.step()
+    with torch.no_grad(): return [x.numpy() for x in tables()] + [all_shares, t.numpy()]
+
+
+def type_features(user, group, clock, y, expected, traits, n_train):
+    "What the types that a user may be of, judged by the rows strictly before, are shown and take of the group of this row's item: three features; and their mean vector, (n, RANK)."
+    marks = np.eye(GROUPS, dtype=np.float32)[group]; rows = [marks, marks * y[:, None].astype(np.float32), marks * expected[:, None].astype(np.float32)]
+    counts = [np.zeros((len(traits), GROUPS), np.float32) for _ in rows]
+    for total, r in zip(counts, rows): np.add.at(total, user[:n_train], r[:n_train])
+    show, take, prior, base, vectors = user_types(*counts, traits); before, out, mean = [sums_before(user, clock, r) for r in rows], [], []
+    for s in range(0, len(user), 20_000):
+        s = slice(s, s + 20_000); k = group[s]
+        posterior = softmax(before[0][s] @ show.T + before[1][s] @ take.T - before[2][s] @ np.exp(take).T + prior[user[s]], 1).T
+        mean.append(posterior.T @ vectors)
+        out.append([np.log((posterior * np.exp(show)[:, k]).sum(0) / (base[k] + 1e-6)), np.log((posterior * np.exp(take)[:, k]).sum(0)), (posterior * take[:, k]).sum(0)])
+    return dict(zip(("type shown", "type taken", "type log taken"), np.concatenate(out, 1))), np.concatenate(mean)
+
+
+def leaning(key, clock, columns, residual, weight, shrink):
+    "What a ridge regression of the residuals on `columns`, (n, c), over the strictly earlier rows of the same key expects: a Newton step of a logistic regression with a Gaussian prior."
+    i, j = np.triu_indices(columns.shape[1]); out = np.empty(len(key), np.float32)
+    b, a = sums_before(key, clock, columns * residual[:, None]), sums_before(key, clock, columns[:, i] * columns[:, j] * weight[:, None])
+    for s in range(0, len(key), 20_000):
+        s = slice(s, s + 20_000); A = np.empty((len(b[s]), *2 * (columns.shape[1],)), np.float32); A[:, i, j] = A[:, j, i] = a[s]
+        out[s] = (np.linalg.solve(A + shrink * np.eye(A.shape[1], dtype=np.float32), b[s][:, :, None])[:, :, 0] * columns[s]).sum(1)
+    return out
+
+
+def standardised(frame, kinds, n):
+    "Numbers, ending at 5 standard deviations (the test period has users and counts beyond what was seen), and codes of a frame; and how many codes."
+    encoder = FeatureEncoder(categorical=kinds, numeric=[c for c in frame if c not in kinds]).fit(frame[:n]); out = encoder.transform(frame)
+    out.dense.clamp_(-5, 5); return out, encoder.cardinalities
+
+
+def features(ds, cut):
+    "All examples in order of time as a frame of features, the columns that are categories, the labels, the log, and how many are before the cut."
     log = ds.labelled(); log = log.iloc[np.argsort(log.timestamp.to_numpy(), kind="stable")].reset_index(drop=True)
-    n_train = int((log.timestamp < n_train).sum()); y = log.label.to_numpy(float)
+    n_train = int((log.timestamp < cut).sum()); y = log.label.to_numpy(float)
     user, item = ds.user_ids.get_indexer(log.user_id), ds.item_ids.get_indexer(log.item_id)
     clock = log.timestamp.to_numpy().astype(np.int64); V = item_vectors(user[:n_train], item[:n_train], len(ds.user_ids), len(ds.item_ids))
     place = lambda t, key, ids: None if t is None else t.set_index(key).reindex(ids).reset_index(names=key)
@@ -89,18 +161,23 @@ def features(ds, n_train):
     near = lambda s, shrink: (s[:, 1:1 + V.shape[1]] * V[item]).sum(1) / (s[:, 0] + shrink)
     own = sums_before(item, clock, np.column_stack([np.ones(len(y)), y])); base = y[:n_train].mean()
     rate = lambda took, met, shrink=10: (took + shrink * base) / (met + shrink)
-    f = {"user shown": np.log1p(shown[:, 0]), "user taken": np.log1p(taken[:, 0]), "user rate": rate(taken[:, 0], shown[:, 0]),
-        "item shown": np.log1p(own[:, 0]), "item taken": np.log1p(own[:, 1]), "item rate": rate(own[:, 1], own[:, 0]),
-        "like the shown": near(shown, 8), "like the taken": near(taken, 4)}
+    f = {"item shown": np.log1p(own[:, 0]), "item taken": np.log1p(own[:, 1]), "item rate": rate(own[:, 1], own[:, 0])} | {c: x[item] for c, x in (vn | vt).items()}
+    kinds = {c: x[item] for c, x in vc.items()} | {"hour": log.timestamp.dt.hour.to_numpy(), "weekday": log.timestamp.dt.day_of_week.to_numpy()}
+    if "position" in log: f["log position"] = np.log(log.position.to_numpy(float)); kinds["position"] = log.position.clip(upper=20).to_numpy()
+    everybody, cardinalities = standardised(pd.DataFrame(f | kinds), list(kinds), n_train) # what is known without the user
+    expected = logistic(Features(*(x[:n_train] for x in everybody)), everybody, y[:n_train], cardinalities, 0)
+    group = KMeans(GROUPS, n_init=4, random_state=0).fit(V, sample_weight=np.bincount(item[:n_train], minlength=len(V)) + 1e-3).labels_[item]
+    types, taste = type_features(user, group, clock, y, expected, one_hot(un | ut, uc, len(ds.user_ids)), n_train); f |= types
+    f |= {"user shown": np.log1p(shown[:, 0]), "user taken": np.log1p(taken[:, 0]), "user rate": rate(taken[:, 0], shown[:, 0]), "like the shown": near(shown, 8), "like the taken": near(taken, 4)}
     for j, c in enumerate([*vn, *vt]): # what the user takes, against what the user is shown
         at = 1 + V.shape[1] + j; f[f"user's {c}"] = (taken[:, at] / (taken[:, 0] + 5) - rate(0, 0) * shown[:, at] / (shown[:, 0] + 5) / max(base, 1e-9)).astype(np.float32)
-    f |= {c: x[user] for c, x in (un | ut).items()} | {c: x[item] for c, x in (vn | vt).items()}
-    profiles = {"shown": shown[:, 1:1 + V.shape[1]] / (shown[:, :1] + 8), "taken": taken[:, 1:1 + V.shape[1]] / (taken[:, :1] + 4), "item": V[item]}
-    f |= {f"{what} {j}": x[:, j] for what, x in profiles.items() for j in range(V.shape[1])}
+    f |= {c: x[user] for c, x in (un | ut).items()}; kinds = {c: x[user] for c, x in uc.items()} | kinds
     if vt: f["tags liked"] = sum(f[f"user's {c}"] * f[c] for c in vt)
-    if "position" in log: f["log position"] = np.log(log.position.to_numpy(float))
-    kinds = {c: x[user] for c, x in uc.items()} | {c: x[item] for c, x in vc.items()} | {"hour": log.timestamp.dt.hour.to_numpy(), "weekday": log.timestamp.dt.day_of_week.to_numpy()}
-    if "position" in log: kinds["position"] = log.position.clip(upper=20).to_numpy()
+    known, cardinalities = standardised(pd.DataFrame(f | kinds), list(kinds), n_train)
+    p = logistic(Features(*(x[:n_train] for x in known)), known, y[:n_train], cardinalities, 0).astype(np.float32)
+    unit = lambda x: np.clip((x - x[:n_train].mean(0)) / (x[:n_train].std(0) + 1e-6), -5, 5); columns = lambda *x: np.column_stack([np.ones(len(y)), *x]).astype(np.float32)
+    f["item leaning"] = leaning(item, clock, columns(unit(taste)), (y - p).astype(np.float32), p * (1 - p), 8) # to users of which taste, beyond what is known of both
+    f["user leaning"] = leaning(user, clock, columns(*(unit(x[item]) for x in vn.values()), V[item, :12]), (y - p).astype(np.float32), p * (1 - p), 4)
     return pd.DataFrame(f | kinds), list(kinds), y, log, n_train
 
 
@@ -131,7 +208,7 @@ def by_gradient(make):
         some, valid = part(~held), part(held)
         for stage, lr in enumerate((2e-3, 4e-4)):
             train(model, loss, some, lambda model: {"valid_loss": loss(model, valid)}, monitor="valid_loss", epochs=6, patience=1, batch_size=1024 if len(y) > 200_000 else 256, lr=lr,
-                weight_decay=1e-2, seed=seed + 1000 * stage, device="cpu", precision="fp32", progress=False)
+                weight_decay=1., seed=seed + 1000 * stage, device="cpu", precision="fp32", progress=False)
         with torch.no_grad(): return torch.cat([model(d, s) for d, s in zip(te.dense.split(2**15), te.sparse.split(2**15))]).sigmoid().numpy()
     return fit
 
@@ -152,32 +229,42 @@ MODELS = {"DLRM": by_gradient(dlrm), "logistic regression": logistic, "HistGradi
 
 # ---- the table
 
-def contest(ds, seeds, test, truth=None):
-    "Each model on one data set: the tables of metrics and of the differences of the DLRM to the others."
+def interval(values, draws):
+    "A figure as JSON has it: the mean over seeds, its 95% interval over users, the standard deviation over seeds."
+    low, high = draws.quantile([.025, .975])
+    return {"value": float(np.mean(values)), "low": float(low), "high": float(high), "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+
+def text(x, sign=""):
+    f = lambda v: f"{v:{sign}.4f}"
+    return f"{f(x['value'])} [{f(x['low'])}, {f(x['high'])}]" + (f" ±{x['sd']:.4f}" if x["sd"] is not None else "")
+
+
+def contest(ds, seeds, test, truth=None, tastes=None):
+    "Each model on one data set: a row a model, with its metrics and how much the DLRM differs from it."
     start = time.process_time(); cut = split_by_time(ds, test)[1].interactions.timestamp.min()
-    frame, kinds, y, log, n = features(ds, cut)
-    encoder = FeatureEncoder(categorical=kinds, numeric=[c for c in frame if c not in kinds]).fit(frame[:n])
-    tr, te, users = encoder.transform(frame[:n]), encoder.transform(frame[n:]), log.user_id[n:]
-    for part in (tr, te): part.dense.clamp_(-5, 5) # standard deviations: the test period has users and counts beyond what was seen
-    print(f"{ds.name}: {n:,} rows to learn from, {len(y) - n:,} to be judged ({users.nunique():,} users, {y[n:].mean():.1%} positive), {frame.shape[1]} features, "
-        f"{time.process_time() - start:.0f} CPU s to make them", flush=True)
+    frame, kinds, y, log, n = features(ds, cut); part = lambda x, rows: Features(*(t[rows] for t in x)); users = log.user_id[n:]
+    about = {"data": ds.name, "rows": n, "judged": len(y) - n, "users": int(users.nunique()), "positive": float(y[n:].mean()), "features": frame.shape[1]}
+    print("{data}: {rows:,} rows to learn from, {judged:,} to be judged ({users:,} users, {positive:.1%} positive), {features} features, ".format(**about)
+        + f"{time.process_time() - start:.0f} CPU s to make them", flush=True)
     judged = lambda p: ranker_metrics(y[n:], p, users, n_boot=1000, seed=0)
-    reports, rows = {} if truth is None else {"truth": [judged(truth(log[n:]))]}, []
-    for name, fit in MODELS.items():
+    reports, cpu = {} if truth is None else {"truth": [judged(truth(log[n:]))]}, {}
+    for name, fit in (MODELS if tastes is None else MODELS | {"DLRM told the tastes": MODELS["DLRM"]}).items():
+        x, cardinalities = standardised(frame.assign(taste=tastes(log)) if name.endswith("tastes") else frame, kinds, n)
         start = time.process_time(); n_seeds = 1 if fit is logistic else seeds
-        reports[name] = [judged(fit(tr, te, y[:n], encoder.cardinalities, s)) for s in range(n_seeds)]
-        print(f"  {name}: AUC {[round(float(r['auc']), 4) for r in reports[name]]}, {(time.process_time() - start) / n_seeds:.0f} CPU s a seed", flush=True)
-    draws = {name: sum(r.draws for r in rs) / len(rs) for name, rs in reports.items()}
-    for name, rs in reports.items():
-        row = {"model": name}
-        for m, digits in (("auc", 4), ("gauc", 4), ("log_loss", 4), ("normalised_entropy", 4)):
-            values = np.array([r[m] for r in rs]); low, high = draws[name][m].quantile([.025, .975])
-            row[m] = f"{values.mean():.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]" + (f" ±{values.std(ddof=1):.4f}" if len(rs) > 1 else "")
-        rows.append(row)
-    table = pd.DataFrame(rows).set_index("model")
-    apart = [{"DLRM minus": o, **{m: "{:+.4f} [{:+.4f}, {:+.4f}]".format(np.mean([r[m] for r in reports["DLRM"]]) - np.mean([r[m] for r in reports[o]]),
-        *(draws["DLRM"][m] - draws[o][m]).quantile([.025, .975])) for m in ("auc", "log_loss")}} for o in reports if o != "DLRM"]
-    return table, pd.DataFrame(apart).set_index("DLRM minus")
+        reports[name] = [judged(fit(part(x, slice(n)), part(x, slice(n, None)), y[:n], cardinalities, s)) for s in range(n_seeds)]
+        cpu[name] = (time.process_time() - start) / n_seeds
+        print(f"  {name}: AUC {[round(float(r['auc']), 4) for r in reports[name]]}, {cpu[name]:.0f} CPU s a seed", flush=True)
+    mean = {name: sum(r.draws for r in rs) / len(rs) for name, rs in reports.items()}; us = reports["DLRM"]
+    return [about | {"model": name, "seeds": len(rs), "seconds": cpu.get(name), "metrics": {m: interval([r[m] for r in rs], mean[name][m]) for m in METRICS}}
+        | ({} if name == "DLRM" else {"dlrm_minus": {m: interval([np.mean([r[m] for r in us]) - np.mean([r[m] for r in rs])], mean["DLRM"][m] - mean[name][m]) for m in METRICS}})
+        for name, rs in reports.items()]
+
+
+def show(rows):
+    table = pd.DataFrame([{"model": r["model"], **{m: text(r["metrics"][m]) for m in METRICS}} for r in rows]).set_index("model")
+    apart = pd.DataFrame([{"DLRM minus": r["model"], **{m: text(r["dlrm_minus"][m], "+") for m in ("auc", "log_loss")}} for r in rows if "dlrm_minus" in r]).set_index("DLRM minus")
+    with pd.option_context("display.width", 250, "display.max_columns", None): print(table, "\n\n", apart, "\n", sep="", flush=True)
 
 
 def main():
@@ -185,17 +272,22 @@ def main():
     p.add_argument("--data", nargs="+", default=["simulated"], help="'simulated', or what load reads: a name or a folder; ratings of 4 and more are positive")
     p.add_argument("--events", type=int, default=1_000_000, help="of the simulated log"); p.add_argument("--users", type=int, default=10_000); p.add_argument("--items", type=int, default=5_000)
     p.add_argument("--seeds", type=int, default=5); p.add_argument("--test", type=float, default=.2, help="share of the log that is judged, the last")
+    p.add_argument("--out", type=Path, help="keep the figures in this JSON file, in place of those of the same data")
     o = p.parse_args()
     for name in o.data:
-        truth = None
+        truth = tastes = None
         if name == "simulated":
             world = World(o.users, o.items); ds = world.sample(o.events)
             truth = lambda f: world.click_probability(np.asarray(f.user_id, object), np.asarray(f.item_id, object), f.position.to_numpy(), f.timestamp.to_numpy())
+            row = lambda t, c, f: pd.Index(t[c]).get_indexer(f[c])
+            tastes = lambda f: (world.tastes[row(world.users, "user_id", f)] * world.vectors[row(world.items, "item_id", f)]).sum(1)
         else:
             ds = load(name)
             if ds.positive is None and "value" in ds.interactions: ds = load(name, positive=4.0)
-        table, apart = contest(ds, o.seeds, o.test, truth)
-        with pd.option_context("display.width", 250, "display.max_columns", None): print(table, "\n\n", apart, "\n", sep="", flush=True)
+        rows = contest(ds, o.seeds, o.test, truth, tastes); show(rows)
+        if o.out:
+            others = [r for r in json.loads(o.out.read_text()) if r["data"] != ds.name] if o.out.exists() else []
+            o.out.write_text(json.dumps(others + rows, indent=1))
 
 
 if __name__ == "__main__": main()
