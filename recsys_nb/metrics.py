@@ -448,28 +448,9 @@ def _dots(ax, names, x, low, high, hue=None, legend=False):
     if legend: ax.legend([plt.Line2D([], [], color=c, marker="o") for c in colours.values()], kinds, loc="best", fontsize=9)
     return ax
 
-# %% ../nbs/07_metrics.ipynb #c6b3a088
-@dataclass(repr=False)
-class Report:
-    "The metrics of one model: estimates, intervals, per-user values, and the protocol they were made under."
-    values: pd.Series # estimate of each metric, by name, e.g. "ndcg@10"
-    draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
-    per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
-    counts: dict[str, int] # who was evaluated and who was not
-    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, fingerprints
-    name: str = "model" # shown in plots and comparisons
-    groups: dict[str, dict[str, Report]] = field(default_factory=dict) # of `by`: what it was grouped by -> group -> its report
-
-    def __getitem__(self, metric: str) -> float: return float(self.values[metric])
-    def to_frame(self) -> pd.DataFrame: # metric, k, value, low, high
-        "A row a metric."
-        return _tidy(self.draws, self.protocol["level"], value=self.values)
-    def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
-        "Everything but the per-user values, ready for JSON."
-        rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
-        metrics = {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}
-        return {"name": self.name, "metrics": metrics, "counts": self.counts, "protocol": self.protocol,
-            "groups": {by: {group: r.to_dict() for group, r in groups.items()} for by, groups in self.groups.items()}}
+# %% ../nbs/07_metrics.ipynb #c6d39dc6
+class _Drawn:
+    "How a report prints and plots itself."
     def card(self) -> str: # two lines
         "The protocol in words: what was told, and what was computed."
         return _card(self.protocol)
@@ -503,6 +484,29 @@ class Report:
         t = t.pivot(index="m", columns="k", values="t").loc[t.m.unique(), t.k.unique()]
         head = f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals"
         return "\n".join([head, t.rename_axis(index=None, columns=None).to_string(), self.card()])
+
+# %% ../nbs/07_metrics.ipynb #c6b3a088
+@dataclass(repr=False)
+class Report(_Drawn):
+    "The metrics of one model: estimates, intervals, per-user values, and the protocol they were made under."
+    values: pd.Series # estimate of each metric, by name, e.g. "ndcg@10"
+    draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
+    per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
+    counts: dict[str, int] # who was evaluated and who was not
+    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, fingerprints
+    name: str = "model" # shown in plots and comparisons
+    groups: dict[str, dict[str, Report]] = field(default_factory=dict) # of `by`: what it was grouped by -> group -> its report
+
+    def __getitem__(self, metric: str) -> float: return float(self.values[metric])
+    def to_frame(self) -> pd.DataFrame: # metric, k, value, low, high
+        "A row a metric."
+        return _tidy(self.draws, self.protocol["level"], value=self.values)
+    def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
+        "Everything but the per-user values, ready for JSON."
+        rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
+        metrics = {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}
+        return {"name": self.name, "metrics": metrics, "counts": self.counts, "protocol": self.protocol,
+            "groups": {by: {group: r.to_dict() for group, r in groups.items()} for by, groups in self.groups.items()}}
 
 # %% ../nbs/07_metrics.ipynb #c4335e08
 _accuracy = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
