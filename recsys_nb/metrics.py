@@ -448,28 +448,9 @@ def _dots(ax, names, x, low, high, hue=None, legend=False):
     if legend: ax.legend([plt.Line2D([], [], color=c, marker="o") for c in colours.values()], kinds, loc="best", fontsize=9)
     return ax
 
-# %% ../nbs/07_metrics.ipynb #c6b3a088
-@dataclass(repr=False)
-class Report:
-    "The metrics of one model: estimates, intervals, per-user values, and the protocol they were made under."
-    values: pd.Series # estimate of each metric, by name, e.g. "ndcg@10"
-    draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
-    per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
-    counts: dict[str, int] # who was evaluated and who was not
-    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, fingerprints
-    name: str = "model" # shown in plots and comparisons
-    groups: dict[str, dict[str, Report]] = field(default_factory=dict) # of `by`: what it was grouped by -> group -> its report
-
-    def __getitem__(self, metric: str) -> float: return float(self.values[metric])
-    def to_frame(self) -> pd.DataFrame: # metric, k, value, low, high
-        "A row a metric."
-        return _tidy(self.draws, self.protocol["level"], value=self.values)
-    def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
-        "Everything but the per-user values, ready for JSON."
-        rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
-        metrics = {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}
-        return {"name": self.name, "metrics": metrics, "counts": self.counts, "protocol": self.protocol,
-            "groups": {by: {group: r.to_dict() for group, r in groups.items()} for by, groups in self.groups.items()}}
+# %% ../nbs/07_metrics.ipynb #c6d39dc6
+class _Drawn:
+    "How a report prints and plots itself."
     def card(self) -> str: # two lines
         "The protocol in words: what was told, and what was computed."
         return _card(self.protocol)
@@ -503,6 +484,29 @@ class Report:
         t = t.pivot(index="m", columns="k", values="t").loc[t.m.unique(), t.k.unique()]
         head = f"{self.name}: {_count(self.counts)} · {self.protocol['level']:.0%} intervals"
         return "\n".join([head, t.rename_axis(index=None, columns=None).to_string(), self.card()])
+
+# %% ../nbs/07_metrics.ipynb #c6b3a088
+@dataclass(repr=False)
+class Report(_Drawn):
+    "The metrics of one model: estimates, intervals, per-user values, and the protocol they were made under."
+    values: pd.Series # estimate of each metric, by name, e.g. "ndcg@10"
+    draws: pd.DataFrame # the same metrics in each resample of the users, (n_boot, metrics)
+    per_user: pd.DataFrame | None # a row a user: its values, NaN where undefined; None where rows are not grouped by user
+    counts: dict[str, int] # who was evaluated and who was not
+    protocol: dict # split, candidates, seen, and what else was told (None: was not); k, conventions, n_boot, seed, level, fingerprints
+    name: str = "model" # shown in plots and comparisons
+    groups: dict[str, dict[str, Report]] = field(default_factory=dict) # of `by`: what it was grouped by -> group -> its report
+
+    def __getitem__(self, metric: str) -> float: return float(self.values[metric])
+    def to_frame(self) -> pd.DataFrame: # metric, k, value, low, high
+        "A row a metric."
+        return _tidy(self.draws, self.protocol["level"], value=self.values)
+    def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
+        "Everything but the per-user values, ready for JSON."
+        rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
+        metrics = {m: {c: None if np.isnan(x) else x for c, x in r.items()} for m, r in rows}
+        return {"name": self.name, "metrics": metrics, "counts": self.counts, "protocol": self.protocol,
+            "groups": {by: {group: r.to_dict() for group, r in groups.items()} for by, groups in self.groups.items()}}
 
 # %% ../nbs/07_metrics.ipynb #c4335e08
 _accuracy = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
@@ -663,6 +667,18 @@ def _groups(judge: _Judge, groupings: list, rows: np.ndarray, hits: tuple, t: _T
             if len(some) and of_group.wanted: out[by][g] = of_group.report(some, {"users": len(some)}, f"{by} {g}")
     return out
 
+# %% ../nbs/07_metrics.ipynb #108106d2
+def _pooled(wanted: list[str], lists: np.ndarray, shown: pd.Index, n_items: int | None, popularity, past) -> dict:
+    "Of the wanted metrics those that are no mean of users' values: functions of rows and k that give contributions."
+    pooled = {"coverage": lambda rows, k: _coverage(lists[rows], k, n_items), "gini": lambda rows, k: _gini(lists[rows], k, n_items),
+        "popularity_lift": lambda rows, k: _lift(lists, shown, popularity, past, k, rows)}
+    return {m: f for m, f in pooled.items() if m in wanted}
+
+def _sources(wanted: list[str], t: _Truth, past: _Truth | None, popularity: pd.Series | None, n_items: int | None) -> dict:
+    "The part of a protocol that says by which data: fingerprints, and the size of the catalogue."
+    by_popularity = popularity is not None and {"novelty", "popularity_lift"} & {*wanted}
+    return {"truth": t.fingerprint, "train": past and past.fingerprint, "popularity": _of_counts(popularity) if by_popularity else None, "catalogue": n_items}
+
 # %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
     recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; others are ignored
@@ -697,15 +713,12 @@ def evaluate(
     told, left_out = _stated(protocol, split=getattr(truth, "split", None), seen=seen)
     values = _per_user(hits, t, ks, map_denominator) | _beyond(wanted, ks, lists, shown, counted, past, categories, vectors)
     n_items = _catalogue(items, shown) if {"coverage", "gini"} & {*wanted} else None
-    pooled = {"coverage": lambda rows, k: _coverage(lists[rows], k, n_items), "gini": lambda rows, k: _gini(lists[rows], k, n_items),
-        "popularity_lift": lambda rows, k: _lift(lists, shown, counted, past, k, rows)}
+    pooled = _pooled(wanted, lists, shown, n_items, counted, past)
     served = lists[:, 0] >= 0; rows = np.flatnonzero(served | (missing == "zero"))
     counts = {"users": len(rows), "without_truth": others if bare is None else bare, "without_recommendations": int((~served).sum())} | left_out
-    ordered = {} if "rank" in recommendations else {"ties": ties}
-    full = told | {"k": list(ks), "metrics": wanted, "missing": missing, "no_truth": no_truth, "map_denominator": map_denominator,
-        "gain": gain} | ordered | {"n_boot": n_boot, "seed": seed, "level": level, "truth": t.fingerprint, "train": past and past.fingerprint,
-        "popularity": _of_counts(popularity) if popularity is not None and {"novelty", "popularity_lift"} & {*wanted} else None, "catalogue": n_items}
-    judge = _Judge(ks, wanted, values, {m: f for m, f in pooled.items() if m in wanted}, t.users, (n_boot, seed, full, name))
+    conventions = {"missing": missing, "no_truth": no_truth, "map_denominator": map_denominator, "gain": gain} | ({} if "rank" in recommendations else {"ties": ties})
+    full = told | {"k": list(ks), "metrics": wanted} | conventions | {"n_boot": n_boot, "seed": seed, "level": level} | _sources(wanted, t, past, popularity, n_items)
+    judge = _Judge(ks, wanted, values, pooled, t.users, (n_boot, seed, full, name))
     report = judge.report(rows, counts)
     if by is not None: report.groups = _groups(judge, _grouped(by, t, past, counted, truth, train), rows, hits, t, map_denominator)
     return report

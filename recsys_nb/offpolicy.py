@@ -150,7 +150,9 @@ class OffPolicy:
         return (f"{self.n:,} logged choices are worth {self.ess:,.0f} of the policy's own ({self.ess / self.n:.1%}); "
                 f"largest weight {self.max_weight:.3g}, {self.clipped:.1%} clipped, mean weight {self.mean_weight:.3f}\n"
                 f"{self.table.to_string(index=False, float_format='{:.4f}'.format)}")
-    def plot(self, ax=None):
+    def plot(self,
+        ax: plt.Axes | None = None, # drawn here; None: a new figure
+    ) -> plt.Axes: # the axes
         "The estimates with their intervals; the logged policy's mean reward for comparison."
         ax, t = ax or plt.subplots(figsize=(6, 2.4), layout="constrained")[1], self.table
         ax.errorbar(t.estimate, t.method, xerr=[t.estimate - t.low, t.high - t.estimate], fmt="o", capsize=5)

@@ -202,22 +202,9 @@ class _Parts(_Encoded):
         if not new.n_rows: raise EmptyFolderError(f"there are no positives, and none of the negatives is among the share {share}.")
         return new
 
-# %% ../nbs/06b_stream.ipynb #7864882f
-class ParquetStream(_Parts):
-    "A folder of parquet files as the `data` of `train`, with a bounded part of it in memory."
-    def __init__(self,
-        folder: str | Path | Sequence[str | Path], # of .parquet files, those in its subfolders too; or the files themselves
-        encode: Callable[[pd.DataFrame], dict[str, Tensor]], # makes tensors with one row an example, such as `Examples`
-        columns: Sequence[str] | None = None, # read only these; None: all
-        *,
-        buffer_rows: int = 1_000_000, # rows that are mixed with one another, and held in memory as tensors
-        piece_rows: int = 65_536, # rows read and encoded at a time
-    ):
-        for name, n in dict(buffer_rows=buffer_rows, piece_rows=piece_rows).items():
-            if n < 1: raise ValueError(f"{name} must be at least 1, got {n}")
-        self.encode, self.buffer_rows, self.piece_rows, self._negatives = encode, buffer_rows, piece_rows, None
-        self._open(folder, columns)
-
+# %% ../nbs/06b_stream.ipynb #f6399655
+class _Batches(_Parts):
+    "The rows in their order, and in batches."
     @property
     def n_rows(self) -> int: # those that are kept
         "The number of rows in an epoch."
@@ -251,6 +238,22 @@ class ParquetStream(_Parts):
         groups, mixer = self._groups, torch.Generator().manual_seed(_seed(seed, epoch, rank))
         if self.n_rows > self.buffer_rows: groups = [groups[i] for i in np.random.default_rng([seed, epoch]).permutation(len(groups))]
         with closing(_ahead(self._pieces(groups, low, low + rows))) as pieces: yield from _mixed(pieces, min(self.buffer_rows, rows), sizes, mixer)
+
+# %% ../nbs/06b_stream.ipynb #7864882f
+class ParquetStream(_Batches):
+    "A folder of parquet files as the `data` of `train`, with a bounded part of it in memory."
+    def __init__(self,
+        folder: str | Path | Sequence[str | Path], # of .parquet files, those in its subfolders too; or the files themselves
+        encode: Callable[[pd.DataFrame], dict[str, Tensor]], # makes tensors with one row an example, such as `Examples`
+        columns: Sequence[str] | None = None, # read only these; None: all
+        *,
+        buffer_rows: int = 1_000_000, # rows that are mixed with one another, and held in memory as tensors
+        piece_rows: int = 65_536, # rows read and encoded at a time
+    ):
+        for name, n in dict(buffer_rows=buffer_rows, piece_rows=piece_rows).items():
+            if n < 1: raise ValueError(f"{name} must be at least 1, got {n}")
+        self.encode, self.buffer_rows, self.piece_rows, self._negatives = encode, buffer_rows, piece_rows, None
+        self._open(folder, columns)
 
     def fingerprint(self) -> str: # 16 hexadecimal digits
         "A checksum of the files' sizes and row groups, the rows kept, the buffer and the first piece, encoded."
