@@ -398,7 +398,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict]:
 # %% ../nbs/06_train.ipynb #92c99df7
 class _Checkpoints:
     "The checkpoints of one run in a folder."
-    def __init__(self, folder: str | Path, run: dict): self.folder, self.run, self.best = Path(folder), run | {"format": 2}, {}
+    def __init__(self, folder: str | Path, run: dict): self.folder, self.run, self.best = Path(folder), run | {"format": 3}, {}
     def path(self, epoch: int) -> Path: return self.folder / f"epoch-{epoch:05d}.safetensors"
     def keep(self, *epochs: int) -> None:
         for p in set(self.folder.glob("epoch-*.safetensors")) - {self.path(e) for e in epochs}: p.unlink()
