@@ -14,7 +14,7 @@ Which type a user is, is not known but likelier or less so, by the user's table 
 
 DLRM and MLP stop early on a random tenth of the training rows, then go on at a fifth of the learning rate; the gradient boosting (its defaults, up to 300 trees) stops early on a
 random tenth, too; the logistic regression has no such thing and, being the same for every seed, runs once.
-Features and weight decay were chosen on a validation part, the last fifth of the training part.
+Features and weight decay were chosen on a validation part, the last fifth of the training part. The simulated test part was looked at twice: without the ridges the DLRM stood .0102 below the truth.
 Intervals are 95% over users (resampled 1,000 times) of the mean over seeds, "±" is the standard deviation over seeds, and differences are paired over the same resampled users.
 On simulated data "truth" is `World.click_probability` of the same rows: no model can be better but by luck; and "DLRM told the tastes" has one more feature, which no log has: the true
 product of the user's taste and the item's vector. What it gains is what better knowledge of users and items could; the rest is left to the user's thrift and to learning.
