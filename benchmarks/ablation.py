@@ -8,7 +8,6 @@ The protocol is that of `retrieval.py --split last`: the last fifth of each user
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ for threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"): os.environ.setdefaul
 import recsys_nb.recommend as r
 from recsys_nb.cli import choose_split, new_pairs
 from recsys_nb.metrics import compare, evaluate
+from _common import keep
 from retrieval import CACHE, read
 
 CHANGES = {"(default)": {}, "recency=False": {"recency": False}, "history=1": {"history": 1}, "drop=0": {"drop": 0.}, "dropout=0": {"dropout": 0.}, "n_extra=0": {"n_extra": 0},
@@ -53,8 +53,7 @@ def main():
         found = compare(default, judge(change, a.seeds, past, truth, len(ds.item_ids))).to_frame()
         print(f"{change:24}" + "".join(f"{x.metric}@{x.k} {x.difference:+.4f} [{x.low:+.4f}, {x.high:+.4f}]   " for x in found.itertuples()), flush=True)
         kept.append({"data": ds.name, "seeds": a.seeds, "change": change, "difference": found.drop(columns=["a", "b"]).to_dict("records")})
-    others = [x for x in json.loads(a.out.read_text()) if x["data"] != ds.name] if a.out and a.out.exists() else []
-    if a.out: a.out.write_text(json.dumps([*others, {"data": ds.name, "change": "(default)", "metrics": default.to_dict()["metrics"]}, *kept], indent=1))
+    keep(a.out, [{"data": ds.name, "change": "(default)", "metrics": default.to_dict()["metrics"]}, *kept])
 
 
 if __name__ == "__main__": main()

@@ -23,7 +23,6 @@ CPU seconds are of one seed on one thread. --out keeps the figures as JSON, of o
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -48,6 +47,8 @@ from recsys_nb.features import FeatureEncoder, Features
 from recsys_nb.metrics import ranker_metrics
 from recsys_nb.simulate import World
 from recsys_nb.train import train
+
+from _common import keep
 
 DIM = 16 # of the SVD
 GROUPS, TYPES, RANK = 24, 300, 8 # of items, of users, and of the tables of their log rates
@@ -285,9 +286,7 @@ def main():
             ds = load(name)
             if ds.positive is None and "value" in ds.interactions: ds = load(name, positive=4.0)
         rows = contest(ds, o.seeds, o.test, truth, tastes); show(rows)
-        if o.out:
-            others = [r for r in json.loads(o.out.read_text()) if r["data"] != ds.name] if o.out.exists() else []
-            o.out.write_text(json.dumps(others + rows, indent=1))
+        keep(o.out, rows)
 
 
 if __name__ == "__main__": main()

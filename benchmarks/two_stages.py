@@ -11,7 +11,6 @@ them is clicked once it is shown. A file keeps what it says of other logs.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import time
 from pathlib import Path
@@ -27,6 +26,7 @@ from recsys_nb.data import split_by_time
 from recsys_nb.metrics import evaluate, ranker_metrics
 from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever, _with_ids
 from recsys_nb.simulate import World
+from _common import keep
 from retrieval import CACHE, read
 
 ALONE, SIZE = "retrieval alone", (40_000, 2000, 600)
@@ -126,8 +126,7 @@ def main():
         kept = [about | {"model": m, "seconds": round(float(np.mean([f[m]["seconds"] for f in found])), 1), "metrics": told(found, m),
             "difference": {other: told(found, m, other) for other in found[0] if other != m}} for m in found[0]]
         show(kept)
-        others = [x for x in json.loads(a.out.read_text()) if (x["data"], x["split"]) != (log, about["split"])] if a.out and a.out.exists() else []
-        if a.out: a.out.write_text(json.dumps([*others, *kept], indent=1))
+        keep(a.out, kept, of=("data", "split"))
 
 
 if __name__ == "__main__": main()
