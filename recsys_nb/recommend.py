@@ -428,24 +428,30 @@ class _RankerExamples(_RankerSettings):
             other = ds.replace(ds.interactions[code[row] != half])
             if other.is_positive().any(): yield code == half, retriever.fresh(self.folder and Path(self.folder)/f"half-{half}").fit(other.positives()), _Evidence(other, scale=2.0)
 
-    def _exposures(self, ds: Dataset, mine: np.ndarray, first):
-        "What these users were shown, as they were at that moment; the label is the click."
-        frame = ds.replace(ds.interactions.assign(_at=_clock(ds))).labelled(); frame = frame[mine[ds.user_ids.get_indexer(frame.user_id)]]
-        h = past_of(ds, frame.user_id, frame["_at"].to_numpy(), first.history)
-        return h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
+    def _exposures(self, ds: Dataset):
+        "For the users of a half: what they were shown, as they were at that moment; the label is the click."
+        shown = ds.replace(ds.interactions.assign(_at=_clock(ds))).labelled(); user = ds.user_ids.get_indexer(shown.user_id)
+        def examples(mine: np.ndarray, first):
+            frame = shown[mine[user]]; h = past_of(ds, frame.user_id, frame["_at"].to_numpy(), first.history)
+            return h, np.arange(len(frame)), ds.item_ids.get_indexer(frame.item_id), np.array(frame.label, np.float32), frame
+        return examples
 
-    def _candidates(self, ds: Dataset, mine: np.ndarray, first):
-        "The candidates of these users without the last fifth of their items; the label is whether that fifth has them."
+    def _candidates(self, ds: Dataset):
+        "For the users of a half: their candidates without the last fifth of their items; the label is whether that fifth has them."
         timed = ds if "timestamp" in ds.interactions else ds.replace(ds.interactions.assign(timestamp=pd.to_datetime(np.arange(len(ds)), unit="s")))
         head, tail = (d.positives().interactions for d in split_leave_last_out(timed, last=0.2))
-        user = ds.user_ids.get_indexer(tail.user_id); item = ds.item_ids.get_indexer(tail.item_id)[mine[user]]; user = user[mine[user]]
-        rows = np.unique(user); h = histories(head, ds.user_ids, ds.item_ids, np.arange(len(ds.user_ids))).take(rows); taken = np.unique(user * h.n_items + item)
-        if self.examples == "random": pairs = self._drawn(rows, h, taken)
-        else:
-            items, _ = first._best(h, np.zeros(len(h), bool), self.candidates, exclude_seen=True)
-            pairs = (rows[:, None] * h.n_items + items)[items >= 0]
-        owner, items = np.searchsorted(rows, pairs // h.n_items), pairs % h.n_items
-        return h, owner, items, np.isin(pairs, taken).astype(np.float32), _usual(ds).iloc[np.zeros(len(items), int)]
+        asker, asked = ds.user_ids.get_indexer(tail.user_id), ds.item_ids.get_indexer(tail.item_id)
+        before = histories(head, ds.user_ids, ds.item_ids, np.arange(len(ds.user_ids))); usual = _usual(ds)
+        def examples(mine: np.ndarray, first):
+            user, item = asker[mine[asker]], asked[mine[asker]]
+            rows = np.unique(user); h = before.take(rows); taken = np.unique(user * h.n_items + item)
+            if self.examples == "random": pairs = self._drawn(rows, h, taken)
+            else:
+                items, _ = first._best(h, np.zeros(len(h), bool), self.candidates, exclude_seen=True)
+                pairs = (rows[:, None] * h.n_items + items)[items >= 0]
+            owner, items = np.searchsorted(rows, pairs // h.n_items), pairs % h.n_items
+            return h, owner, items, np.isin(pairs, taken).astype(np.float32), usual.iloc[np.zeros(len(items), int)]
+        return examples
 
     def _drawn(self, rows: np.ndarray, h: Histories, taken: np.ndarray) -> np.ndarray:
         "What was taken and random items, without those of the histories, as pairs: row · n_items + item."
@@ -461,9 +467,9 @@ class _RankerTraining(_RankerExamples):
         kinds = [self.examples] if not auto else ["exposures"] * has + ["candidates"] * (not has or self.calibration is None)
         if "exposures" in kinds and not has: raise DataError("examples='exposures', but every event of the log is a positive: there is nothing that was shown and not taken; say examples='candidates'.")
         self.context = [n for n in _CONTEXT if "exposures" in kinds and (len(kinds) == 2 if n == "shown" else _logged(ds.interactions, n))]
-        parts = []
-        for (mine, first, evidence), kind in ((half, k) for half in self._halves(ds, retriever) for k in kinds):
-            h, owner, items, label, frame = (self._exposures if kind == "exposures" else self._candidates)(ds, mine, first)
+        parts, of_kinds = [], [(self._exposures if k == "exposures" else self._candidates)(ds) for k in kinds]
+        for (mine, first, evidence), examples in ((half, of) for half in self._halves(ds, retriever) for of in of_kinds):
+            h, owner, items, label, frame = examples(mine, first)
             if not len(items): continue
             sparse, dense = self._pairs(first, evidence, h, owner, items, _context(frame, self.context))
             parts.append({"sparse": sparse, "dense": dense, "label": torch.from_numpy(label), "user": torch.from_numpy(np.array(h.rows[owner]))})

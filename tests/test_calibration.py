@@ -70,7 +70,7 @@ def test_what_cannot_be_calibrated(shop):
 def test_random_examples_hold_every_positive_and_nothing_seen(shop):
     retriever = TwoTowerRetriever(dim=8, epochs=1).fit(shop.positives())
     for how, made in (("random", DLRMRanker(examples="random", candidates=20)), ("candidates", DLRMRanker(examples="candidates", candidates=20))):
-        h, owner, items, label, _ = made._candidates(shop, np.ones(len(shop.user_ids), bool), retriever)
+        h, owner, items, label, _ = made._candidates(shop)(np.ones(len(shop.user_ids), bool), retriever)
         seen = set(zip(np.repeat(np.arange(len(h)), np.diff(h.offsets)).tolist(), h.items.tolist()))
         assert not seen & set(zip(owner.tolist(), items.tolist())) and (np.diff(owner) >= 0).all() and 0 < label.mean() < 1, how
 
