@@ -147,11 +147,12 @@ class Boundaries:
         "Probability of stopping for an effect at each look."
         return _crossings(self.information, self.z, drift)
     def cost(self,
-        power: float = .8, # of the single-look test with the same data
+        power: float = .8, # of the single-look test with the same data, at least .5 and below 1
     ) -> dict: # power, inflation, expected_share
-        "What the looks cost and save if there is the effect that a single look would find with `power`."
+        "What the looks cost and save if there is the effect that a single look would find with `power`; a ValueError for a power outside these bounds."
+        if not .5 <= power < 1: raise ValueError(f"power must be at least .5 and below 1, got {power}")
         single = stats.norm.isf(self.alpha / 2) + stats.norm.ppf(power)
-        more = optimize.brentq(lambda d: self.exits(d).sum() - power, single * .9, single * 2)
+        more = optimize.brentq(lambda d: self.exits(d).sum() - power, 0, single + 3)
         p, longer = self.exits(more), (more / single)**2
         used = longer * (p @ self.information + (1 - p.sum()) * self.information[-1])
         return {"power": float(self.exits(single).sum()), "inflation": float(longer), "expected_share": float(used)}
