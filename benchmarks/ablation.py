@@ -21,9 +21,9 @@ from recsys_nb.metrics import compare, evaluate
 from _common import keep
 from retrieval import CACHE, read
 
-CHANGES = {"(default)": {}, "recency=False": {"recency": False}, "history=1": {"history": 1}, "drop=0": {"drop": 0.}, "dropout=0": {"dropout": 0.}, "n_extra=0": {"n_extra": 0},
+CHANGES = {"(default)": {}, "recency=False": {"recency": False}, "history=1": {"history": 1}, "dropout=0": {"dropout": 0.}, "n_extra=0": {"n_extra": 0},
     "log_q=False": {"log_q": False}, "normalize=False": {"normalize": False}, "temperature=0.05": {"temperature": .05}, "learn_temperature=True": {"learn_temperature": True},
-    "hidden_dims=(32,)": {"hidden_dims": (32,)}, "no masking": {}} | {f"USUAL[{name!r}]": settings for name, settings in r.USUAL.items()}
+    "hidden_dims=(32,)": {"hidden_dims": (32,)}, "copies not masked": {}} | {f"USUAL[{name!r}]": settings for name, settings in r.USUAL.items()}
 loss = r.sampled_softmax_loss
 
 
@@ -33,7 +33,7 @@ def unmasked(u, v, T, q, items, extra): return loss(u, v, T, q, None, (*extra[:2
 def judge(change, seeds, past, truth, n_items):
     "The report with one setting changed, its values averaged over the seeds."
     protocol = {"split": "last", "candidates": f"all {n_items:,} items", "seen": "left out"}
-    with patch.object(r, "sampled_softmax_loss", unmasked if change == "no masking" else loss):
+    with patch.object(r, "sampled_softmax_loss", unmasked if change == "copies not masked" else loss):
         models = [r.TwoTowerRetriever(seed=seed, **CHANGES[change]).fit(past) for seed in range(seeds)]
     reports = [evaluate(m.recommend(truth.user_id.unique(), k=20), truth, k=(10, 20), metrics=["ndcg", "recall"], name=change, protocol=protocol) for m in models]
     mean = lambda part: sum(getattr(x, part) for x in reports) / seeds

@@ -88,12 +88,11 @@ class _Positives:
         for k, t in self.__dict__.items(): setattr(self, k, t.to(device))
         return self
 
-    def before(self, p: Tensor, length: int, drop: float = 0.0) -> Tensor: # item codes, long (B, length), -1 for padding
-        "The user's items before the positions `p`, the latest first, without the item at p itself; a share `drop` of them is hidden."
+    def before(self, p: Tensor, length: int) -> Tensor: # item codes, long (B, length), -1 for padding
+        "The user's items before the positions `p`, the latest first, without the item at p itself."
         at = p[:, None] - torch.arange(1, length + 1, device=p.device)
         ok = at >= self.start[p][:, None]; at = at.clamp(min=0); items = self.items[at]
         ok &= (items != self.items[p][:, None]) & self.trained[at]
-        if drop: ok &= torch.rand(ok.shape, device=ok.device) >= drop
         return torch.where(ok, items, -1)
 
     def some(self, p: Tensor, length: int) -> Tensor: # item codes, long (B, length), -1 for padding
@@ -134,7 +133,7 @@ class _Settings:
 
 # %% ../nbs/09_recommend.ipynb #071b4494
 MANY = 20 # positives a user, on average
-USUAL = {"few": {"dim": 64, "temperature": .15, "dropout": .4}, "many": {"dim": 128, "temperature": .1, "dropout": .2}} # settings for logs with fewer, and with so many
+USUAL = {"few": {"dim": 64, "temperature": .15, "dropout": .4}, "many": {"dim": 128, "temperature": .1, "dropout": .3}} # settings for logs with fewer, and with so many
 
 # %% ../nbs/09_recommend.ipynb #d9ac92ae
 class _TowerSettings(_Settings, BaseRecommender):
@@ -147,7 +146,6 @@ class _TowerSettings(_Settings, BaseRecommender):
         normalize: bool = True, # vectors of length 1
         temperature: float | None = None, # T of the softmax: lower where the log says clearly what a user wants
         learn_temperature: bool = False, # learn T from there
-        drop: float = 0.3, # share of the history that is hidden in training
         dropout: float | None = None, # share of units dropped before each layer and before the output, in training
         id_drop: float = 0.0, # share of items whose id is hidden in training, so that new ones are known by their features; 1: features only
         n_extra: int = 512, # random negatives a batch, beside the other users' items
@@ -158,7 +156,7 @@ class _TowerSettings(_Settings, BaseRecommender):
         epochs: int = 30, # at most
         batch_size: int = 512, # positives a step
         lr: float = 2e-3, # learning rate
-        patience: int = 5, # epochs without a better validation NDCG before it stops: at first it learns what is popular, and rests there
+        patience: int | None = None, # epochs without a better validation NDCG before it stops; None: 5, or on a small log as many as make 300 steps
         valid_users: int = 2000, # at most so many users' last items are held out for early stopping (and at most a fifth of all users)
         exact_to: int = 100_000, # catalogue size above which the search is approximate
         seed: int = 0, # initial weights, order, negatives
@@ -168,7 +166,7 @@ class _TowerSettings(_Settings, BaseRecommender):
         progress: bool = False, # show a progress bar
     ):
         self._keep(locals())
-        for name, value in [("drop", drop), ("dropout", dropout), ("id_drop", id_drop)]:
+        for name, value in [("dropout", dropout), ("id_drop", id_drop)]:
             if value is not None and not 0 <= value <= 1: raise ValueError(f"{name} is a share between 0 and 1, got {value}")
         if half_life is not None and not half_life > 0: raise ValueError(f"half_life is {half_life} days; it must be above 0, or None")
         if not demand >= 0: raise ValueError(f"demand must be at least 0, got {demand}")
@@ -178,9 +176,10 @@ class _TowerSettings(_Settings, BaseRecommender):
 class _TowerChoices(_TowerSettings):
     "What a `TwoTowerRetriever` makes of its settings."
     def _settle(self):
-        "Choose what was left open, by the positives of a user who has any."
+        "Choose what was left open, by the positives of a user who has any, and by all of them."
         n = np.diff(self.histories.offsets); many = len(self.histories.items) >= MANY * (n > 0).sum()
-        for name, value in USUAL["many" if many else "few"].items():
+        patience = max(5, 300 * self.batch_size // max(1, len(self.histories.items)))
+        for name, value in (USUAL["many" if many else "few"] | {"patience": patience}).items():
             if self.settings[name] is None: setattr(self, name, value)
 
     @property
@@ -245,7 +244,7 @@ class _TowerTraining(_TowerModel):
         counts = torch.bincount(p.items[p.trained], minlength=len(self.item_ids)).double()
         self.log_probabilities = log_draw(counts.clamp(min=1e-6), min(self.batch_size, int(p.trained.sum())), self.n_extra).float()
         check = {"valid": lambda model: self._validate(p, torch.from_numpy(held).to(device)), "monitor": "ndcg"} if len(held) else {}
-        s = {k: self.settings[k] for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
+        s = {k: getattr(self, k) for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
         self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
         self._to("cpu"); del self.positives, self.log_probabilities
         self.log_prior = _log_prior(train, self.popularity, self.half_life, self.demand, self.debias)
@@ -260,7 +259,7 @@ class _TowerTraining(_TowerModel):
     def _loss(self, model, batch):
         p, at = self.positives, batch["position"]; items = p.items[at]
         extra = torch.randint(len(self.item_ids), (self.n_extra,), device=at.device); columns = torch.cat([items, extra])
-        history = p.before(at, self.history, self.drop) if self.ordered else p.some(at, self.history)
+        history = p.before(at, self.history) if self.ordered else p.some(at, self.history)
         sparse, dense = self.item_side.take(columns)
         if self.id_drop: sparse[torch.rand(len(sparse), device=at.device) < self.id_drop, 0] = len(self.item_ids)
         u, v = model.user(*self.user_side.take(p.user[at]), history=history), model.item(sparse, dense)
@@ -281,7 +280,7 @@ class _TowerTraining(_TowerModel):
 # %% ../nbs/09_recommend.ipynb #6d7c2061
 class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
-    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": [0., .2, .4, .6], "lr": Range(1e-3, 5e-3, log=True),
+    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True),
         "half_life": [None, 3, 10, 30], "demand": [1., 2., 4., 8.], "debias": [0., .5]}
     starts = [USUAL["few"], USUAL["many"]]
 
