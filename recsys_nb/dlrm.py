@@ -266,21 +266,26 @@ def _interaction(c: DLRMConfig) -> nn.Module:
     return DotInteraction(n, d, first=c.num_dense_features > 0 or n == 1, diagonal=c.self_interaction)
 
 # %% ../nbs/05_dlrm.ipynb #9148805b
+def _after(x: Tensor | None, codes: Tensor, n: int) -> Tensor:
+    "The codes, and before those of each example that of its `x`, where there is one: as if it were a further row of a table of n."
+    return codes if x is None else torch.cat([n + torch.arange(len(x), device=x.device)[:, None], codes], 1)
+
+
 class _Vectors(torch.autograd.Function):
-    "The rows `codes` of a table, in the type of `x`; and before them each example's `x`, where there are any, as if these were further rows of the table."
+    "For each example its `x`, where there is one, and the rows `codes` of a table, in the type `dtype`."
     @staticmethod
-    def forward(ctx, weight: Tensor, codes: Tensor, x: Tensor) -> Tensor:
-        rows = torch.cat([weight.to(x.dtype), x]); ctx.sizes, ctx.dtype = [len(weight), len(x)], weight.dtype
-        if len(x): codes = torch.cat([torch.arange(len(weight), len(rows), device=x.device)[:, None], codes], 1)
-        ctx.save_for_backward(codes)
-        return rows.index_select(0, codes.flatten()).unflatten(0, codes.shape)
+    def forward(ctx, weight: Tensor, codes: Tensor, x: Tensor | None, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(_after(x, codes, len(weight))); ctx.sizes, ctx.dtype = [len(weight), 0 if x is None else len(x)], weight.dtype
+        if len(weight) > codes.numel(): weight, codes = weight.index_select(0, codes.flatten()), torch.arange(codes.numel(), device=codes.device).view_as(codes)
+        rows, codes = weight.to(dtype), _after(x, codes, len(weight))
+        return (rows if x is None else torch.cat([rows, x])).index_select(0, codes.flatten()).unflatten(0, codes.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
         codes, places = sort_rows(ctx.saved_tensors[0].flatten()); counts = codes.bincount(minlength=sum(ctx.sizes))
         table, x = nn.functional.embedding_bag(places, grad.flatten(0, 1), counts.cumsum(0) - counts, mode="sum").split(ctx.sizes)
-        return table.to(ctx.dtype), None, x
+        return table.to(ctx.dtype), None, x if ctx.needs_input_grad[2] else None, None
 
 # %% ../nbs/05_dlrm.ipynb #0c0a3c39
 class DLRM(nn.Module):
@@ -312,7 +317,7 @@ class DLRM(nn.Module):
         T = self._vectors(None if self.bottom is None else self.bottom(dense), codes)
         return self.top(self.interaction(T)).squeeze(1).float()
 
-    @_disable_dynamo # on a CPU a compiler's program was slower than these functions
+    @_disable_dynamo # the compiler calls it and does not look inside
     def _as_it_is(self, *inputs: Tensor | None) -> Tensor: return self._logits(*inputs)
 
     @_disable_dynamo
@@ -324,9 +329,9 @@ class DLRM(nn.Module):
     def _vectors(self, x: Tensor | None, codes: Tensor | None) -> Tensor:
         "The vectors of each example, (B, F, d), in the type of the products: `x`, where there is one, and rows of the table."
         if codes is None: return x.unsqueeze(1)
-        dtype, d = _type_of_products(self.top[0].weight), self.config.sparse_embedding_dim
+        dtype = _type_of_products(self.top[0].weight)
         plain = self.table.sparse or codes.device.type != "cpu" or torch.compiler.is_exporting()
-        if not plain: return _Vectors.apply(self.table.weight, codes, self.table.weight.new_empty(0, d, dtype=dtype) if x is None else x)
+        if not plain: return _Vectors.apply(self.table.weight, codes, x, dtype)
         rows = self._rows(codes).to(dtype)
         return rows if x is None else torch.cat([x.unsqueeze(1), rows], 1)
 
