@@ -287,6 +287,17 @@ class _Vectors(torch.autograd.Function):
         table, x = nn.functional.embedding_bag(places, grad.flatten(0, 1), counts.cumsum(0) - counts, mode="sum").split(ctx.sizes)
         return table.to(ctx.dtype), None, x if ctx.needs_input_grad[2] else None, None
 
+
+@_disable_dynamo # it knows no sparse gradients
+def _pick(table: nn.Module, codes: Tensor) -> Tensor: return table(codes)
+
+
+def _vectors(table: nn.Module, codes: Tensor, x: Tensor | None, dtype: torch.dtype) -> Tensor:
+    "The same of any table, also where gradients are sparse, on a GPU, and in a traced model."
+    if not table.sparse and codes.device.type == "cpu" and not torch.compiler.is_exporting(): return _Vectors.apply(table.weight, codes, x, dtype)
+    rows = _pick(table, codes).to(dtype)
+    return rows if x is None else torch.cat([x.unsqueeze(1), rows], 1)
+
 # %% ../nbs/05_dlrm.ipynb #0c0a3c39
 class DLRM(nn.Module):
     "The deep learning recommendation model (Naumov et al. 2019, arXiv:1906.00091), giving logits."
@@ -314,7 +325,8 @@ class DLRM(nn.Module):
 
     def _logits(self, dense: Tensor | None, sparse: Tensor | None) -> Tensor:
         codes = self._checked(dense, sparse)
-        T = self._vectors(None if self.bottom is None else self.bottom(dense), codes)
+        x = None if self.bottom is None else self.bottom(dense)
+        T = x.unsqueeze(1) if codes is None else _vectors(self.table, codes, x, _type_of_products(self.top[0].weight)) # (B, F, d)
         return self.top(self.interaction(T)).squeeze(1).float()
 
     @_disable_dynamo # the compiler calls it and does not look inside
@@ -325,15 +337,3 @@ class DLRM(nn.Module):
         "The rows that the codes stand for in the table of all features."
         _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
         return None if self.table is None else sparse + self.offsets
-
-    def _vectors(self, x: Tensor | None, codes: Tensor | None) -> Tensor:
-        "The vectors of each example, (B, F, d), in the type of the products: `x`, where there is one, and rows of the table."
-        if codes is None: return x.unsqueeze(1)
-        dtype = _type_of_products(self.top[0].weight)
-        plain = self.table.sparse or codes.device.type != "cpu" or torch.compiler.is_exporting()
-        if not plain: return _Vectors.apply(self.table.weight, codes, x, dtype)
-        rows = self._rows(codes).to(dtype)
-        return rows if x is None else torch.cat([x.unsqueeze(1), rows], 1)
-
-    @_disable_dynamo # it knows no sparse gradients
-    def _rows(self, codes: Tensor) -> Tensor: return self.table(codes)
