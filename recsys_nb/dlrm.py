@@ -253,7 +253,7 @@ class _MLP(nn.Sequential):
         self.last, self.dropout = last, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dropout or torch.compiler.is_exporting() or not _by_onednn(x, self[0].weight): return super().forward(x)
+        if self.dropout or torch.compiler.is_compiling() or not _by_onednn(x, self[0].weight): return super().forward(x)
         return _Layers.apply(x.to(_type_of_products(self[0].weight)), self.last, *(p for layer in self for p in layer._parameters.values()))
 
 # %% ../nbs/05_dlrm.ipynb #7c2bd2ab
