@@ -212,6 +212,9 @@ def compare_with(env: dict, args, folder: Path, part: str) -> None:
         share = statistics.median(x["rate"] * f / 1e9 / x["bf16" if "bf16" in name else "fp32"] for x in r)
         print(f"{name:20}{rates[name]:>9,.0f} {spread:>16}{median(r, 'memory'):>7,.0f} {'(' + format(max(x['memory'] for x in r), ',.0f') + ')':>7}{rates[name] * f / 1e9:>9.1f}{share:>13.1%}{median(r, 'first'):>15.1f}"
             + "".join(f"{rates[name] / base:>14.2f}" for base in bases.values() if base))
+    for name in (n for n in runs if "bf16" in n):
+        step, roof, alone = B / rates[name] * 1e3, *(B * f / median(runs[name], k) / 1e6 for k in ("bf16", "step"))
+        print(f"{name}: {step:.2f} ms a step; its FLOPs at the roofline {roof:.2f}, its products alone {alone:.2f}, all else {step - alone:.2f}")
     for name, why in missing.items(): print(f"{name}: not installable: {why}")
 
 

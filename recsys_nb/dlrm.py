@@ -5,7 +5,7 @@
 # %% ../nbs/05_dlrm.ipynb #7b0f3577
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 
@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo # torch.compiler.disable, but the compiler is loaded at the first call and not with this module
 from torch.autograd.function import once_differentiable
+
+from .two_tower import sort_rows
 
 # %% auto #0
 __all__ = ['DLRMConfig', 'interact', 'DotInteraction', 'CatInteraction', 'DCNInteraction', 'DLRM']
@@ -76,23 +78,12 @@ def interact(
     "The dot products of the pairs of vectors of each example (Naumov et al. 2019)."
     return (T @ T.transpose(1, 2)).flatten(1).index_select(1, pairs)
 
-# %% ../nbs/05_dlrm.ipynb #13aef7df
-def _as_it_is(schema: str, fake: Callable) -> Callable:
-    "Decorate a function of tensors, with its schema, so that the compiler calls it and does not look inside; `fake` makes an empty result."
-    def decorate(f):
-        op = torch.library.custom_op(f"recsys_nb::{f.__name__}", f, mutates_args=(), schema=schema)
-        op.register_fake(fake)
-        return lambda *args: (op if torch.compiler.is_compiling() else f)(*args)
-    return decorate
-
 # %% ../nbs/05_dlrm.ipynb #28020609
-@_as_it_is("(Tensor T, Tensor pairs, bool first) -> Tensor", lambda T, pairs, first: T.new_empty(len(T), T.shape[2] * first + len(pairs)))
 def _first_and_dots(T, pairs, first):
     dots = (T @ T.transpose(1, 2)).flatten(1).gather(1, pairs.expand(len(T), -1)) # in bf16 faster than index_select
     return torch.cat([T[:, 0], dots], 1) if first else dots
 
 
-@_as_it_is("(Tensor grad, Tensor T, Tensor spread, bool first) -> Tensor", lambda grad, T, spread, first: torch.empty_like(T))
 def _first_and_dots_backward(grad, T, spread, first):
     d, n = T.shape[2] * first, T.shape[1]
     out = (grad[:, d:] @ spread.to(grad.dtype)).view(-1, n, n) @ T
@@ -216,8 +207,7 @@ def _by_onednn(x: Tensor, weight: Tensor) -> bool:
     return weight.device.type == "cpu" and len(x) > 0 and x.shape[1:] == weight.shape[1:] and _type_of_products(weight) in _ONEDNN
 
 
-@_as_it_is("(Tensor x, Tensor w, Tensor? b, bool relu) -> Tensor", lambda x, w, b, relu: x.new_empty(len(x), len(w)))
-def _linear(x, w, b, relu):
+def _linear(x: Tensor, w: Tensor, b: Tensor | None, relu: bool) -> Tensor:
     "A linear layer by oneDNN, and a ReLU in the same pass."
     return torch.ops.mkldnn._linear_pointwise(x, w, b, "relu" if relu else "none", [], "")
 
@@ -228,8 +218,7 @@ def _product(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _through_relu(g: Tensor, out: Tensor, in_place: bool) -> Tensor:
-    "The gradient before a ReLU, of `g` after it; the compiler decides for itself what it does in place."
-    if torch.compiler.is_compiling(): return torch.ops.aten.threshold_backward(g, out, 0)
+    "The gradient before a ReLU, of `g` after it."
     return torch.ops.aten.threshold_backward.grad_input(g, out, 0, grad_input=g if in_place else torch.empty_like(g))
 
 
@@ -250,7 +239,7 @@ class _Layers(torch.autograd.Function):
         weights, outs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
         for i in reversed(range(n)):
             if ctx.relu[i]: g = _through_relu(g, outs[i + 1], in_place=i < n - 1)
-            grads = [_product(g.T, outs[i]), g.sum(0), *grads]
+            grads = [_product(g.T, outs[i]) if len(g.T) < len(outs[i].T) else _product(outs[i].T, g).T, g.sum(0), *grads]
             g = _product(g, weights[i]) if i or ctx.needs_input_grad[0] else None
         return g, None, *grads
 
@@ -264,8 +253,8 @@ class _MLP(nn.Sequential):
         self.last, self.dropout = last, dropout
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.dropout or torch.compiler.is_exporting() or not _by_onednn(x, self[0].weight): return super().forward(x)
-        return _Layers.apply(x.to(_type_of_products(self[0].weight)), self.last, *self.parameters())
+        if self.dropout or torch.compiler.is_compiling() or not _by_onednn(x, self[0].weight): return super().forward(x)
+        return _Layers.apply(x.to(_type_of_products(self[0].weight)), self.last, *(p for layer in self for p in layer._parameters.values()))
 
 # %% ../nbs/05_dlrm.ipynb #7c2bd2ab
 def _interaction(c: DLRMConfig) -> nn.Module:
@@ -277,25 +266,37 @@ def _interaction(c: DLRMConfig) -> nn.Module:
     return DotInteraction(n, d, first=c.num_dense_features > 0 or n == 1, diagonal=c.self_interaction)
 
 # %% ../nbs/05_dlrm.ipynb #9148805b
-class _PickRows(torch.autograd.Function):
-    "Rows of a table in the type `dtype`; the gradient is in the table's."
+def _after(x: Tensor | None, codes: Tensor, n: int) -> Tensor:
+    "The codes, and before those of each example that of its `x`, where there is one: as if it were a further row of a table of n."
+    return codes if x is None else torch.cat([n + torch.arange(len(x), device=x.device)[:, None], codes], 1)
+
+
+class _Vectors(torch.autograd.Function):
+    "For each example its `x`, where there is one, and the rows `codes` of a table, in the type `dtype`."
     @staticmethod
-    def forward(ctx, weight: Tensor, codes: Tensor, dtype: torch.dtype) -> Tensor:
-        ctx.save_for_backward(codes); ctx.like = weight
-        return weight.to(dtype).index_select(0, codes.flatten()).unflatten(0, codes.shape)
+    def forward(ctx, weight: Tensor, codes: Tensor, x: Tensor | None, dtype: torch.dtype) -> Tensor:
+        ctx.save_for_backward(_after(x, codes, len(weight))); ctx.sizes, ctx.dtype = [len(weight), 0 if x is None else len(x)], weight.dtype
+        if len(weight) > codes.numel(): weight, codes = weight.index_select(0, codes.flatten()), torch.arange(codes.numel(), device=codes.device).view_as(codes)
+        rows, codes = weight.to(dtype), _after(x, codes, len(weight))
+        return (rows if x is None else torch.cat([rows, x])).index_select(0, codes.flatten()).unflatten(0, codes.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor):
-        (codes,), out = ctx.saved_tensors, torch.zeros_like(ctx.like)
-        for c, g in zip(codes.split(512), grad.split(512)): out.index_add_(0, c.flatten(), g.to(out.dtype).flatten(0, 1)) # a part fits the cache
-        return out, None, None
+        codes, places = sort_rows(ctx.saved_tensors[0].flatten()); counts = codes.bincount(minlength=sum(ctx.sizes))
+        table, x = nn.functional.embedding_bag(places, grad.flatten(0, 1), counts.cumsum(0) - counts, mode="sum").split(ctx.sizes)
+        return table.to(ctx.dtype), None, x if ctx.needs_input_grad[2] else None, None
 
 
-def _rows(table: nn.Embedding, codes: Tensor, dtype: torch.dtype) -> Tensor:
-    "The rows of the table, (B, S, d), in the type `dtype`."
-    if table.sparse or torch.compiler.is_exporting(): return table(codes).to(dtype)
-    return _PickRows.apply(table.weight, codes, dtype)
+@_disable_dynamo # it knows no sparse gradients
+def _pick(table: nn.Module, codes: Tensor) -> Tensor: return table(codes)
+
+
+def _vectors(table: nn.Module, codes: Tensor, x: Tensor | None, dtype: torch.dtype) -> Tensor:
+    "The same of any table, also where gradients are sparse, on a GPU, and in a traced model."
+    if not table.sparse and codes.device.type == "cpu" and not torch.compiler.is_exporting(): return _Vectors.apply(table.weight, codes, x, dtype)
+    rows = _pick(table, codes).to(dtype)
+    return rows if x is None else torch.cat([x.unsqueeze(1), rows], 1)
 
 # %% ../nbs/05_dlrm.ipynb #0c0a3c39
 class DLRM(nn.Module):
@@ -319,13 +320,20 @@ class DLRM(nn.Module):
         sparse: Tensor | None = None, # codes, whole numbers (B, S); None where S is 0
     ) -> Tensor: # logits, float32 (B,)
         "The logit of each example; `.sigmoid()` makes a probability of it."
-        e = self._look_up(dense, sparse)
-        x = [] if self.bottom is None else [self.bottom(dense).unsqueeze(1)]
-        T = torch.cat(x + e, 1) # (B, F, d)
+        go = self._as_it_is if self.top[0].weight.device.type == "cpu" else self._logits
+        return go(dense, sparse)
+
+    def _logits(self, dense: Tensor | None, sparse: Tensor | None) -> Tensor:
+        codes = self._checked(dense, sparse)
+        x = None if self.bottom is None else self.bottom(dense)
+        T = x.unsqueeze(1) if codes is None else _vectors(self.table, codes, x, _type_of_products(self.top[0].weight)) # (B, F, d)
         return self.top(self.interaction(T)).squeeze(1).float()
 
-    @_disable_dynamo # first, and in one: the rest is one graph. The compiler's gradients of rows are slow, and it knows no sparse ones
-    def _look_up(self, dense: Tensor | None, sparse: Tensor | None) -> list[Tensor]:
-        "The rows of all tables in the type of the products, after the inputs are checked; nothing where there are no tables."
+    @_disable_dynamo # the compiler calls it and does not look inside
+    def _as_it_is(self, *inputs: Tensor | None) -> Tensor: return self._logits(*inputs)
+
+    @_disable_dynamo
+    def _checked(self, dense: Tensor | None, sparse: Tensor | None) -> Tensor | None:
+        "The rows that the codes stand for in the table of all features."
         _check_inputs(dense, sparse, self.cardinalities, self.config.num_dense_features)
-        return [] if self.table is None else [_rows(self.table, sparse + self.offsets, _type_of_products(self.top[0].weight))]
+        return None if self.table is None else sparse + self.offsets

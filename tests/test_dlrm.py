@@ -72,3 +72,14 @@ def test_a_table_that_is_no_embedding_gives_rows_too():
     codes = torch.tensor([[4, 0], [1, 2]]); whole = model(None, codes)
     model.table = Elsewhere(model.table)
     torch.testing.assert_close(model(None, codes), whole)
+
+
+@pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
+def test_compiled_as_on_a_gpu():
+    "Where the compiler looks inside the model, which it does on a GPU, logits and gradients are the same."
+    model, data = made(big=True), examples(50); grads = []
+    for logits in (model, torch.compile(model._logits, dynamic=False)):
+        model.zero_grad(); bce(logits(data["dense"], data["sparse"]), data["y"]).backward()
+        grads.append([p.grad.to_dense() for p in model.parameters()])
+    for p, q in zip(*grads): torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    assert all(g.abs().sum() > 0 for g in grads[0])
