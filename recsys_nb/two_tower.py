@@ -109,17 +109,17 @@ class _Bag(torch.autograd.Function):
     def forward(ctx, table, codes, weights, sparse):
         real = codes >= 0; places, sizes = real.flatten().nonzero()[:, 0], real.sum(1)
         ctx.save_for_backward(table, codes, weights, places); ctx.sparse = sparse
-        weights = None if weights is None else weights.flatten()[places]
-        return F.embedding_bag(codes.flatten()[places], table.detach(), sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights)
+        weights = None if weights is None else weights.flatten().index_select(0, places) # faster than by [places]
+        return F.embedding_bag(codes.flatten().index_select(0, places), table.detach(), sizes.cumsum(0) - sizes, mode="sum", per_sample_weights=weights)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         table, codes, weights, places = ctx.saved_tensors
         by_weight = _by_weight(table, codes.clamp(min=0), weights, grad.to(table.dtype)) if ctx.needs_input_grad[2] else None
-        rows, order = sort_rows(codes.flatten()[places]); places = places[order]
+        rows, order = sort_rows(codes.flatten().index_select(0, places)); places = places.index_select(0, order)
         rows, counts = torch.unique_consecutive(rows, return_counts=True)
-        weights = None if weights is None else weights.flatten()[places]
+        weights = None if weights is None else weights.flatten().index_select(0, places)
         sums = F.embedding_bag(places // codes.shape[1], grad.contiguous(), counts.cumsum(0) - counts, mode="sum", per_sample_weights=weights)
         if ctx.sparse: by_table = torch.sparse_coo_tensor(rows[None], sums, table.shape, is_coalesced=True, check_invariants=False)
         else: by_table = sums.new_zeros(table.shape).index_copy_(0, rows, sums)
@@ -212,7 +212,7 @@ def history_bag(
     if _learns(table): return _Bag.apply(table.weight, history, weights, table.sparse)
     return F.embedding_bag(history.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights) # what exporters understand
 
-# %% ../nbs/04_two_tower.ipynb #66dbd421
+# %% ../nbs/04_two_tower.ipynb #b461bbf1
 def _bag_and_sums(table: nn.Embedding, history: Tensor, recency: Tensor | None, rows: Tensor) -> tuple[Tensor, Tensor]:
     "The `history_bag` and the sums of each line of `rows`, from one lookup."
     width = max(history.shape[1], rows.shape[1])
