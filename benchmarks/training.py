@@ -52,7 +52,7 @@ def ours(data: dict[str, np.ndarray], rows: int, precision: str, table: str) -> 
         user_hidden_dims=[HIDDEN], item_hidden_dims=[HIDDEN], history=read, sparse=table == "sparse"))
     def loss(model, batch):
         marks.append(time.process_time())
-        return sampled_softmax_loss(model.user(batch["user"], history=batch["history"] if read else None), model.item(batch["item"]), model.temperature)
+        return sampled_softmax_loss(*model.both(batch["user"], batch["item"], history=batch["history"] if read else None), model.temperature)
     train(model, loss, data, epochs=1, batch_size=B, device="cpu", precision=precision, progress=False)
     return {"marks": marks, "before": before, "flops": flops(model)}
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import errno
 import hashlib
 import json
@@ -14,6 +15,7 @@ import math
 import os
 import re
 import shutil
+import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
@@ -103,7 +105,7 @@ def _source(data, device: torch.device):
     return data
 
 # %% ../nbs/06_train.ipynb #bbf42c51
-def _sums_by_row(grad: Tensor, most: int = 2048) -> Iterator[tuple[Tensor, Tensor]]:
+def _sums_by_row(grad: Tensor, most: int = 4096) -> Iterator[tuple[Tensor, Tensor]]:
     "The distinct rows of a sparse gradient and the sum of each one's values, `most` rows at a time."
     rows, values = grad._indices()[0], grad._values()
     if (rows[1:] > rows[:-1]).all(): yield from zip(rows.split(most), values.split(most)); return
@@ -117,13 +119,21 @@ def _sums_by_row(grad: Tensor, most: int = 2048) -> Iterator[tuple[Tensor, Tenso
 def _get_rows(table: Tensor, rows: Tensor) -> Tensor:
     "A copy of these rows."
     if table.device.type != "cpu": return table.index_select(0, rows)
-    return torch.embedding_bag(table, rows, torch.arange(len(rows)))[0] # bags of one: looks ahead while it waits for the memory
+    return torch.embedding_bag(table.detach(), rows, torch.arange(len(rows)))[0] # bags of one: looks ahead while it waits for the memory
 
 
 def _put_rows(table: Tensor, rows: Tensor, values: Tensor) -> None:
     "Overwrite these rows, which are distinct."
     if table.device.type != "cpu" or table.dtype == torch.bfloat16: table.index_copy_(0, rows, values) # NumPy has no bfloat16
     else: table.numpy()[rows.numpy()] = values.numpy()
+
+# %% ../nbs/06_train.ipynb #e9422342
+def _in_large_pages(x: Tensor) -> bool:
+    "Ask Linux (from 6.1 on) for pages of 2 MB under a tensor of 16 MB or more; whether it did so."
+    if sys.platform != "linux" or x.device.type != "cpu" or x.nbytes < 2 ** 24: return False
+    page, collapse = 2 ** 21, 25 # MADV_COLLAPSE of Linux's mman.h
+    first, end = -(-x.data_ptr() // page), (x.data_ptr() + x.nbytes) // page # whole pages only
+    return ctypes.CDLL(None).madvise(ctypes.c_void_p(first * page), ctypes.c_size_t((end - first) * page), collapse) == 0
 
 # %% ../nbs/06_train.ipynb #34b13172
 class RowAdam(torch.optim.Optimizer):
@@ -135,6 +145,8 @@ class RowAdam(torch.optim.Optimizer):
         eps: float = 1e-8, # added to its root
     ):
         super().__init__(params, dict(lr=lr, beta=beta, eps=eps))
+        for group in self.param_groups:
+            for p in group["params"]: _in_large_pages(p)
 
     @torch.no_grad()
     def step(self) -> None:

@@ -1,11 +1,13 @@
 "What no reader wants in the chapter: a training process killed in the middle of an epoch goes on to the same weights."
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -125,3 +127,15 @@ def test_freed_memory_is_kept_for_the_next_step():
         print(faults() - before)"""
     faults = int(subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True).stdout)
     assert faults < 20 * 5_120 / 10 # of the pages that these steps write to
+
+
+LINUX = tuple(map(int, re.findall(r"\d+", platform.release())[:2])) if platform.system() == "Linux" and Path("/sys/kernel/mm/transparent_hugepage").exists() else (0, 0)
+
+
+@pytest.mark.skipif(LINUX < (6, 1), reason="Linux has it from 6.1 on")
+def test_a_large_table_lies_in_large_pages_and_keeps_its_numbers():
+    torch.manual_seed(0); table = torch.nn.Embedding(2 ** 19, 16, sparse=True); numbers = table.weight.detach().clone()
+    RowAdam(table.parameters())
+    found = re.search(r"AnonHugePages:\s+(\d+)", Path("/proc/self/smaps_rollup").read_text())
+    assert int(found[1]) >= 30 * 1024 # KB, of 32 MB
+    assert torch.equal(table.weight, numbers)
