@@ -262,7 +262,7 @@ class _TowerTraining(_TowerModel):
         history = p.before(at, self.history) if self.ordered else p.some(at, self.history)
         sparse, dense = self.item_side.take(columns)
         if self.id_drop: sparse[torch.rand(len(sparse), device=at.device) < self.id_drop, 0] = len(self.item_ids)
-        u, v = model.user(*self.user_side.take(p.user[at]), history=history), model.item(sparse, dense)
+        user, numbers = self.user_side.take(p.user[at]); u, v = model.both(user, sparse, numbers, dense, history)
         q = self.log_probabilities[columns] if self.log_q else torch.zeros_like(v[:, 0]); n = len(u)
         return sampled_softmax_loss(u, v[:n], model.temperature, q[:n], items, (v[n:], q[n:], extra))
 
