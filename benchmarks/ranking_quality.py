@@ -161,6 +161,11 @@ def standardised(frame, kinds, n):
     out.dense.clamp_(-5, 5); return out, encoder.cardinalities
 
 
+def wide(f, cardinalities, first=0):
+    "Features as one table, (n, c): the numbers, and a 0/1 column for each code from `first` on."
+    return np.column_stack([f.dense, *(np.eye(k, dtype=np.float32)[c][:, first:] for c, k in zip(f.sparse.numpy().T, cardinalities))])
+
+
 def features(ds, cut):
     "All examples in order of time as a frame of features, the columns that are categories, the labels, the log, and how many are before the cut."
     log = ds.labelled(); log = log.iloc[np.argsort(log.timestamp.to_numpy(), kind="stable")].reset_index(drop=True)
@@ -178,7 +183,7 @@ def features(ds, cut):
     f = {"item shown": np.log1p(own[:, 0]), "item taken": np.log1p(own[:, 1]), "item rate": rate(own[:, 1], own[:, 0])} | {c: x[item] for c, x in (vn | vt).items()}
     kinds = {c: x[item] for c, x in vc.items()} | {"hour": log.timestamp.dt.hour.to_numpy(), "weekday": log.timestamp.dt.day_of_week.to_numpy()}
     of, ks = standardised(pd.DataFrame(f | {c: x[item] for c, x in vc.items()}), list(vc), n_train) # what is known without the user
-    of_item = np.column_stack([of.dense, *(np.eye(k, dtype=np.float32)[c] for c, k in zip(of.sparse.numpy().T, ks))])
+    of_item = wide(of, ks)
     if "position" in log: f["log position"] = np.log(log.position.to_numpy(float)); kinds["position"] = log.position.clip(upper=20).to_numpy()
     of_moment = np.column_stack([pd.get_dummies(pd.Series(x)).to_numpy() for c, x in kinds.items() if c not in vc]).astype(np.float32)
     traits, met, types = one_hot(un | ut, uc, len(ds.user_ids)), np.bincount(item[:n_train], minlength=len(V)) + 1e-3, 0
@@ -237,7 +242,7 @@ def boosting(tr, te, y, cardinalities, seed):
 
 
 def logistic(tr, te, y, cardinalities, seed):
-    X = [np.column_stack([f.dense, *(np.eye(k, dtype=np.float32)[c][:, 1:] for c, k in zip(f.sparse.numpy().T, cardinalities))]) for f in (tr, te)]
+    X = [wide(f, cardinalities, 1) for f in (tr, te)]
     return LogisticRegression(max_iter=300).fit(X[0], y).predict_proba(X[1])[:, 1]
 
 

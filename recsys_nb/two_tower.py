@@ -238,21 +238,9 @@ class Temperature(nn.Module):
         lo, hi = T_RANGE
         return lo * (hi / lo) ** torch.sigmoid(self.raw)
 
-# %% ../nbs/04_two_tower.ipynb #d43e3545
-class TwoTowerModel(nn.Module):
-    "Two towers whose vectors meet in a dot product."
-    def __init__(self,
-        config: TwoTowerConfig, # the shape; weights come from torch's global generator, so seed with torch.manual_seed
-    ):
-        super().__init__()
-        self.config = c = config
-        shared = dict(out_dim=c.output_embedding_dim, dropout=c.dropout, normalize=c.normalize, sparse=c.sparse)
-        self.user_tower = Tower(c.user_categorical_cardinalities, c.user_embedding_dim, num_dense=c.num_user_dense, hidden_dims=c.user_hidden_dims, side="user", **shared)
-        self.item_tower = Tower(c.item_categorical_cardinalities, c.item_embedding_dim, num_dense=c.num_item_dense, hidden_dims=c.item_hidden_dims, side="item", **shared)
-        self.history_layers = _layers(c.item_embedding_dim, (), c.user_embedding_dim) if c.history else None
-        self.recency = nn.Parameter(torch.zeros(c.recency)) if c.recency else None
-        self._temperature = Temperature(c.temperature, c.learn_temperature)
-
+# %% ../nbs/04_two_tower.ipynb #fa1d1779
+class _Vectors(nn.Module):
+    "The vectors of users and of items, by the towers of a `TwoTowerModel`."
     @property
     def temperature(self) -> float | Tensor: # T, for the loss
         "The temperature of the loss: a number, or a tensor that learns."
@@ -288,6 +276,21 @@ class TwoTowerModel(nn.Module):
         bag, sums = _bag_and_sums(self.item_tower.table, history, self.recency, self.item_tower._rows(item_sparse, item_dense))
         return self.user_tower(user_sparse, user_dense, self.history_layers(bag)), self.item_tower._vectors(sums, item_dense, None)
 
+# %% ../nbs/04_two_tower.ipynb #d43e3545
+class TwoTowerModel(_Vectors):
+    "Two towers whose vectors meet in a dot product."
+    def __init__(self,
+        config: TwoTowerConfig, # the shape; weights come from torch's global generator, so seed with torch.manual_seed
+    ):
+        super().__init__()
+        self.config = c = config
+        shared = dict(out_dim=c.output_embedding_dim, dropout=c.dropout, normalize=c.normalize, sparse=c.sparse)
+        self.user_tower = Tower(c.user_categorical_cardinalities, c.user_embedding_dim, num_dense=c.num_user_dense, hidden_dims=c.user_hidden_dims, side="user", **shared)
+        self.item_tower = Tower(c.item_categorical_cardinalities, c.item_embedding_dim, num_dense=c.num_item_dense, hidden_dims=c.item_hidden_dims, side="item", **shared)
+        self.history_layers = _layers(c.item_embedding_dim, (), c.user_embedding_dim) if c.history else None
+        self.recency = nn.Parameter(torch.zeros(c.recency)) if c.recency else None
+        self._temperature = Temperature(c.temperature, c.learn_temperature)
+
     def forward(self,
         user_sparse: Tensor, # as `sparse` of `user`
         item_sparse: Tensor, # as `sparse` of `item`
@@ -299,7 +302,6 @@ class TwoTowerModel(nn.Module):
         u, v = self.both(user_sparse, item_sparse, user_dense, item_dense, history)
         return (u * v).sum(-1)
 
-# %% ../nbs/04_two_tower.ipynb #9d2dcec7
 def _check_history(c: TwoTowerConfig, history: Tensor | None, n: int) -> None:
     if history is None and c.history: raise ValueError("this model reads histories, but history is None: give item codes of shape (batch, L), padded with -1.")
     if history is None: return
