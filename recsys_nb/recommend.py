@@ -133,29 +133,30 @@ class _Settings:
 
 # %% ../nbs/09_recommend.ipynb #071b4494
 MANY = 20 # positives a user, on average
-USUAL = {"few": {"dim": 64, "temperature": .15, "dropout": .4}, "many": {"dim": 128, "temperature": .1, "dropout": .3}} # settings for logs with fewer, and with so many
+USUAL = {"few": {"temperature": .18, "dropout": .5, "lr": 4e-3, "prior": 1.}, "many": {"temperature": .1, "dropout": .3, "lr": 2e-3, "prior": 0.}} # settings for logs with fewer, and with so many
 
 # %% ../nbs/09_recommend.ipynb #d9ac92ae
 class _TowerSettings(_Settings, BaseRecommender):
     "The settings of a `TwoTowerRetriever`."
     def __init__(self,
-        dim: int | None = None, # length of all vectors; None here and below: by how much the log tells of a user, see `USUAL`
+        dim: int = 128, # length of all vectors
         history: int = 50, # at most so many of a user's items are read, the latest (ten times as many where the log has no times)
         recency: bool = True, # learn how much each place of the history counts, where the log has times
         hidden_dims: tuple = (), # widths of hidden layers of both towers; none: factorisation
         normalize: bool = True, # vectors of length 1
-        temperature: float | None = None, # T of the softmax: lower where the log says clearly what a user wants
+        temperature: float | None = None, # T of the softmax: lower where the log says clearly what a user wants; None here and below: by how much the log tells of a user, see `USUAL`
         learn_temperature: bool = False, # learn T from there
         dropout: float | None = None, # share of units dropped before each layer and before the output, in training
         id_drop: float = 0.0, # share of items whose id is hidden in training, so that new ones are known by their features; 1: features only
         n_extra: int = 512, # random negatives a batch, beside the other users' items
         log_q: bool = True, # correct the softmax for how often each item is drawn
+        prior: float | None = None, # logits are u·v/T + prior log p, where p is an item's share of all positives: at 1 the towers need not learn what is popular
         half_life: float | None = None, # days after which a positive counts half in p', an item's share of what is taken now; scores in service gain T demand log p'
         demand: float = 1.0, # how much p' and p weigh beside the towers
-        debias: float = 0.0, # scores in service lose T demand debias log p, where p is an item's share of all positives: more for those that few know
+        debias: float = 0.0, # scores in service lose T demand debias log p: more for the items that few know
         epochs: int = 30, # at most
         batch_size: int = 512, # positives a step
-        lr: float = 2e-3, # learning rate
+        lr: float | None = None, # learning rate
         patience: int | None = None, # epochs without a better validation NDCG before it stops; None: 5, or on a small log as many as make 300 steps
         valid_users: int = 2000, # at most so many users' last items are held out for early stopping (and at most a fifth of all users)
         exact_to: int = 100_000, # catalogue size above which the search is approximate
@@ -166,7 +167,7 @@ class _TowerSettings(_Settings, BaseRecommender):
         progress: bool = False, # show a progress bar
     ):
         self._keep(locals())
-        for name, value in [("dropout", dropout), ("id_drop", id_drop)]:
+        for name, value in [("dropout", dropout), ("id_drop", id_drop), ("prior", prior)]:
             if value is not None and not 0 <= value <= 1: raise ValueError(f"{name} is a share between 0 and 1, got {value}")
         if half_life is not None and not half_life > 0: raise ValueError(f"half_life is {half_life} days; it must be above 0, or None")
         if not demand >= 0: raise ValueError(f"demand must be at least 0, got {demand}")
@@ -182,6 +183,10 @@ class _TowerChoices(_TowerSettings):
         for name, value in (USUAL["many" if many else "few"] | {"patience": patience}).items():
             if self.settings[name] is None: setattr(self, name, value)
 
+    def _chosen(self) -> dict:
+        "The settings, and what was chosen where they were left open."
+        return self.settings | {name: getattr(self, name) for name in USUAL["few"]}
+
     @property
     def read(self) -> int: # how many items of a history are read in service
         "The order of a history without times means nothing, so more of it is read."
@@ -191,7 +196,7 @@ class _TowerChoices(_TowerSettings):
         folder: str | Path | None = None, # for checkpoints of its own
     ) -> BaseRecommender:
         "An unfitted retriever with the same settings."
-        return type(self)(**self.settings | {"folder": folder})
+        return type(self)(**self._chosen() | {"folder": folder})
 
 # %% ../nbs/09_recommend.ipynb #05d4163b
 class _TowerModel(_TowerChoices):
@@ -220,18 +225,26 @@ class _TowerModel(_TowerChoices):
         self.bonus = float(self.model.temperature) * self.log_prior
         self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(np.c_[self.item_vectors, self.bonus], self.exact_to)
 
-# %% ../nbs/09_recommend.ipynb #eeff2096
+# %% ../nbs/09_recommend.ipynb #42a67b08
+def _shares(
+    taken: np.ndarray, # how often each item was, (n_items,)
+    new: bool = False, # items that nobody took are new: they count as the average item, not as taken once
+) -> np.ndarray: # p, float64 (n_items,)
+    "Each item's share of all positives."
+    return np.where(taken > 0, taken, taken.sum() / len(taken) if new else 1) / taken.sum()
+
 def _log_prior(
     train: Dataset, # positives, with times if there is a half_life
-    taken: np.ndarray, # how often each item was, (n_items,)
+    p: np.ndarray, # share of each item (n_items,)
     half_life: float | None = None, # days
     demand: float = 1.0, # w
     debias: float = 0.0, # λ
+    prior: float = 0.0, # c
 ) -> np.ndarray: # float32, one number an item
-    "w (log p' - λ log p), without log p' where there is no half_life: what the logits of items gain in service."
-    p, late = (taken / taken.sum()).clip(1 / len(train)), np.ones(1)
+    "c log p + w (log p' - λ log p), without log p' where there is no half_life: what the logits of items gain in service."
+    late = np.ones(1)
     if half_life is not None: now = _late_counts(train, half_life); late = (now / now.sum() + .1 * p) / 1.1
-    return (demand * (np.log(late) - debias * np.log(p))).astype(np.float32)
+    return (prior * np.log(p) + demand * (np.log(late) - debias * np.log(p))).astype(np.float32)
 
 # %% ../nbs/09_recommend.ipynb #80bd823f
 class _TowerTraining(_TowerModel):
@@ -243,11 +256,12 @@ class _TowerTraining(_TowerModel):
         self.positives = p = _Positives(h, held).to(device); self._to(device)
         counts = torch.bincount(p.items[p.trained], minlength=len(self.item_ids)).double()
         self.log_probabilities = log_draw(counts.clamp(min=1e-6), min(self.batch_size, int(p.trained.sum())), self.n_extra).float()
+        self.known = self.prior * torch.from_numpy(_shares(counts.cpu().numpy(), self.id_drop > 0)).log().float().to(device) # of logits
         check = {"valid": lambda model: self._validate(p, torch.from_numpy(held).to(device)), "monitor": "ndcg"} if len(held) else {}
         s = {k: getattr(self, k) for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
         self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
-        self._to("cpu"); del self.positives, self.log_probabilities
-        self.log_prior = _log_prior(train, self.popularity, self.half_life, self.demand, self.debias)
+        self._to("cpu"); del self.positives, self.log_probabilities, self.known
+        self.log_prior = _log_prior(train, _shares(self.popularity, self.id_drop > 0), self.half_life, self.demand, self.debias, self.prior)
         self._finish()
 
     def _held_out(self, h: Histories) -> np.ndarray:
@@ -264,12 +278,13 @@ class _TowerTraining(_TowerModel):
         if self.id_drop: sparse[torch.rand(len(sparse), device=at.device) < self.id_drop, 0] = len(self.item_ids)
         user, numbers = self.user_side.take(p.user[at]); u, v = model.both(user, sparse, numbers, dense, history)
         q = self.log_probabilities[columns] if self.log_q else torch.zeros_like(v[:, 0]); n = len(u)
+        if self.prior: u, v = F.pad(u, (0, 1), value=1.), torch.cat([v, model.temperature * self.known[columns, None]], 1)
         return sampled_softmax_loss(u, v[:n], model.temperature, q[:n], items, (v[n:], q[n:], extra))
 
     def _validate(self, p, held):
         "NDCG of one held-out item each among all items, those of the user's history left out."
         u = self.model.user(*self.user_side.take(p.user[held]), history=p.before(held, self.read))
-        scores = u @ self.model.item(*self.item_side.take(torch.arange(len(self.item_ids), device=u.device))).T
+        scores = u @ self.model.item(*self.item_side.take(torch.arange(len(self.item_ids), device=u.device))).T + self.model.temperature * self.known
         mine = scores.gather(1, p.items[held][:, None]); n = held - p.start[held]
         row = torch.repeat_interleave(torch.arange(len(held), device=u.device), n)
         seen = torch.repeat_interleave(p.start[held] - (n.cumsum(0) - n), n) + torch.arange(len(row), device=u.device)
@@ -280,9 +295,9 @@ class _TowerTraining(_TowerModel):
 # %% ../nbs/09_recommend.ipynb #6d7c2061
 class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
-    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True),
+    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True), "prior": [0., 1.],
         "half_life": [None, 3, 10, 30], "demand": [1., 2., 4., 8.], "debias": [0., .5]}
-    starts = [USUAL["few"], USUAL["many"]]
+    starts = list(USUAL.values())
 
     @torch.no_grad()
     def user_vectors(self,
@@ -581,7 +596,7 @@ class _TwoStages(BaseRecommender):
         return items[:, :k], scores[:, :k]
 
 # %% ../nbs/09_recommend.ipynb #26bdc5ff
-FORMAT = 1 # of the saved folder
+FORMAT = 2 # of the saved folder
 
 def _digest(path: Path) -> str: return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -590,7 +605,7 @@ def _write(rec: Recommender, folder: Path):
     r, k = rec.retriever, rec.ranker
     arrays = {"history.items": r.histories.items, "history.offsets": r.histories.offsets, "popularity": r.popularity, "log_prior": r.log_prior}
     tensors = {n: torch.from_numpy(np.array(a)) for n, a in arrays.items()} | {f"retriever.{n}": t for n, t in r.model.state_dict().items()}
-    meta = {"format": FORMAT, "candidates": rec.candidates, "retriever": r.settings | {"folder": None}, "ordered": r.ordered, "ranker": None}
+    meta = {"format": FORMAT, "candidates": rec.candidates, "retriever": r._chosen() | {"folder": None}, "ordered": r.ordered, "ranker": None}
     for side in ("user", "item"):
         pd.DataFrame({f"{side}_id": getattr(r, f"{side}_ids")}).to_parquet(folder/f"{side}_ids.parquet")
         if getattr(r, f"{side}s") is not None: getattr(r, f"{side}s").to_parquet(folder/f"{side}s.parquet")
