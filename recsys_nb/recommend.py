@@ -225,7 +225,7 @@ class _TowerModel(_TowerChoices):
         self.bonus = float(self.model.temperature) * self.log_prior
         self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(np.c_[self.item_vectors, self.bonus], self.exact_to)
 
-# %% ../nbs/09_recommend.ipynb #42a67b08
+# %% ../nbs/09_recommend.ipynb #59a5cb04
 def _shares(
     taken: np.ndarray, # how often each item was, (n_items,)
     new: bool = False, # items that nobody took are new: they count as the average item, not as taken once

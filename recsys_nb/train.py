@@ -159,7 +159,7 @@ class RowAdam(torch.optim.Optimizer):
         if not p.grad.is_sparse:
             raise TypeError(f"RowAdam needs sparse gradients, got a dense one of shape {tuple(p.shape)}: make the embedding with sparse=True, or take AdamW")
         s = self.state[p]
-        if not s: s |= {"step": 0, "unit": 1., "second": p.new_zeros(len(p))}
+        if not s: s |= {"step": 0, "unit": 1., "second": p.new_zeros(len(p))}; _in_large_pages(s["second"])
         s["step"] = t = s["step"] + 1; s["unit"] *= beta # of the numbers in `second`
         if s["unit"] < 1e-8: s["second"] *= s["unit"]; s["unit"] = 1.
         for rows, g in _sums_by_row(p.grad):
