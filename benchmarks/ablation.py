@@ -23,7 +23,8 @@ from retrieval import CACHE, read
 
 CHANGES = {"(default)": {}, "recency=False": {"recency": False}, "history=1": {"history": 1}, "dropout=0": {"dropout": 0.}, "n_extra=0": {"n_extra": 0},
     "log_q=False": {"log_q": False}, "normalize=False": {"normalize": False}, "temperature=0.05": {"temperature": .05}, "learn_temperature=True": {"learn_temperature": True},
-    "hidden_dims=(32,)": {"hidden_dims": (32,)}, "prior=0": {"prior": 0.}, "prior=1": {"prior": 1.}, "copies not masked": {}} | {f"USUAL[{name!r}]": settings for name, settings in r.USUAL.items()}
+    "hidden_dims=(32,)": {"hidden_dims": (32,)}, "prior=0": {"prior": 0.}, "prior=1": {"prior": 1.},
+    "copies not masked": {}} | {f"USUAL[{name!r}]": settings for name, settings in r.USUAL.items()}
 loss = r.sampled_softmax_loss
 
 

@@ -226,11 +226,12 @@ def movielens_100k(cache):
 
 
 def read(name, cache):
-    "A data set of `load`; ratings of 4 and more are positive."
+    "A data set of `load`; ratings of 4 and more are positive, and of events all but views."
     from recsys_nb.data import load
     source = movielens_100k(cache) if name == "movielens-100k" else name
-    ds = load(source)
-    return load(source, positive=4.0) if ds.positive is None and "value" in ds.interactions else ds
+    ds = load(source); events = set(ds.interactions.get("event_type", ())) - {"view"}
+    positive = ds.positive or (4.0 if "value" in ds.interactions else sorted(events) or None)
+    return ds if positive == ds.positive else load(source, positive=positive)
 
 
 def prepare(ds, split, folder):

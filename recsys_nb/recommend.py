@@ -225,7 +225,7 @@ class _TowerModel(_TowerChoices):
         self.bonus = float(self.model.temperature) * self.log_prior
         self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(np.c_[self.item_vectors, self.bonus], self.exact_to)
 
-# %% ../nbs/09_recommend.ipynb #59a5cb04
+# %% ../nbs/09_recommend.ipynb #6918e82b
 def _shares(
     taken: np.ndarray, # how often each item was, (n_items,)
     new: bool = False, # items that nobody took are new: they count as the average item, not as taken once
@@ -295,7 +295,7 @@ class _TowerTraining(_TowerModel):
 # %% ../nbs/09_recommend.ipynb #6d7c2061
 class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
-    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True), "prior": [0., 1.],
+    space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True),
         "half_life": [None, 3, 10, 30], "demand": [1., 2., 4., 8.], "debias": [0., .5]}
     starts = list(USUAL.values())
 
