@@ -176,7 +176,7 @@ def why(
     if item < 0: raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")
     _, h, source = recommender._query([user_id], events)
     if source[0] == "popular": raise DataError(f"nothing is known of user {user_id!r}, who gets what is popular: there is no history to explain by. Give events=, a frame with user_id and item_id.")
-    others, scores = (x[0] for x in r._best(h, np.zeros(1, bool), recommender.candidates, True)); T = float(r.model.temperature)
+    others, scores = (x[0] for x in r._best(h, np.zeros(1, bool), recommender.candidates, True)); T = r.T
     others, scores = others[others >= 0].astype(np.int64), scores[others >= 0]
     mine, usual = float(r._scores(h)[0, item]) / T, float(scores.mean()) / T
     told, z, z0 = (pd.DataFrame(columns=["share", "ablation", "value", "typical"], dtype=float), 0., 0.) if recommender.ranker is None else _shares(recommender, h, int(item), others, tol)

@@ -222,10 +222,10 @@ class _TowerModel(_TowerChoices):
     def _finish(self):
         "The vectors of all items, ready to be searched."
         self.item_vectors = self.model.item(*self.item_side.take(torch.arange(len(self.item_ids)))).numpy()
-        self.bonus = float(self.model.temperature) * self.log_prior
+        self.T = float(self.model.temperature); self.bonus = self.T * self.log_prior # the temperature, also where it was learnt
         self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(np.c_[self.item_vectors, self.bonus], self.exact_to)
 
-# %% ../nbs/09_recommend.ipynb #6918e82b
+# %% ../nbs/09_recommend.ipynb #2bcb3555
 def _shares(
     taken: np.ndarray, # how often each item was, (n_items,)
     new: bool = False, # items that nobody took are new: they count as the average item, not as taken once
@@ -278,8 +278,9 @@ class _TowerTraining(_TowerModel):
         if self.id_drop: sparse[torch.rand(len(sparse), device=at.device) < self.id_drop, 0] = len(self.item_ids)
         user, numbers = self.user_side.take(p.user[at]); u, v = model.both(user, sparse, numbers, dense, history)
         q = self.log_probabilities[columns] if self.log_q else torch.zeros_like(v[:, 0]); n = len(u)
-        if self.prior: u, v = F.pad(u, (0, 1), value=1.), torch.cat([v, model.temperature * self.known[columns, None]], 1)
-        return sampled_softmax_loss(u, v[:n], model.temperature, q[:n], items, (v[n:], q[n:], extra))
+        T = model.temperature
+        if self.prior: u, v = F.pad(u, (0, 1), value=1.), torch.cat([v, T * self.known[columns, None]], 1)
+        return sampled_softmax_loss(u, v[:n], T, q[:n], items, (v[n:], q[n:], extra))
 
     def _validate(self, p, held):
         "NDCG of one held-out item each among all items, those of the user's history left out."
@@ -591,7 +592,7 @@ class _TwoStages(BaseRecommender):
         items, scores = self.retriever._best(h, cold, max(k, self.candidates), exclude_seen)
         if self.ranker is not None:
             known = (items >= 0) & ~cold[:, None]; owner, _ = known.nonzero()
-            scores[known] = self.ranker.logits(h, owner, items[known]) + scores[known] / float(self.retriever.model.temperature)
+            scores[known] = self.ranker.logits(h, owner, items[known]) + scores[known] / self.retriever.T
             order = np.argsort(-scores, axis=1, kind="stable"); items, scores = np.take_along_axis(items, order, 1), np.take_along_axis(scores, order, 1)
         return items[:, :k], scores[:, :k]
 

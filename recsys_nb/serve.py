@@ -271,7 +271,7 @@ def _tables(retriever, ranker) -> dict[str, np.ndarray]:
     "The tables of the catalogue, row for row as in items.json."
     side = retriever.item_side
     tables = {"item_vectors": retriever.item_vectors, "item_bonus": retriever.bonus, "item_sparse": side.sparse.numpy(), "item_dense": side.dense.numpy(),
-        "temperature": np.array([float(retriever.model.temperature)], np.float32)}
+        "temperature": np.array([retriever.T], np.float32)}
     if ranker is not None:
         w = ranker.evidence.together.tocsr() # item-item similarities, rows of the history
         tables |= {"item_numbers": ranker.evidence.numbers.numpy(), "usual_context": ranker.usual.numpy(), **{f"together_{n}": getattr(w, n) for n in ("data", "indices", "indptr")}}
