@@ -104,25 +104,39 @@ class _Positives:
 
 # %% ../nbs/09_recommend.ipynb #bc967c6b
 class ItemIndex:
-    "The items nearest to a query by dot product (faiss: Douze et al. 2024)."
+    "The items with the highest score, vector · query + bonus (faiss: Douze et al. 2024)."
     def __init__(self,
         vectors: np.ndarray, # float32 (n_items, d)
         exact_to: int = 100_000, # above so many items the search is approximate
         n_probe: int = 32, # cells looked into by an approximate search
+        bonus: np.ndarray | None = None, # number of each item, added to its score (n_items,)
+        first: int = 4096, # so many items with the highest bonus are looked at for every query (and at most a tenth of all)
     ):
-        n, d = vectors.shape; vectors = np.ascontiguousarray(vectors, np.float32)
-        self.exact = n <= exact_to
-        self.index = faiss.IndexFlatIP(d) if self.exact else faiss.index_factory(d, f"IVF{int(4 * n ** .5)},Flat", faiss.METRIC_INNER_PRODUCT)
-        if not self.exact: self.index.nprobe = n_probe; self.index.cp.min_points_per_centroid = 1; self.index.train(vectors)
-        self.index.add(vectors)
+        n = len(vectors); self.exact = n <= exact_to
+        x = np.ascontiguousarray(np.c_[vectors, np.zeros(n) if bonus is None else bonus], np.float32)
+        ids = np.argsort(-x[:, -1], kind="stable"); m = n if self.exact else min(first, n // 10) if x[:, -1].any() else 0
+        first, rest = np.sort(ids[:m]), ids[m:]
+        self.parts = [(first, self._all(x[first]))] * (m > 0) + [(rest, self._cells(x[rest], n_probe))] * (m < n)
+
+    def _all(self, x: np.ndarray): index = faiss.IndexFlatIP(x.shape[1]); index.add(x); return index
+
+    def _cells(self, x: np.ndarray, n_probe: int):
+        "Cells of similar vectors, whatever their bonus."
+        index = faiss.index_factory(x.shape[1], f"IVF{int(4 * len(x) ** .5)},Flat", faiss.METRIC_INNER_PRODUCT)
+        index.nprobe = n_probe; index.cp.min_points_per_centroid = 1
+        plain = x.copy(); plain[:, -1] = 0; index.train(plain); index.add(x)
+        return index
 
     def search(self,
         queries: np.ndarray, # float32 (n, d)
         k: int, # how many
-    ) -> tuple[np.ndarray, np.ndarray]: # item codes (n, k), -1 where fewer were found; dot products
+    ) -> tuple[np.ndarray, np.ndarray]: # item codes (n, k), -1 where fewer were found; scores, then -inf
         "The k best items of each query, best first."
-        scores, items = self.index.search(np.ascontiguousarray(queries, np.float32), min(k, self.index.ntotal))
-        return items, scores
+        q = np.ascontiguousarray(np.c_[queries, np.ones(len(queries))], np.float32)
+        found = [(ids, *index.search(q, min(k, index.ntotal))) for ids, index in self.parts]
+        scores, items = (np.concatenate(part, 1) for part in ([np.where(i < 0, -np.inf, s) for _, s, i in found], [np.where(i < 0, -1, ids[i]) for ids, _, i in found]))
+        cols, best = top_k(scores, k)
+        return np.where(cols < 0, -1, np.take_along_axis(items, cols, 1)), best
 
 # %% ../nbs/09_recommend.ipynb #29e0893b
 class _Settings:
@@ -223,9 +237,9 @@ class _TowerModel(_TowerChoices):
         "The vectors of all items, ready to be searched."
         self.item_vectors = self.model.item(*self.item_side.take(torch.arange(len(self.item_ids)))).numpy()
         self.T = float(self.model.temperature); self.bonus = self.T * self.log_prior # the temperature, also where it was learnt
-        self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(np.c_[self.item_vectors, self.bonus], self.exact_to)
+        self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(self.item_vectors, self.exact_to, bonus=self.bonus)
 
-# %% ../nbs/09_recommend.ipynb #2bcb3555
+# %% ../nbs/09_recommend.ipynb #10adaf36
 def _shares(
     taken: np.ndarray, # how often each item was, (n_items,)
     new: bool = False, # items that nobody took are new: they count as the average item, not as taken once
@@ -298,7 +312,7 @@ class TwoTowerRetriever(_TowerTraining):
     "A Two-Tower model over histories and features, trained on a log of positives."
     space = {"dim": [64, 128], "temperature": Range(.07, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True),
         "half_life": [None, 3, 10, 30], "demand": [1., 2., 4., 8.], "debias": [0., .5]}
-    starts = list(USUAL.values())
+    starts = [*USUAL.values(), USUAL["many"] | {"temperature": .07, "dropout": .45}] # the last for logs with many items, of which users took many
 
     @torch.no_grad()
     def user_vectors(self,
@@ -324,7 +338,7 @@ class TwoTowerRetriever(_TowerTraining):
 
     def _best(self, h, cold, k, exclude_seen):
         if self.index is None or cold.any(): return super()._best(h, cold, k, exclude_seen)
-        n = np.diff(h.offsets); items, scores = self.index.search(np.c_[self.user_vectors(h), np.ones(len(h), np.float32)], k + (int(n.max(initial=0)) if exclude_seen else 0))
+        n = np.diff(h.offsets); items, scores = self.index.search(self.user_vectors(h), k + (int(n.max(initial=0)) if exclude_seen else 0))
         pair = lambda row, item: row * len(self.item_ids) + item
         hidden = items < 0
         if exclude_seen: hidden |= np.isin(pair(np.arange(len(h))[:, None], items), pair(np.repeat(np.arange(len(h)), n), h.items))
