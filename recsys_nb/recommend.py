@@ -239,7 +239,7 @@ class _TowerModel(_TowerChoices):
         self.T = float(self.model.temperature); self.bonus = self.T * self.log_prior # the temperature, also where it was learnt
         self.index = None if len(self.item_ids) <= self.exact_to else ItemIndex(self.item_vectors, self.exact_to, bonus=self.bonus)
 
-# %% ../nbs/09_recommend.ipynb #10adaf36
+# %% ../nbs/09_recommend.ipynb #96f5272d
 def _shares(
     taken: np.ndarray, # how often each item was, (n_items,)
     new: bool = False, # items that nobody took are new: they count as the average item, not as taken once
