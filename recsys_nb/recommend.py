@@ -103,6 +103,11 @@ class _Positives:
         return torch.where(ok & (items != self.items[p][:, None]) & self.trained[at], items, -1)
 
 # %% ../nbs/09_recommend.ipynb #bc967c6b
+def _best_of(items: np.ndarray, scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    "The k best of each row's scored items, best first; -1 is no item."
+    cols, best = top_k(np.where(items < 0, -np.inf, scores), k)
+    return np.where(cols < 0, -1, np.take_along_axis(items, cols, 1)), best
+
 class ItemIndex:
     "The items with the highest score, vector · query + bonus (faiss: Douze et al. 2024)."
     def __init__(self,
@@ -114,16 +119,18 @@ class ItemIndex:
     ):
         n = len(vectors); self.exact = n <= exact_to
         x = np.ascontiguousarray(np.c_[vectors, np.zeros(n) if bonus is None else bonus], np.float32)
-        ids = np.argsort(-x[:, -1], kind="stable"); m = n if self.exact else min(first, n // 10) if x[:, -1].any() else 0
-        first, rest = np.sort(ids[:m]), ids[m:]
-        self.parts = [(first, self._all(x[first]))] * (m > 0) + [(rest, self._cells(x[rest], n_probe))] * (m < n)
+        m = n if self.exact else min(first, n // 10) if x[:, -1].any() else 0
+        ids = np.argsort(-x[:, -1], kind="stable"); parts = (np.sort(ids[:m]), self._all), (ids[m:], self._cells)
+        self.n_probe = n_probe; self.parts = [(ids, index(x[ids])) for ids, index in parts if len(ids)]
 
-    def _all(self, x: np.ndarray): index = faiss.IndexFlatIP(x.shape[1]); index.add(x); return index
+    def _all(self, x: np.ndarray):
+        index = faiss.IndexFlatIP(x.shape[1]); index.add(x)
+        return index
 
-    def _cells(self, x: np.ndarray, n_probe: int):
+    def _cells(self, x: np.ndarray):
         "Cells of similar vectors, whatever their bonus."
         index = faiss.index_factory(x.shape[1], f"IVF{int(4 * len(x) ** .5)},Flat", faiss.METRIC_INNER_PRODUCT)
-        index.nprobe = n_probe; index.cp.min_points_per_centroid = 1
+        index.nprobe = self.n_probe; index.cp.min_points_per_centroid = 1
         plain = x.copy(); plain[:, -1] = 0; index.train(plain); index.add(x)
         return index
 
@@ -134,9 +141,8 @@ class ItemIndex:
         "The k best items of each query, best first."
         q = np.ascontiguousarray(np.c_[queries, np.ones(len(queries))], np.float32)
         found = [(ids, *index.search(q, min(k, index.ntotal))) for ids, index in self.parts]
-        scores, items = (np.concatenate(part, 1) for part in ([np.where(i < 0, -np.inf, s) for _, s, i in found], [np.where(i < 0, -1, ids[i]) for ids, _, i in found]))
-        cols, best = top_k(scores, k)
-        return np.where(cols < 0, -1, np.take_along_axis(items, cols, 1)), best
+        items = np.concatenate([np.where(i < 0, -1, ids[i]) for ids, _, i in found], 1)
+        return _best_of(items, np.concatenate([scores for _, scores, _ in found], 1), k)
 
 # %% ../nbs/09_recommend.ipynb #29e0893b
 class _Settings:
@@ -260,30 +266,9 @@ def _log_prior(
     if half_life is not None: now = _late_counts(train, half_life); late = (now / now.sum() + .1 * p) / 1.1
     return (prior * np.log(p) + demand * (np.log(late) - debias * np.log(p))).astype(np.float32)
 
-# %% ../nbs/09_recommend.ipynb #80bd823f
-class _TowerTraining(_TowerModel):
-    "How a `TwoTowerRetriever` learns."
-    def _fit(self, train: Dataset):
-        self.ordered = "timestamp" in train.interactions; self._build()
-        h = self.histories if self.ordered else _mixed(self.histories, self.seed) # files are often sorted: without times, the last item must not be the last line
-        held = self._held_out(h); device = pick_device(self.device)
-        self.positives = p = _Positives(h, held).to(device); self._to(device)
-        counts = torch.bincount(p.items[p.trained], minlength=len(self.item_ids)).double()
-        self.log_probabilities = log_draw(counts.clamp(min=1e-6), min(self.batch_size, int(p.trained.sum())), self.n_extra).float()
-        self.known = self.prior * torch.from_numpy(_shares(counts.cpu().numpy(), self.id_drop > 0)).log().float().to(device) # of logits
-        check = {"valid": lambda model: self._validate(p, torch.from_numpy(held).to(device)), "monitor": "ndcg"} if len(held) else {}
-        s = {k: getattr(self, k) for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
-        self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
-        self._to("cpu"); del self.positives, self.log_probabilities, self.known
-        self.log_prior = _log_prior(train, _shares(self.popularity, self.id_drop > 0), self.half_life, self.demand, self.debias, self.prior)
-        self._finish()
-
-    def _held_out(self, h: Histories) -> np.ndarray:
-        "The positions of the last items of some users who have two or more."
-        able = np.flatnonzero(np.diff(h.offsets) >= 2)
-        users = np.random.default_rng(self.seed).permutation(able)[:min(self.valid_users, len(able) // 5)]
-        return h.offsets[1:][users] - 1
-
+# %% ../nbs/09_recommend.ipynb #7ccd80ac
+class _TowerSteps(_TowerModel):
+    "What a step of training and a validation compute."
     def _loss(self, model, batch):
         p, at = self.positives, batch["position"]; items = p.items[at]
         extra = torch.randint(len(self.item_ids), (self.n_extra,), device=at.device); columns = torch.cat([items, extra])
@@ -306,6 +291,30 @@ class _TowerTraining(_TowerModel):
         scores[row, p.items[seen]] = -torch.inf
         rank = (scores > mine).sum(1)
         return {"ndcg": (1 / torch.log2(rank + 2.0)).mean(), "hit_rate@20": (rank < 20).float().mean()}
+
+# %% ../nbs/09_recommend.ipynb #80bd823f
+class _TowerTraining(_TowerSteps):
+    "How a `TwoTowerRetriever` learns."
+    def _fit(self, train: Dataset):
+        self.ordered = "timestamp" in train.interactions; self._build()
+        h = self.histories if self.ordered else _mixed(self.histories, self.seed) # files are often sorted: without times, the last item must not be the last line
+        held = self._held_out(h); device = pick_device(self.device)
+        self.positives = p = _Positives(h, held).to(device); self._to(device)
+        counts = torch.bincount(p.items[p.trained], minlength=len(self.item_ids)).double()
+        self.log_probabilities = log_draw(counts.clamp(min=1e-6), min(self.batch_size, int(p.trained.sum())), self.n_extra).float()
+        self.known = torch.from_numpy(_log_prior(train, _shares(counts.cpu().numpy(), self.id_drop > 0), prior=self.prior)).to(device) # of logits
+        check = {"valid": lambda model: self._validate(p, torch.from_numpy(held).to(device)), "monitor": "ndcg"} if len(held) else {}
+        s = {k: getattr(self, k) for k in ("epochs", "batch_size", "lr", "patience", "seed", "device", "precision", "folder", "progress")}
+        self.result = fit_model(self.model, self._loss, {"position": p.trained.nonzero()[:, 0]}, **check, **s)
+        self._to("cpu"); del self.positives, self.log_probabilities, self.known
+        self.log_prior = _log_prior(train, _shares(self.popularity, self.id_drop > 0), self.half_life, self.demand, self.debias, self.prior)
+        self._finish()
+
+    def _held_out(self, h: Histories) -> np.ndarray:
+        "The positions of the last items of some users who have two or more."
+        able = np.flatnonzero(np.diff(h.offsets) >= 2)
+        users = np.random.default_rng(self.seed).permutation(able)[:min(self.valid_users, len(able) // 5)]
+        return h.offsets[1:][users] - 1
 
 # %% ../nbs/09_recommend.ipynb #6d7c2061
 class TwoTowerRetriever(_TowerTraining):
@@ -340,10 +349,8 @@ class TwoTowerRetriever(_TowerTraining):
         if self.index is None or cold.any(): return super()._best(h, cold, k, exclude_seen)
         n = np.diff(h.offsets); items, scores = self.index.search(self.user_vectors(h), k + (int(n.max(initial=0)) if exclude_seen else 0))
         pair = lambda row, item: row * len(self.item_ids) + item
-        hidden = items < 0
-        if exclude_seen: hidden |= np.isin(pair(np.arange(len(h))[:, None], items), pair(np.repeat(np.arange(len(h)), n), h.items))
-        cols, best = top_k(np.where(hidden, -np.inf, scores), k)
-        return np.where(cols < 0, -1, np.take_along_axis(items, np.maximum(cols, 0), 1)), best
+        if exclude_seen: items = np.where(np.isin(pair(np.arange(len(h))[:, None], items), pair(np.repeat(np.arange(len(h)), n), h.items)), -1, items)
+        return _best_of(items, scores, k)
 
 # %% ../nbs/09_recommend.ipynb #3360ca99
 def _with_ids(ds: Dataset) -> Dataset:
