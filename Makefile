@@ -25,6 +25,7 @@ demo: $(ENV)
 	$(BIN)/recsys-nb run --data $(DATA) --out $(OUT)
 
 test: $(ENV)
+	.ci/lint
 	$(BIN)/python .ci/check.py
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q tests
