@@ -47,6 +47,7 @@ lab: $(ENV)
 # after editing notebooks: modules, clean notebooks and README in line with them
 sync: $(ENV)
 	$(BIN)/nbdev_export
+	$(BIN)/python .ci/parts.py
 	$(BIN)/nbdev_clean
 	$(BIN)/python .ci/build_site.py --readme
 

@@ -12,6 +12,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
 from nbdev.export import nb_export
 
+from parts import write_parts
 from site_tools import bare, notebooks, readme
 
 cfg = get_config()
@@ -29,13 +30,14 @@ def remade(to: Path) -> Path:
         shutil.copy(nb, copy)
         bare(nbdev_clean)(str(copy))
         nb_export(copy, lib_path=to/lib)
+    write_parts(to/lib)
     _build_modidx(dest=to/lib, nbs_path=to/cfg.nbs_path.name)
     return to
 
 
 def differing(to: Path) -> list[str]:
     "Notebooks and modules that are not as remade in `to`, modules that no notebook exports, and exports that are no module yet."
-    names = {p.relative_to(d) for d in (root, to) for p in (d/lib).glob("*.py")} | {nb.relative_to(root) for nb in notebooks()}
+    names = {p.relative_to(d) for d in (root, to) for p in (d/lib).rglob("*.py*") if p.suffix in (".py", ".pyi")} | {nb.relative_to(root) for nb in notebooks()}
     text = lambda p: p.read_bytes() if p.exists() else None
     what = lambda n: "is not clean" if n.suffix == ".ipynb" else "is not the export of the notebooks"
     return [f"{n} {what(n)}: run `make sync`" for n in sorted(names) if text(root/n) != text(to/n)]

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
-modules = sorted(p.stem for p in (root/"recsys_nb").glob("*.py") if not p.stem.startswith("_"))
+modules = sorted(".".join(p.relative_to(root/"recsys_nb").with_suffix("").parts) for p in (root/"recsys_nb").rglob("*.py") if not p.stem.startswith("_"))
+parts = sorted({m.split(".")[0] for m in modules if "." in m})
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(root/"settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
@@ -36,7 +37,7 @@ def test_wheel_holds_the_modules_and_says_what_it_needs(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("recsys_nb-*.whl"))) as wheel:
         names = set(wheel.namelist())
         meta = {Path(n).name: wheel.read(n).decode() for n in names if ".dist-info/" in n and "licenses" not in n}
-    assert {f"recsys_nb/{m}.py" for m in [*modules, "__init__", "_modidx"]} <= names
+    assert {f"recsys_nb/{m.replace('.', '/')}.py" for m in [*modules, "__init__", "_modidx"]} | {f"recsys_nb/{p}/__init__.pyi" for p in parts} <= names
     assert not [n for n in names if n.startswith(("tests", "nbs"))]
     assert f"Requires-Python: >={cfg['min_python']}" in meta["METADATA"] and f"Version: {cfg['version']}" in meta["METADATA"]
     assert all(f"Provides-Extra: {e}" in meta["METADATA"] for e in ["abtest", "viz", "als", "tune", "serve", "all", "dev"])
@@ -122,7 +123,7 @@ def test_no_exception_is_swallowed():
     "No bare `except:` and no `except ...: pass` in the modules."
     found = []
     for m in modules:
-        for node in ast.walk(ast.parse((root/f"recsys_nb/{m}.py").read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse((root/f"recsys_nb/{m.replace('.', '/')}.py").read_text(encoding="utf-8"))):
             if isinstance(node, ast.ExceptHandler) and (node.type is None or all(isinstance(s, ast.Pass) for s in node.body)): found.append(f"{m}.py:{node.lineno}")
     assert not found
 

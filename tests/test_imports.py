@@ -1,0 +1,79 @@
+"The arrows between the rooms go downward: parts in their order, chapters by their number."
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+root = Path(__file__).resolve().parent.parent
+PARTS = (
+    "data features models training evaluation recommenders experiments serving".split()
+)
+EXTRAS = re.compile(
+    r"implicit|optuna|sqlalchemy|tea_tasting|statsmodels|openTSNE|pyspark|psycopg"
+    r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops"
+)
+
+
+def number_of(module):
+    "The number of the chapter that exports a module."
+    notebooks = list((root / "nbs").glob(f"[0-9]*_{module}.ipynb"))
+    assert len(notebooks) == 1, f"{module} has the notebooks {notebooks}"
+    return notebooks[0].name.split("_")[0]
+
+
+def rooms():
+    "The modules that stand in a part, such as data.splits."
+    files = (root / "recsys_nb").glob("*/[!_]*.py")
+    return sorted(f"{p.parent.name}.{p.stem}" for p in files)
+
+
+def tree_of(module):
+    path = root / "recsys_nb" / (module.replace(".", "/") + ".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported_rooms(module):
+    "The rooms that a room imports; a name from a part is looked up in its stub."
+    known, found = set(rooms()), set()
+    for node in ast.walk(tree_of(module)):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        source = node.module or ""
+        if node.level == 1:
+            source = f"{module.split('.')[0]}.{source}"
+        elif node.level == 0:
+            source = source.removeprefix("recsys_nb").lstrip(".")
+        if source in known:
+            found.add(source)
+        elif source in PARTS and (root / "recsys_nb" / source).is_dir():
+            found |= {room_of(source, alias.name) for alias in node.names}
+    return found - {module}
+
+
+def room_of(part, name):
+    "The room in which a part's public name, or its module of that name, stands."
+    stub = root / "recsys_nb" / part / "__init__.pyi"
+    line = re.search(rf"from \.(\w+) import {name} as", stub.read_text("utf-8"))
+    return f"{part}.{line[1] if line else name}"
+
+
+@pytest.mark.parametrize("module", rooms())
+def test_arrows_go_downward(module):
+    mine = (PARTS.index(module.split(".")[0]), number_of(module))
+    for other in imported_rooms(module):
+        assert (PARTS.index(other.split(".")[0]), number_of(other)) < mine, other
+
+
+@pytest.mark.parametrize("module", rooms())
+def test_imports_stand_at_the_top(module):
+    "Only an optional extra is imported within a function."
+    late = [
+        (node.lineno, ast.unparse(node))
+        for function in ast.walk(tree_of(module))
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    ]
+    assert not [found for found in late if not EXTRAS.search(found[1])]
