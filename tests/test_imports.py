@@ -1,4 +1,4 @@
-"The arrows between the rooms go downward: parts in their order, chapters by their number."
+"Rooms import downward only: parts in their order, chapters by their number."
 
 import ast
 import re
