@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['PADDING', 'can_check', 'check_codes', 'sort_rows', 'learns', 'sum_bags', 'make_layers']
+__all__ = ['PADDING', 'can_check', 'check_codes', 'sort_rows', 'learns', 'sum_bags', 'Dropout', 'make_layers']
 
 # %% ../../nbs/14_models.embeddings.ipynb #84ffa47c
 PADDING = -1  # stands for no code
@@ -83,7 +83,7 @@ class _BagSums(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_table = _sum_gradients(table, codes, weights, places, grad, ctx.sparse)
         if ctx.needs_input_grad[2]:
-            by_weight = _weigh_gradients(table, codes, weights, grad)
+            by_weight = _weigh_gradients(table, codes, weights, places, grad)
         return by_table, None, by_weight, None
 
 
@@ -110,14 +110,21 @@ def _sum_gradients(table, codes, weights, places, grad, sparse):
     )
 
 
-def _weigh_gradients(table, codes, weights, grad):
-    "The gradient of the weights, by the kernel that gathers and multiplies."
+def _weigh_gradients(table, codes, weights, places, grad):
+    "The gradient of the weights, of the places that are no padding."
+    sizes = (codes >= 0).sum(1)
     with torch.enable_grad():
-        weights = weights.detach().requires_grad_()
+        used = _select(weights.detach(), places).requires_grad_()
         sums = F.embedding_bag(
-            codes.clamp(min=0), table.detach(), mode="sum", per_sample_weights=weights
+            codes.flatten().index_select(0, places),
+            table.detach(),
+            offsets=sizes.cumsum(0) - sizes,
+            mode="sum",
+            per_sample_weights=used,
         )
-        return torch.autograd.grad(sums, weights, grad.to(table.dtype))[0]
+        (products,) = torch.autograd.grad(sums, used, grad.to(table.dtype))
+    by_weight = products.new_zeros(codes.numel())
+    return by_weight.index_copy_(0, places, products).view(codes.shape)
 
 # %% ../../nbs/14_models.embeddings.ipynb #2664e150
 def learns(
@@ -142,6 +149,36 @@ def sum_bags(
     )
 
 # %% ../../nbs/14_models.embeddings.ipynb #64aa7168
+class Dropout(nn.Module):
+    "Dropout from fewer random numbers: one draw of 64 bits decides on four units."
+
+    def __init__(
+        self,
+        share: float = 0.0,  # of units that become 0 in training
+    ):
+        super().__init__()
+        if not 0 <= share <= 1:
+            raise ValueError(f"dropout must be a share from 0 to 1, got {share}.")
+        self.share = share
+
+    def forward(
+        self,
+        x: Tensor,  # of any shape
+    ) -> Tensor:  # the same in eval mode
+        "Drop some units and scale up the others, so that the mean stays."
+        kept = round((1 - self.share) * 2**16)  # of 2^16 equally likely cases
+        if not self.training or kept == 2**16:
+            return x
+        if kept == 0 or not can_check(x):
+            return F.dropout(x, self.share)
+        draws = torch.empty(-(-x.numel() // 4), dtype=torch.long)
+        bits = draws.random_(-(2**63), None).view(torch.int16)
+        bits = bits[: x.numel()].view(x.shape)
+        factors = torch.empty(x.shape, dtype=x.dtype)
+        torch.lt(bits, kept - 2**15, out=factors)  # 1 or 0
+        return x * factors.mul_(2**16 / kept)
+
+
 def make_layers(
     input_dim: int,  # width of what comes in
     hidden_dims: Sequence[int],  # widths of the hidden layers
@@ -152,7 +189,7 @@ def make_layers(
     dims = [input_dim, *hidden_dims]
     layers = []
     for before, after in zip(dims, dims[1:], strict=False):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(before, after), nn.ReLU(), Dropout(dropout)]
     if layers or input_dim != output_dim:
         layers.append(nn.Linear(dims[-1], output_dim))
     return nn.Sequential(*layers)

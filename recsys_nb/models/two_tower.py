@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys_nb.models.embeddings import (
+    Dropout,
     can_check,
     check_codes,
     learns,
@@ -134,7 +135,7 @@ class Tower(nn.Module):
         self.table = nn.Embedding(int(counts.sum()), dim, sparse=sparse)
         nn.init.normal_(self.table.weight, std=dim**-0.5)
         self.dense = nn.Linear(num_dense, dim) if num_dense else None
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
         self.layers = make_layers(dim, hidden_dims, output_dim, dropout)
         self.num_dense = num_dense
         self.normalize = normalize
