@@ -10,3 +10,12 @@ from .base import Question as Question
 from .base import read_question as read_question
 from .base import allow_items as allow_items
 from .base import BaseRecommender as BaseRecommender
+from .columns import ROLES as ROLES
+from .columns import ColumnLimits as ColumnLimits
+from .columns import Guess as Guess
+from .columns import read_numbers as read_numbers
+from .columns import read_dates as read_dates
+from .columns import guess_roles as guess_roles
+from .columns import prepare_columns as prepare_columns
+from .columns import guess_encoder as guess_encoder
+from .columns import FeatureTable as FeatureTable
