@@ -120,7 +120,7 @@ def _weigh_gradients(table, codes, weights, grad):
         )
         return torch.autograd.grad(sums, weights, grad.to(table.dtype))[0]
 
-# %% ../../nbs/14_models.embeddings.ipynb #2664e150
+# %% ../../nbs/14_models.embeddings.ipynb #d0c62771
 def learns(
     table: nn.Embedding,  # any table
 ) -> bool:
@@ -138,7 +138,9 @@ def sum_bags(
         return _BagSums.apply(table.weight, codes, weights, table.sparse)
     real = (codes >= 0).to(table.weight.dtype)
     weights = real if weights is None else weights * real
-    return F.embedding_bag(  # what exporters understand
+    if torch.compiler.is_exporting():  # operators that ONNX has
+        return (table(codes.clamp(min=0)) * weights[..., None]).sum(1)
+    return F.embedding_bag(
         codes.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights
     )
 
