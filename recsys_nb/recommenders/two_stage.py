@@ -38,7 +38,7 @@ from recsys_nb.recommenders.sources import (
 
 # %% auto #0
 __all__ = ['MOST_JUDGES', 'MOST_LEARNERS', 'FAR_AHEAD', 'print_nothing', 'Answer', 'Trial', 'divide_users', 'look_early',
-           'list_answers', 'make_examples', 'describe_exposures', 'join_examples', 'train_ranker', 'Finding',
+           'list_answers', 'collect_examples', 'describe_exposures', 'join_examples', 'train_ranker', 'Finding',
            'helpful_sources', 'find_answer', 'answer_without_ranker', 'train_two_stages', 'blend_of',
            'find_answer_again', 'with_tables', 'name_sources', 'fit_sources', 'refit', 'Recommender', 'Outcome',
            'run_trial', 'choose_sources', 'answer_unjudged']
@@ -162,8 +162,8 @@ def list_answers(
         )
     return lists
 
-# %% ../../nbs/42_recommenders.two_stage.ipynb #8b51231a
-def make_examples(
+# %% ../../nbs/42_recommenders.two_stage.ipynb #6c6928b8
+def collect_examples(
     trial: Trial,
     names: tuple[str, ...],  # of the sources whose candidates are ordered
 ) -> Examples:
@@ -254,7 +254,7 @@ def helpful_sources(
     keep = (votes > 0) | (alone >= least)
     return tuple(name for name, kept in zip(names, keep, strict=True) if kept)
 
-# %% ../../nbs/42_recommenders.two_stage.ipynb #624e00ce
+# %% ../../nbs/42_recommenders.two_stage.ipynb #7529f3aa
 def find_answer(
     trial: Trial,
     ranker,  # 'auto', a name of RANKERS, a ranker, or None
@@ -305,7 +305,7 @@ def answer_without_ranker(
 
 def train_two_stages(trial: Trial, names: tuple[str, ...], ranker, seed: int):
     "Two stages over some sources, the rankers' losses; or why there are none."
-    examples = make_examples(trial, names) if names else None
+    examples = collect_examples(trial, names) if names else None
     if examples is None or not 0 < examples.label.mean() < 1:
         return {}, {}, "no ranker was trained: no candidate of a learner was taken"
     best, losses = train_ranker(ranker, examples, trial.held.head, seed)
