@@ -93,9 +93,7 @@ from .sources import describe_pairs as describe_pairs
 from .sources import ndcg_of as ndcg_of
 from .sources import count_votes as count_votes
 from .sources import Budget as Budget
-from .sources import machine_gib as machine_gib
-from .sources import repeat_rate as repeat_rate
-from .sources import ease_cost as ease_cost
+from .sources import estimate_ease as estimate_ease
 from .sources import refuse_ease as refuse_ease
 from .sources import refuse_item_knn as refuse_item_knn
 from .sources import refuse_repeats as refuse_repeats
