@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['PADDING', 'can_check', 'check_codes', 'sort_rows', 'learns', 'sum_bags', 'make_layers']
+__all__ = ['PADDING', 'can_check', 'check_codes', 'sort_rows', 'learns', 'sum_bags', 'look_up', 'draw_mask', 'Dropout',
+           'make_layers']
 
 # %% ../../nbs/14_models.embeddings.ipynb #84ffa47c
 PADDING = -1  # stands for no code
@@ -141,7 +142,44 @@ def sum_bags(
         codes.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights
     )
 
-# %% ../../nbs/14_models.embeddings.ipynb #64aa7168
+# %% ../../nbs/14_models.embeddings.ipynb #5d275d6a
+def look_up(
+    table: nn.Embedding,  # any table
+    codes: Tensor,  # row numbers, long, of any shape; -1 is no row
+) -> Tensor:  # float (*codes.shape, dim); zeros where there is no row
+    "The row of each code."
+    if learns(table):
+        return sum_bags(table, codes.reshape(-1, 1)).view(*codes.shape, -1)
+    return table(codes.clamp(min=0)) * (codes >= 0)[..., None]
+
+# %% ../../nbs/14_models.embeddings.ipynb #87d06e35
+def draw_mask(
+    x: Tensor,  # any float tensor on the CPU
+    p: float,  # share of zeros, below 1; kept to 1/65536
+) -> Tensor:  # of the shape and type of `x`: 0, or 1 / (1 - p)
+    "The factors of dropout, from 16 random bits each."
+    words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+    bits = words.random_(-(2**63), None).view(torch.int16)[: x.numel()]
+    mask = torch.empty(x.shape, dtype=x.dtype)
+    torch.ge(bits.view(x.shape), round(p * 2**16) - 2**15, out=mask)
+    return mask.mul_(1 / (1 - p))
+
+
+class Dropout(nn.Dropout):
+    "Dropout whose random numbers cost little on the CPU."
+
+    def forward(
+        self,
+        x: Tensor,  # any shape
+    ) -> Tensor:  # of the same shape
+        "In training some units are 0, and the others larger."
+        if not self.training or self.p == 0:
+            return x
+        if self.p == 1 or not can_check(x):
+            return super().forward(x)
+        return x * draw_mask(x, self.p)
+
+# %% ../../nbs/14_models.embeddings.ipynb #bd4b9ff0
 def make_layers(
     input_dim: int,  # width of what comes in
     hidden_dims: Sequence[int],  # widths of the hidden layers
@@ -152,7 +190,7 @@ def make_layers(
     dims = [input_dim, *hidden_dims]
     layers = []
     for before, after in zip(dims, dims[1:], strict=False):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        layers += [nn.Linear(before, after), nn.ReLU(), Dropout(dropout)]
     if layers or input_dim != output_dim:
         layers.append(nn.Linear(dims[-1], output_dim))
     return nn.Sequential(*layers)
