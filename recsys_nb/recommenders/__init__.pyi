@@ -34,3 +34,9 @@ from .columns import guess_roles as guess_roles
 from .columns import prepare_columns as prepare_columns
 from .columns import guess_encoder as guess_encoder
 from .columns import FeatureTable as FeatureTable
+from .tuning import SPACES as SPACES
+from .tuning import Range as Range
+from .tuning import TuneError as TuneError
+from .tuning import hold_out as hold_out
+from .tuning import Tuning as Tuning
+from .tuning import tune as tune
