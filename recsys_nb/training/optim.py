@@ -189,7 +189,7 @@ class LearningRate:
         steps: int,  # of the whole run
         schedule: str = "constant",  # a key of `SCHEDULES`
         warmup: float = 0.0,  # share of the steps in which the rate rises
-        # (factor, wait): multiply by the factor after `wait` epochs without a better one
+        # (factor, wait): multiply by the factor after `wait` epochs with nothing better
         plateau: tuple[float, int] | None = None,
         mode: str = "min",  # which values of the metric are better: 'min' or 'max'
     ):
