@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['PADDING', 'can_check', 'check_codes', 'sort_rows', 'learns', 'sum_bags', 'look_up', 'draw_mask', 'Dropout',
+__all__ = ['PADDING', 'can_check', 'check_codes', 'learns', 'sum_bags', 'sort_rows', 'look_up', 'draw_mask', 'Dropout',
            'make_layers']
 
 # %% ../../nbs/14_models.embeddings.ipynb #84ffa47c
@@ -44,6 +44,30 @@ def check_codes(
         f"{low}..{cardinality - 1} (cardinality {cardinality})."
     )
 
+# %% ../../nbs/14_models.embeddings.ipynb #d0c62771
+def learns(
+    table: nn.Embedding,  # any table
+) -> bool:
+    "Whether a lookup in `table` is recorded for its gradient."
+    return table.weight.requires_grad and torch.is_grad_enabled()
+
+
+def sum_bags(
+    table: nn.Embedding,  # the rows to add up
+    codes: Tensor,  # row numbers, long (B, L), -1 is no row
+    weights: Tensor | None = None,  # float (B, L); None: each row counts once
+) -> Tensor:  # float (B, dim); zeros for a line without a row
+    "The weighted sum of the rows that each line of `codes` names."
+    if learns(table):
+        return _BagSums.apply(table.weight, codes, weights, table.sparse)
+    real = (codes >= 0).to(table.weight.dtype)
+    weights = real if weights is None else weights * real
+    if torch.compiler.is_exporting():  # operators that ONNX has
+        return (table(codes.clamp(min=0)) * weights[..., None]).sum(1)
+    return F.embedding_bag(
+        codes.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights
+    )
+
 # %% ../../nbs/14_models.embeddings.ipynb #0e9ee797
 def sort_rows(
     rows: Tensor,  # row numbers, long (n,), 0 to 2^31 - 1
@@ -56,6 +80,36 @@ def sort_rows(
     sorted_rows = torch.from_numpy(row_and_place >> 32)
     places = torch.from_numpy(row_and_place & 0xFFFFFFFF)
     return sorted_rows, places
+
+# %% ../../nbs/14_models.embeddings.ipynb #5748b008
+def _sum_gradients(table, codes, weights, places, grad, sparse):
+    "The gradient of the table: a bag for each distinct row, of the lines' gradients."
+    rows, order = sort_rows(codes.flatten().index_select(0, places))
+    places = places.index_select(0, order)
+    rows, counts = torch.unique_consecutive(rows, return_counts=True)
+    sums = F.embedding_bag(
+        places // codes.shape[1],
+        grad.contiguous(),
+        offsets=counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=_select(weights, places),
+    )
+    if not sparse:
+        return sums.new_zeros(table.shape).index_copy_(0, rows, sums)
+    return torch.sparse_coo_tensor(
+        rows[None], sums, table.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def _weigh_gradients(table, codes, weights, grad):
+    "The gradient of the weights, by the kernel that gathers and multiplies."
+    with torch.enable_grad():
+        weights = weights.detach().requires_grad_()
+        sums = F.embedding_bag(
+            codes.clamp(min=0), table.detach(), mode="sum", per_sample_weights=weights
+        )
+        by_weight = torch.autograd.grad(sums, weights, grad.to(table.dtype))[0]
+    return by_weight * (codes >= 0)
 
 # %% ../../nbs/14_models.embeddings.ipynb #e641abcf
 class _BagSums(torch.autograd.Function):
@@ -90,59 +144,6 @@ class _BagSums(torch.autograd.Function):
 
 def _select(weights, places):
     return None if weights is None else weights.flatten().index_select(0, places)
-
-# %% ../../nbs/14_models.embeddings.ipynb #a6b35a3f
-def _sum_gradients(table, codes, weights, places, grad, sparse):
-    "The gradient of the table: a bag for each distinct row, of the lines' gradients."
-    rows, order = sort_rows(codes.flatten().index_select(0, places))
-    places = places.index_select(0, order)
-    rows, counts = torch.unique_consecutive(rows, return_counts=True)
-    sums = F.embedding_bag(
-        places // codes.shape[1],
-        grad.contiguous(),
-        offsets=counts.cumsum(0) - counts,
-        mode="sum",
-        per_sample_weights=_select(weights, places),
-    )
-    if not sparse:
-        return sums.new_zeros(table.shape).index_copy_(0, rows, sums)
-    return torch.sparse_coo_tensor(
-        rows[None], sums, table.shape, is_coalesced=True, check_invariants=False
-    )
-
-
-def _weigh_gradients(table, codes, weights, grad):
-    "The gradient of the weights, by the kernel that gathers and multiplies."
-    with torch.enable_grad():
-        weights = weights.detach().requires_grad_()
-        sums = F.embedding_bag(
-            codes.clamp(min=0), table.detach(), mode="sum", per_sample_weights=weights
-        )
-        return torch.autograd.grad(sums, weights, grad.to(table.dtype))[0]
-
-# %% ../../nbs/14_models.embeddings.ipynb #d0c62771
-def learns(
-    table: nn.Embedding,  # any table
-) -> bool:
-    "Whether a lookup in `table` is recorded for its gradient."
-    return table.weight.requires_grad and torch.is_grad_enabled()
-
-
-def sum_bags(
-    table: nn.Embedding,  # the rows to add up
-    codes: Tensor,  # row numbers, long (B, L), -1 is no row
-    weights: Tensor | None = None,  # float (B, L); None: each row counts once
-) -> Tensor:  # float (B, dim); zeros for a line without a row
-    "The weighted sum of the rows that each line of `codes` names."
-    if learns(table):
-        return _BagSums.apply(table.weight, codes, weights, table.sparse)
-    real = (codes >= 0).to(table.weight.dtype)
-    weights = real if weights is None else weights * real
-    if torch.compiler.is_exporting():  # operators that ONNX has
-        return (table(codes.clamp(min=0)) * weights[..., None]).sum(1)
-    return F.embedding_bag(
-        codes.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights
-    )
 
 # %% ../../nbs/14_models.embeddings.ipynb #5d275d6a
 def look_up(
