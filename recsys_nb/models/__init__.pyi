@@ -43,9 +43,9 @@ from .dlrm import log_loss as log_loss
 from .embeddings import PADDING as PADDING
 from .embeddings import can_check as can_check
 from .embeddings import check_codes as check_codes
-from .embeddings import sort_rows as sort_rows
 from .embeddings import learns as learns
 from .embeddings import sum_bags as sum_bags
+from .embeddings import sort_rows as sort_rows
 from .embeddings import look_up as look_up
 from .embeddings import draw_mask as draw_mask
 from .embeddings import Dropout as Dropout
@@ -55,9 +55,9 @@ from .history import HISTORY_ENCODERS as HISTORY_ENCODERS
 from .history import history_weights as history_weights
 from .history import WeightedMean as WeightedMean
 from .history import stack_lines as stack_lines
+from .history import causal_mask as causal_mask
 from .history import AttentionBlock as AttentionBlock
 from .history import make_network as make_network
-from .history import causal_mask as causal_mask
 from .history import SelfAttention as SelfAttention
 from .history import look_up_both as look_up_both
 from .history import PackedHistories as PackedHistories

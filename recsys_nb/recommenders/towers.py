@@ -31,7 +31,7 @@ from ..training.processes import pick_device
 # %% auto #0
 __all__ = ['PROFILES', 'CHECKS', 'BOUNDS', 'CHOICES', 'SPARSE_TABLE', 'WARMUP', 'RetrieverSettings', 'check_settings',
            'choose_sizes', 'TowerData', 'move_features', 'configure_model', 'build_model', 'TowerTask', 'read_length',
-           'make_trainer', 'make_examples', 'lay_out_histories', 'lines_per_step']
+           'make_trainer', 'cut_examples', 'lay_out_histories', 'lines_per_step']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #9dc472ff
 # values for the settings that are chosen from the log; a profile can be added
@@ -429,7 +429,7 @@ def make_trainer(
     settings = task.settings
     device = pick_device(settings.device)
     task = TowerTask(settings, task.data.to(device), task.loss, task.metrics)
-    examples, loss = make_examples(task)
+    examples, loss = cut_examples(task)
     batch_size = settings.batch_size
     if task.is_sequential:
         batch_size = lines_per_step(task, examples)
@@ -455,7 +455,7 @@ def make_trainer(
     return Trainer(model, loss, examples, **(options | changes))
 
 
-def make_examples(
+def cut_examples(
     task: TowerTask,  # on the device
 ) -> tuple[dict[str, Tensor], Callable]:  # rows, and the loss of some of them
     "What is learnt from: places, or the windows of whole sequences."
