@@ -209,6 +209,7 @@ from .tuning import tune as tune
 from .two_stage import MOST_JUDGES as MOST_JUDGES
 from .two_stage import MOST_LEARNERS as MOST_LEARNERS
 from .two_stage import FAR_AHEAD as FAR_AHEAD
+from .two_stage import KEPT as KEPT
 from .two_stage import print_nothing as print_nothing
 from .two_stage import Answer as Answer
 from .two_stage import Trial as Trial
@@ -229,8 +230,13 @@ from .two_stage import find_answer_again as find_answer_again
 from .two_stage import name_sources as name_sources
 from .two_stage import fit_sources as fit_sources
 from .two_stage import refit as refit
-from .two_stage import Recommender as Recommender
 from .two_stage import Outcome as Outcome
 from .two_stage import run_trial as run_trial
 from .two_stage import choose_sources as choose_sources
 from .two_stage import answer_unjudged as answer_unjudged
+from .two_stage import Recommender as Recommender
+from .two_stage import pack_parts as pack_parts
+from .two_stage import select_arrays as select_arrays
+from .two_stage import unpack_parts as unpack_parts
+from .two_stage import unpack_answer as unpack_answer
+from .two_stage import predict_shown as predict_shown
