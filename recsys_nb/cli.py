@@ -36,18 +36,23 @@ from matplotlib.figure import Figure
 
 from . import explore
 from .abtest import analyze, two_proportion_test
-from .baselines import ALS, BPR, EASE, ItemKNN, Popularity, TuneError, tune
 from .criteo import train_criteo
-from .data import (BaseRecommender, DataError, Dataset, EmptyLogError, load, split_by_time, split_by_user, split_leave_last_out, split_random)
+from .data import DataError, Dataset, EmptyLogError, load, split_by_time, split_by_user, split_leave_last_out, split_random
 from .embeddings import tsne_map
 from .metrics import MetricsError, compare, evaluate, ranker_metrics
-from .recommend import DLRMRanker, Recommender, TwoTowerRetriever
+from .recommenders.base import BaseRecommender
+from .recommenders.baselines import BASELINES, repeat_rate
+from .recommenders.gate import new_pairs, split_as_served
+from .recommenders.sources import MANY_REPEATS, SOURCES, Budget, describe_cost
+from .recommenders.tuning import TuneError, tune
+from .recommenders.two_stage import Recommender, predict_shown
 from .simulate import World
-from .train import CheckpointError, ProcessError, together
+from .training.checkpoints import CheckpointError
+from .training.processes import ProcessError, together
 from .warehouse import _url
 
 # %% auto #0
-__all__ = ['Run', 'whole_folder', 'checksum', 'choose_split', 'new_pairs', 'headline', 'versions', 'main']
+__all__ = ['Run', 'whole_folder', 'checksum', 'choose_split', 'headline', 'versions', 'main']
 
 # %% ../nbs/13_cli.ipynb #4a07b39d
 @dataclass
@@ -167,7 +172,7 @@ def _load(run: Run) -> None:
         if not run.data.is_positive().any(): raise DataError(f"no interaction is positive: {run.data.positive!r} fits none; choose another --positive.")
     log = run.data.interactions
     run.numbers["data"] = {"name": run.data.name, "checksum": checksum(log)}
-    run.say(f"{run.data}; positive: {'everything' if run.data.positive is None else run.data.positive}")
+    run.say(f"{run.data}; positive: {'everything' if run.data.positive is None else run.data.positive}; {describe_cost(run.data, run.options.max_gib)}")
     if run.folder: run.kept = _keep(run)
 
 # %% ../nbs/13_cli.ipynb #a7f73e19
@@ -225,37 +230,23 @@ def _explore(run: Run) -> None:
     run.say(f"{len(draw)} plots of the data")
 
 # %% ../nbs/13_cli.ipynb #33c3ca60
-def _past_share(train: Dataset, test: Dataset) -> float:
-    "The share of the users with positives in `test` who have some in `train`."
-    users = pd.Index(test.positives().interactions.user_id.unique())
-    return float(users.isin(train.positives().interactions.user_id).mean()) if len(users) else 0.
-
 def choose_split(
     ds: Dataset, # the whole log
     kind: str = "auto", # 'time', 'last', 'user', 'random', or 'auto'
     seed: int = 42, # of the random ones
 ) -> tuple[Dataset, Dataset, str, str]: # train, test, the kind, and why it was chosen
     "Split a log, by default in the strictest way that leaves enough users to test on."
-    cut = {"time": lambda: split_by_time(ds), "last": lambda: split_leave_last_out(ds, last=0.2), "user": lambda: split_by_user(ds, seed=seed), "random": lambda: split_random(ds, seed=seed)}
-    if kind != "auto": return *cut[kind](), kind, "as asked for"
-    if "timestamp" not in ds.interactions: return *cut["random"](), "random", "the log has no timestamps"
-    train, test = cut["time"](); share = _past_share(train, test)
-    if share >= .5: return train, test, "time", f"{share:.0%} of the users to be tested have positives before the cut"
-    return *cut["last"](), "last", f"after a cut in time only {share:.0%} of the users to be tested would have a past, so the last fifth of each user's new items is held out"
+    if kind == "auto":
+        return split_as_served(ds, seed=seed)
+    ways = {
+        "time": split_by_time,
+        "last": partial(split_leave_last_out, last=0.2),
+        "user": partial(split_by_user, seed=seed),
+        "random": partial(split_random, seed=seed),
+    }
+    return *ways[kind](ds), kind, "as asked for"
 
 # %% ../nbs/13_cli.ipynb #491f3466
-def new_pairs(
-    past: pd.DataFrame, # user_id, item_id: positives that a model knows
-    future: pd.DataFrame, # user_id, item_id: positives that follow
-) -> tuple[pd.DataFrame, dict]: # user_id, item_id; how many users and pairs were left out, and why
-    "The pairs that a recommender of new items can be asked for."
-    keys = ["user_id", "item_id"]; pairs, past = future[keys].drop_duplicates(), past[keys].drop_duplicates()
-    known = pairs.user_id.isin(past.user_id); seen = pd.MultiIndex.from_frame(pairs).isin(pd.MultiIndex.from_frame(past))
-    truth = pairs[known & ~seen].reset_index(drop=True)
-    return truth, {"users_evaluated": truth.user_id.nunique(), "pairs_evaluated": len(truth), "users_without_past": pairs.user_id[~known].nunique(), "pairs_without_past": int((~known).sum()),
-        "users_with_nothing_new": pairs.user_id[known].nunique() - truth.user_id.nunique(), "pairs_already_known": int(seen.sum()),
-        "pairs_of_items_without_past": int((~truth.item_id.isin(past.item_id)).sum())}
-
 def _split(run: Run) -> None:
     o = run.options
     run.train, run.test, kind, why = choose_split(run.data, o.split, o.seed)
@@ -268,33 +259,60 @@ def _split(run: Run) -> None:
     run.say(f"{counts['users_evaluated']:,} users with {counts['pairs_evaluated']:,} new items to find; left out: {counts['users_without_past']:,} users without a past, {counts['pairs_already_known']:,} pairs already known")
 
 # %% ../nbs/13_cli.ipynb #ac82ee7d
-def _two_stage(o: argparse.Namespace, kept: Path | None) -> Recommender:
-    epochs = {"epochs": o.epochs} if o.epochs else {"epochs": 3} if o.quick else {}
-    s = dict(seed=o.seed, progress=sys.stderr.isatty(), **epochs)
-    folder = lambda name: kept and kept / name
-    ranker = None if o.no_ranker else DLRMRanker(**s, folder=folder("ranker"))
-    return Recommender(TwoTowerRetriever(**s, folder=folder("retriever")), ranker, candidates=o.candidates)
+def _recommender(run: Run) -> Recommender:
+    "The default recommender with the options of the run."
+    o = run.options
+    epochs = o.epochs or (3 if o.quick else None)
+    retriever = {"progress": sys.stderr.isatty(), "folder": run.kept and run.kept / "retriever"}
+    if epochs:
+        retriever["epochs"] = epochs
+    ranker = "logistic" if o.quick else "auto"
+    return Recommender(
+        ranker=None if o.no_ranker else ranker,
+        candidates=o.candidates,
+        seed=o.seed,
+        max_gib=o.max_gib,
+        retriever=retriever,
+        say=run.say,
+    )
 
-def _baselines(o: argparse.Namespace) -> dict[str, Callable]:
-    return {"Popularity": Popularity, "ItemKNN": ItemKNN, "EASE": partial(EASE, max_gib=.6), "ALS": partial(ALS, seed=o.seed), "BPR": partial(BPR, seed=o.seed)}
+def _baselines(run: Run) -> dict[str, Callable]: # name -> what makes an unfitted model
+    "The baselines of the run, with its options."
+    o, made = run.options, dict(BASELINES)
+    for name in ("ALS", "BPR"):
+        made[name] = partial(BASELINES[name], seed=o.seed)
+    made["EASE"] = partial(BASELINES["EASE"], max_gib=o.max_gib)
+    if "timestamp" in run.train.interactions:
+        made["Recent popularity"] = partial(SOURCES["Popularity"].make, run.train, Budget())
+    if repeat_rate(run.train.positives()) < MANY_REPEATS:
+        made.pop("Repeats")
+    return made
 
 def _fitted(model: Callable, positives: Dataset, o: argparse.Namespace, file: Path) -> tuple[BaseRecommender, dict]: # the model, and what the search found
-    if not o.trials: return model().fit(positives), {}
+    if not o.trials or not getattr(getattr(model, "func", model), "space", None): return model().fit(positives), {}
     found = tune(model, positives, trials=o.trials, seed=o.seed, file=file, progress=False)
     return found.model, found.best
 
+_SAME = {"EASE": "EASE", "ItemKNN": "ItemKNN", "Repeats": "Repeats"} # sources that are baselines as they are
+
 def _fit(run: Run) -> None:
-    positives = run.train.positives()
-    for name, model in _baselines(run.options).items() if run.folder else []:
-        try: run.models[name], found = _fitted(model, positives, run.options, run.kept / f"{name}.sqlite")
+    "The default recommender first: what it has fitted to all of the log is not fitted again."
+    o, positives = run.options, run.train.positives()
+    run.say("training the default recommender")
+    both = _recommender(run).fit(run.train)
+    for line in repr(both.summary()).splitlines(): run.say(line)
+    run.numbers["gate"] = both.summary().to_dict()
+    if both.rankers_ is not None: run.numbers["gate"]["rankers"] = both.rankers_.to_dict("records")
+    for name, model in _baselines(run).items() if run.folder else []:
+        if name in both.sources_ and name in _SAME and not o.trials:
+            run.models[name] = both.sources_[name]
+            continue
+        try: run.models[name], found = _fitted(model, positives, o, run.kept / f"{name}.sqlite")
         except (DataError, ImportError, TuneError) as e: run.skip(name, str(e)); continue
         if found: run.numbers.setdefault("tuned", {})[name] = found
-        run.say(f"{name} fitted" + (f" with {found}, the best of {run.options.trials} trials" if found else ""))
-    run.say("training the Two-Tower retriever and the DLRM ranker"); both = _two_stage(run.options, run.kept).fit(run.train)
-    run.models |= {"Two-Tower": both.retriever, "Two-stage": both} if both.ranker else {"Two-stage": both}
-    epochs = {"retriever": len(both.retriever.result.epochs)} | ({"ranker": len(both.ranker.result.epochs)} if both.ranker else {})
-    run.numbers["training"] = {"epochs": epochs}
-    run.say("trained: " + ", ".join(f"{part} {n} epochs" for part, n in epochs.items()))
+        run.say(f"{name} fitted" + (f" with {found}, the best of {o.trials} trials" if found else ""))
+    if both.retriever_ is not None: run.models["Two-Tower"] = both.retriever_
+    run.models["Recommender"] = both
 
 # %% ../nbs/13_cli.ipynb #129e525c
 @_once
@@ -309,30 +327,61 @@ def _evaluate(run: Run) -> None:
         run.reports[name] = r = evaluate(lists, run.truth, k=ks, items=run.data.item_ids, popularity=counts, train=had,
             n_boot=200 if o.quick else 1000, seed=o.seed, protocol=card, name=name)
         run.say(f"{name:<10} NDCG@{o.k} {r[f'ndcg@{o.k}']:.4f}  recall@{ks[1]} {r[f'recall@{ks[1]}']:.4f}")
-    c = compare(run.reports["Popularity"], run.reports["Two-stage"]).to_frame()
-    run.numbers |= {"metrics": {n: r.to_dict() for n, r in run.reports.items()}, "comparison": c.assign(k=c.k.astype(int)).to_dict("records"), "cards": {"metrics": r.card()}}
+    run.numbers |= {"metrics": {n: r.to_dict() for n, r in run.reports.items()}, "cards": {"metrics": r.card()}}
+    _compare(run)
     _figure(run, "models", lambda ax: _plot_models(run.reports, f"ndcg@{o.k}", ax))
+
+def _compare(run: Run) -> None:
+    "The recommender against the best other model, and against what is popular."
+    metric = f"ndcg@{run.options.k}"
+    others = {n: r for n, r in run.reports.items() if n != "Recommender"}
+    best = max(others, key=lambda name: others[name][metric])
+    run.numbers["best_baseline"] = best
+    for key, name in (("comparison", best), ("popularity", "Popularity")):
+        rows = compare(run.reports[name], run.reports["Recommender"]).to_frame()
+        run.numbers[key] = rows.assign(k=rows.k.astype(int)).to_dict("records")
 
 def _plot_models(reports: dict, metric: str, ax) -> None:
     "One metric of every model, with its interval."
     f = pd.concat([r.to_frame().assign(model=n, name=r.values.index) for n, r in reports.items()]); f = f[f.name == metric].iloc[::-1]
-    ax.barh(f.model, f.value, xerr=[f.value - f.low, f.high - f.value], color=[sns.color_palette("colorblind")[int(m == "Two-stage")] for m in f.model], capsize=3)
+    ax.barh(f.model, f.value, xerr=[f.value - f.low, f.high - f.value], color=[sns.color_palette("colorblind")[int(m == "Recommender")] for m in f.model], capsize=3)
     best = f.loc[f.value == f.value.max(), "model"].iloc[0]
     ax.set(title=f"{best} has the best {metric.upper()}", xlabel=f"{metric.upper()}, with 95% interval (0 to 1)", ylabel="model"); ax.grid(axis="y", visible=False)
+
+@_once
+def _evaluate_again(run: Run) -> None:
+    "The second task of logs that repeat: all items, those of a user's past too."
+    o, rate = run.options, repeat_rate(run.train.positives())
+    run.numbers["repeats"] = {"rate": rate, "many": rate >= MANY_REPEATS}
+    if rate < MANY_REPEATS: return
+    had = run.train.positives().interactions
+    if run.given is not None: had = pd.concat([had, run.given])
+    truth = run.test.positives().interactions[["user_id", "item_id"]].drop_duplicates()
+    truth = truth[truth.user_id.isin(had.user_id)]
+    users, found = truth.user_id.unique(), {}
+    events = None if run.given is None else run.given[run.given.user_id.isin(users)]
+    card = {"split": run.test.split, "candidates": f"all {len(run.data.item_ids):,} items", "seen": "kept"}
+    for name, model in run.models.items():
+        lists = model.recommend(users, k=o.k, exclude_seen=False, events=events)
+        found[name] = evaluate(lists, truth, k=o.k, n_boot=200 if o.quick else 1000, seed=o.seed, protocol=card, name=name)
+    run.numbers["repeats"]["metrics"] = {n: r.to_dict() for n, r in found.items()}
+    run.numbers["repeats"]["card"] = found["Recommender"].card()
+    best = max(found, key=lambda name: found[name][f"ndcg@{o.k}"])
+    run.say(f"{rate:.0%} of the positives repeat an earlier one: among all items, old ones too, {best} has the best NDCG@{o.k}, {found[best][f'ndcg@{o.k}']:.4f}; the recommender has {found['Recommender'][f'ndcg@{o.k}']:.4f}")
 
 # %% ../nbs/13_cli.ipynb #e98c55e9
 @_once
 def _rank(run: Run) -> None:
-    ranker, shown = run.models["Two-stage"].ranker, run.test.labelled()
-    if ranker is None: return run.skip("Ranker metrics", "--no-ranker was given")
-    shown = shown[shown.item_id.isin(run.models["Two-stage"].item_ids)]
+    model, shown = run.models["Recommender"], run.test.labelled()
+    if model.ranker_ is None: return run.skip("Ranker metrics", "--no-ranker was given" if run.options.no_ranker else f"{model.chosen_} answers, without a ranker")
+    shown = shown[shown.item_id.isin(model.item_ids_)]
     if shown.label.nunique() < 2: return run.skip("Ranker metrics", "the test log has no exposures that were not taken (all its events are positive), so there is nothing to tell apart")
-    scores = {"DLRM ranker": ranker.predict(shown)}
+    scores = {"Ranker": predict_shown(model, shown)}
     if run.world: scores["True probabilities"] = run.world.click_probability(shown.user_id, shown.item_id, shown.position, shown.timestamp)
     boot = 100 if run.options.quick else 500
     card = {"split": run.test.split, "candidates": "what was shown in the test period"}
     found = {n: ranker_metrics(shown.label, p, shown.user_id, n_boot=boot, seed=run.options.seed, protocol=card, name=n) for n, p in scores.items()}
-    run.numbers["ranker"] = {n: r.to_dict() for n, r in found.items()}; run.numbers["cards"]["ranker"] = found["DLRM ranker"].card()
+    run.numbers["ranker"] = {n: r.to_dict() for n, r in found.items()}; run.numbers["cards"]["ranker"] = found["Ranker"].card()
     run.say(f"AUC on {len(shown):,} test exposures: " + ", ".join(f"{n} {r['auc']:.4f}" for n, r in found.items()))
 
 # %% ../nbs/13_cli.ipynb #ac742dfe
@@ -343,11 +392,12 @@ def _labels(items: pd.DataFrame | None) -> tuple[str, pd.Series] | None: # the c
 
 @_once
 def _map(run: Run) -> None:
-    model, found = run.models["Two-stage"].retriever, _labels(run.train.items)
+    model, found = run.models["Recommender"].retriever_, _labels(run.train.items)
+    if model is None: return run.skip("Embedding map", f"{run.models['Recommender'].chosen_} answers, without vectors of items")
     if found is None: return run.skip("Embedding map", "the items have no column category or genres to colour it by")
-    met = np.flatnonzero(model.popularity > 0) # items without a single positive have learnt little
+    met = np.flatnonzero(model.popularity_ > 0) # items without a single positive have learnt little
     if len(met) < 30: return run.skip("Embedding map", f"only {len(met)} items have positives")
-    m = tsne_map(model.item_vectors[met], model.item_ids[met], found[1].to_numpy()[met], perplexity=min(30, len(met) // 4), seed=run.options.seed, max_points=1000 if run.options.quick else 3000)
+    m = tsne_map(model.item_vectors_[met], model.item_ids_[met], found[1].to_numpy()[met], perplexity=min(30, len(met) // 4), seed=run.options.seed, max_points=1000 if run.options.quick else 3000)
     run.numbers["map"] = {"trustworthiness": m.trustworthiness, "kept": m.kept, "purity": m.purity, "chance": m.chance, "neighbours": m.k, "label": found[0], **m.settings}
     _figure(run, "map", lambda ax: m.plot(ax, title=f"Item vectors of the Two-Tower model, coloured by {found[0]}"), (8, 5.5))
     run.say(f"map of {len(m.xy):,} items: trustworthiness {m.trustworthiness:.3f}, purity {m.purity:.3f} (chance {m.chance:.3f})")
@@ -359,7 +409,7 @@ def _experiment(run: Run) -> None:
     o = run.options
     if run.world is None: return run.skip("A/B test", "only a simulated shop can be asked what its users would have done")
     if o.no_ab: return run.skip("A/B test", "--no-ab was given")
-    users = run.world.experiment(control=run.models["Popularity"], treatment=run.models["Two-stage"], k=10, seed=o.seed)
+    users = run.world.experiment(control=run.models["Popularity"], treatment=run.models["Recommender"], k=10, seed=o.seed)
     n = users.groupby("variant")[["clicks", "impressions"]].sum(); test = two_proportion_test(*n.loc["control"].tolist(), *n.loc["treatment"].tolist())
     run.numbers["experiment"] = {"totals": test.to_frame().to_dict("records"), "z": test.z, "p_value": test.p_value, "lift": test.lift, "rates": test.rates}
     _figure(run, "experiment", test.plot, (9, 3.6), columns=2); run.say("A/B test: " + repr(test).split("\n")[0])
@@ -370,15 +420,26 @@ def _experiment(run: Run) -> None:
 
 # %% ../nbs/13_cli.ipynb #652f34c9
 def headline(
-    row: dict, # of the comparison: a, b, difference, low, high
+    row: dict, # of the comparison with the best other model: a, b, difference, low, high
     name: str, # of the data set
     k: int = 10, # length of the lists
+    best: str = "popularity", # the best other model
+    popular: dict | None = None, # of the comparison with what is popular
+    chosen: str | None = None, # what answers, as the gate chose it
 ) -> str:
-    "The finding in one sentence."
-    verdict = "beats" if row["low"] > 0 else "loses to" if row["high"] < 0 else "is not shown to differ from"
-    ratio = f", {row['b'] / row['a']:.1f} times as much" if row["a"] > 0 and row["low"] > 0 else ""
-    return (f"On {name}, the two-stage recommender {verdict} recommending what is popular: NDCG@{k} is {row['b']:.4f} against {row['a']:.4f}{ratio} "
-            f"(paired difference {row['difference']:+.4f}, 95% interval {row['low']:+.4f} to {row['high']:+.4f}).")
+    "The finding in one or two sentences; a loss is called a loss."
+    who = "the default recommender" + (f" ({chosen})" if chosen else "")
+    difference = f"paired difference {row['difference']:+.4f}, 95% interval {row['low']:+.4f} to {row['high']:+.4f}"
+    numbers = f"NDCG@{k} is {row['b']:.4f} against {row['a']:.4f} ({difference})"
+    if row["high"] < 0: verdict, advice = f"loses to {best}", f" Use {best} here: it is the better choice on this log."
+    elif row["low"] > 0: verdict, advice = f"beats {best}, the best of the other models", ""
+    elif chosen == best: verdict, advice = f"is {best}, which no other model is shown to beat", ""
+    else: verdict, advice = f"is not shown to differ from {best}, the best of the other models", ""
+    text = f"On {name}, {who} {verdict}: {numbers}.{advice}"
+    if popular and best != "Popularity":
+        ratio = f"; the recommender has {popular['b'] / popular['a']:.1f} times as much" if popular["a"] > 0 and popular["low"] > 0 else ""
+        text += f" What is popular has {popular['a']:.4f}{ratio}."
+    return text
 
 # %% ../nbs/13_cli.ipynb #fce05007
 def _plain(x):
@@ -406,6 +467,12 @@ def _table(reports: dict) -> dict: # head, rows
     n = _plain(reports); names = list(next(iter(n.values()))["metrics"])
     return {"head": [m.replace("_", " ") for m in names], "rows": [(model, [_cell(r["metrics"][m]) for m in names]) for model, r in n.items()]}
 
+def _gate_rows(gate: dict) -> list[dict]:
+    "The gate's table in words."
+    interval = lambda r, value, low, high, sign: "–" if r[value] is None else f"{r[value]:{sign}.4f} <small>{r[low]:{sign}.4f} to {r[high]:{sign}.4f}</small>"
+    return [{"answer": r["answer"], "task": r["task"], "chosen": r["chosen"], "ndcg": interval(r, "ndcg", "low", "high", ""),
+        "difference": interval(r, "difference", "difference_low", "difference_high", "+")} for r in gate["answers"]]
+
 def _shown(v) -> str: return f"{v:,}" if isinstance(v, int) else f"{v:,.4g}" if isinstance(v, float) else str(v)
 
 def _report(run: Run) -> str: # the page
@@ -414,7 +481,8 @@ def _report(run: Run) -> str: # the page
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(files("recsys_nb").joinpath("report.html").read_text(encoding="utf-8"))
     wanted = [f"recall@{2 * k}", *(f"{m}@{k}" for m in ("ndcg", "recall", "precision", "hit_rate", "mrr", "coverage", "novelty"))]
     short = {m: {**r, "metrics": {c: v for c, v in r["metrics"].items() if c in wanted}} for m, r in n["metrics"].items()}
-    return page.render(n=n, o=run.options, figures=run.figures, skipped=run.skipped, shown=_shown, metrics=_table(short),
+    again = _table({m: {**r, "metrics": {c: v for c, v in r["metrics"].items() if c.partition("@")[0] in ("ndcg", "recall", "precision", "hit_rate")}} for m, r in n["repeats"]["metrics"].items()}) if n.get("repeats", {}).get("many") else None
+    return page.render(n=n, again=again, gate=_gate_rows(n["gate"]), o=run.options, figures=run.figures, skipped=run.skipped, shown=_shown, metrics=_table(short),
         ranker=_table(n["ranker"]) if "ranker" in n else None, examples=_examples(run), versions=versions(), level="95%")
 
 # %% ../nbs/13_cli.ipynb #9a47667a
@@ -431,14 +499,15 @@ def _examples(run: Run, users: int = 3) -> list[dict]:
     past = run.train.positives().interactions; ids = run.truth.user_id[run.truth.user_id.isin(past.user_id)].unique()
     out, taken = [], set(zip(run.truth.user_id, run.truth.item_id))
     for u in np.random.default_rng(run.options.seed).permutation(ids)[:users].tolist():
-        had = past[past.user_id == u].item_id.drop_duplicates(keep="last").tolist()[-5:]; got = run.models["Two-stage"].recommend([u], k=5).item_id.tolist()
+        had = past[past.user_id == u].item_id.drop_duplicates(keep="last").tolist()[-5:]; got = run.models["Recommender"].recommend([u], k=5).item_id.tolist()
         out.append({"user": u, "had": _names(run.train.items, had), "got": [(t, (u, i) in taken) for t, i in zip(_names(run.train.items, got), got)]})
     return out
 
 # %% ../nbs/13_cli.ipynb #084f9a96
 def _save(run: Run) -> None:
-    o, model = run.options, run.models["Two-stage"]; row = next(r for r in run.numbers["comparison"] if (r["metric"], r["k"]) == ("ndcg", o.k))
-    run.numbers |= {"headline": headline(row, run.data.name, o.k), "skipped": run.skipped}; run.numbers["protocol"] |= {"k": o.k, "candidates": o.candidates, "seed": o.seed, "seen_items": "never recommended"}
+    o, model = run.options, run.models["Recommender"]
+    row, popular = (next(r for r in run.numbers[of] if (r["metric"], r["k"]) == ("ndcg", o.k)) for of in ("comparison", "popularity"))
+    run.numbers |= {"headline": headline(row, run.data.name, o.k, run.numbers["best_baseline"], popular, model.chosen_), "skipped": run.skipped}; run.numbers["protocol"] |= {"k": o.k, "candidates": o.candidates, "seed": o.seed, "seen_items": "never recommended"}
     everybody = run.data.user_ids; events = run.given
     lists = model.recommend(everybody, k=o.k)
     if events is not None: lists = pd.concat([lists[~lists.user_id.isin(events.user_id)], model.recommend(k=o.k, events=events)], ignore_index=True)
@@ -455,7 +524,7 @@ def _lead(o: argparse.Namespace) -> None:
     "All stages, in order."
     with whole_folder(o.out, o.overwrite) as folder:
         run = Run(o, folder); run.say(f"reading {_without_password(o.data)}")
-        for stage in (_load, _explore, _split, _fit, _evaluate, _rank, _map, _experiment, _save): stage(run)
+        for stage in (_load, _explore, _split, _fit, _evaluate, _evaluate_again, _rank, _map, _experiment, _save): stage(run)
         run.say(run.numbers["headline"])
     print(f"report: {Path(o.out).expanduser().resolve() / 'report.html'}")
 
@@ -487,17 +556,17 @@ def _interruptible() -> Iterator[None]:
 # %% ../nbs/13_cli.ipynb #0cbcc667
 def _id(text: str, ids: pd.Index): return int(text) if pd.api.types.is_numeric_dtype(ids) and re.fullmatch(r"-?\d{1,18}", text) else text
 
-def _model(folder: str) -> Recommender:
+def _model(folder: str) -> BaseRecommender:
     "The recommender in a run's folder, or in its model folder."
     path = Path(folder).expanduser(); path = path / "model" if (path / "model").is_dir() else path
     if not path.is_dir(): raise FileNotFoundError(f"there is no folder {folder}; give the --out of a run, or its model folder.")
-    return Recommender.load(path)
+    return BaseRecommender.load(path)
 
 def _ask(o: argparse.Namespace) -> int:
-    model = _model(o.model); users = [_id(u, model.user_ids) for u in o.user]; events = None
+    model = _model(o.model); users = [_id(u, model.user_ids_) for u in o.user]; events = None
     if o.events:
         events = load(o.events).interactions.astype({"user_id": object, "item_id": object})
-        for c, ids in [("user_id", model.user_ids), ("item_id", model.item_ids)]: events[c] = [_id(str(x), ids) for x in events[c]]
+        for c, ids in [("user_id", model.user_ids_), ("item_id", model.item_ids_)]: events[c] = [_id(str(x), ids) for x in events[c]]
     lists = pd.concat([model.recommend([u], k=o.k, exclude_seen=not o.include_seen, events=None if events is None else events[events.user_id == u].infer_objects()) for u in users])
     for u in lists.user_id[lists.source == "popular"].unique(): print(f"nothing is known of user {u!r}: these are the most popular items", file=sys.stderr)
     if o.json: print(lists.to_json(orient="records", indent=1))
@@ -567,10 +636,11 @@ def _run_options(p: argparse.ArgumentParser) -> None:
     for table in ("users", "items"): p.add_argument(f"--{table}", metavar="FILE", help=f"a table of {table}, csv or parquet")
     p.add_argument("--positive", nargs="+", metavar="X", help="which events mean 'I want this': types of events, or a least value; everything if left out")
     p.add_argument("--split", choices=("auto", "time", "last", "user", "random"), default="auto", help="how to hold out test data (default: auto)")
-    for name, value, text in [("k", 10, "length of the lists"), ("candidates", 100, "items the retriever hands to the ranker")]: p.add_argument("-k" if name == "k" else f"--{name}", *(["--k"] if name == "k" else []), type=_whole, default=value, help=f"{text} (default: {value})")
+    for name, value, text in [("k", 10, "length of the lists"), ("candidates", 100, "items that each source hands over")]: p.add_argument("-k" if name == "k" else f"--{name}", *(["--k"] if name == "k" else []), type=_whole, default=value, help=f"{text} (default: {value})")
     p.add_argument("--seed", type=int, default=42, help="of all randomness (default: 42)"); p.add_argument("--epochs", type=_whole, help="at most so many passes over the data, of both models")
+    p.add_argument("--max-gib", type=float, metavar="GIB", help="memory that one model may keep, EASE above all (default: 40%% of the machine's)")
     p.add_argument("--trials", type=_whole, help="tune each baseline with so many trials on a part of the training data (default: as they come)")
-    for flag, text in [("quick", "few epochs and resamples, a small map: to try things out"), ("no-ranker", "the retriever alone"), ("no-ab", "without the simulated A/B test")]: p.add_argument(f"--{flag}", action="store_true", help=text)
+    for flag, text in [("quick", "few epochs and resamples, a small map: to try things out"), ("no-ranker", "sources and their blend alone"), ("no-ab", "without the simulated A/B test")]: p.add_argument(f"--{flag}", action="store_true", help=text)
     for name, value in [("n-users", 10_000), ("n-items", 5_000), ("n-interactions", 100_000)]: p.add_argument(f"--{name}", type=_whole, default=value, help=f"of the simulated data (default: {value:,})")
 
 # %% ../nbs/13_cli.ipynb #2130a24a

@@ -21,7 +21,8 @@ from recsys_nb.data import (
 from ..metrics import compare, evaluate
 
 # %% auto #0
-__all__ = ['share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge', 'measure_gap', 'choose_answer', 'Verdict']
+__all__ = ['THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge', 'measure_gap', 'choose_answer',
+           'Verdict']
 
 # %% ../../nbs/41_recommenders.gate.ipynb #8c0a9568
 def share_with_past(
@@ -162,16 +163,20 @@ def measure_gap(best, other) -> dict:  # both are reports
     names = ("difference", "difference_low", "difference_high")
     return dict(zip(names, (row.difference, row.low, row.high), strict=True))
 
-# %% ../../nbs/41_recommenders.gate.ipynb #38f50cc0
+# %% ../../nbs/41_recommenders.gate.ipynb #32981c78
 def choose_answer(
-    table: pd.DataFrame,  # answer, ndcg, difference, difference_high; simplest first
+    table: pd.DataFrame,  # answer, ndcg, difference and its interval; simplest first
     margin: float = 0.01,  # what a simpler answer may lose, as a share of the best
 ) -> str:  # the name of the answer
     "The simplest answer that is practically as good as the best."
-    best = table.ndcg.max()
-    near = table.ndcg >= (1 - margin) * best
+    near = table.ndcg >= (1 - margin) * table.ndcg.max()
     may_be_chance = table.difference_high >= 0
-    return table.answer[near & may_be_chance].iloc[0]
+    error = (table.difference_high - table.difference_low) / (2 * 1.96)
+    undecided = -table.difference <= THREE_TO_ONE * error
+    return table.answer[(near & may_be_chance) | undecided].iloc[0]
+
+
+THREE_TO_ONE = 0.67  # standard errors at which the odds are three to one
 
 # %% ../../nbs/41_recommenders.gate.ipynb #ac9cbd25
 @dataclass(repr=False, eq=False)
