@@ -2,11 +2,11 @@
 
     python benchmarks/step_profile.py --old FOLDER [--blocks 24] [--steps 25]
 
-512 positives and 512 random negatives of 41,000 items, vectors of 128 numbers, histories
-of 50 items, dropout 0.3, sparse tables, fp32, one thread. FOLDER is a checkout of version
-0.1 (`git worktree add FOLDER v0.1`). Both versions run in processes of their own, and
-take turns block by block, so that a busy machine slows both alike. Times are CPU seconds.
-Writes results/step_profile.json.
+512 positives and 512 random negatives of 41,000 items, vectors of 128 numbers,
+histories of 50 items, dropout 0.3, sparse tables, fp32, one thread. FOLDER is a
+checkout of version 0.1 (`git worktree add FOLDER COMMIT`). Both versions run in
+processes of their own, and take turns block by block, so that a busy machine slows
+both alike. Times are CPU seconds. Writes results/step_profile.json.
 """
 
 from __future__ import annotations

@@ -355,7 +355,8 @@ def test_no_thread_of_the_group_outlives_it(tmp_path):
     program.write_text("""
 import atexit, pathlib
 def print_threads():
-    names = [p.read_text().strip() for p in pathlib.Path("/proc/self/task").glob("*/comm")]
+    tasks = pathlib.Path("/proc/self/task").glob("*/comm")
+    names = [path.read_text().strip() for path in tasks]
     print([name for name in names if "gloo" in name])
 atexit.register(print_threads)  # runs last
 import torch
