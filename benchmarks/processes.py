@@ -25,7 +25,7 @@ from recsys_nb.data import split_by_time
 from recsys_nb.metrics import evaluate, ranker_metrics
 from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever
 from recsys_nb.simulate import simulate
-from recsys_nb.train import together
+from recsys_nb.training.processes import together
 
 
 def clocked(fit) -> tuple[float, float]:

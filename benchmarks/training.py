@@ -4,7 +4,7 @@
 
 Every run is a process of its own on one thread, all contenders in turn, `--repeats` times; times are CPU seconds of the steps after the first five, medians over the repetitions, so that a busy
 machine distorts little. Memory is the peak resident set beyond imports and data. All contenders read the same file: users and items (half of `--rows` each), five small features, a history.
-All have embeddings of 64, layers 128-64 in both towers, batches of 2,048 and all items of the batch as negatives: `recsys_nb.train.train` with `sampled_softmax_loss` in fp32 and in bf16;
+All have embeddings of 64, layers 128-64 in both towers, batches of 2,048 and all items of the batch as negatives: `recsys_nb.training.loop.train` with `sampled_softmax_loss` in fp32 and in bf16;
 torch-rechub's DSSM by its MatchTrainer with in_batch_neg=True, which draws a permutation of the batch's other items for each row, in a venv that is made for it in `--peers`.
 (Its towers concatenate the features' embeddings, ours add them; it divides by no temperature.) FLOPs are those of the products in towers and softmax, forward and backward.
 """
@@ -43,8 +43,9 @@ def flops(model: torch.nn.Module) -> int:
 
 
 def ours(data: dict[str, np.ndarray], rows: int, precision: str, table: str) -> dict:
-    from recsys_nb.train import train
-    from recsys_nb.two_tower import TwoTowerConfig, TwoTowerModel, sampled_softmax_loss
+    from recsys_nb.models.sampled_softmax import sampled_softmax_loss
+    from recsys_nb.models.two_tower import TwoTowerConfig, TwoTowerModel
+    from recsys_nb.training.loop import train
     data = {k: torch.from_numpy(v) for k, v in data.items()}; read = data["history"].shape[1] > 0
     before, marks = memory("VmRSS"), []
     torch.manual_seed(0)
@@ -154,7 +155,7 @@ def dlrm_examples(ds) -> tuple[dict, dict, list[int]]:
 def dlrm_loss(train, valid, cards, seed: int, precision: str, sparse: bool) -> float:
     "The best validation log loss of a DLRM."
     from recsys_nb.dlrm import DLRM, DLRMConfig
-    from recsys_nb.train import train as fit
+    from recsys_nb.training.loop import train as fit
     torch.manual_seed(seed)
     model = DLRM(DLRMConfig(sparse_cardinalities=cards, sparse_embedding_dim=16, num_dense_features=2, bottom_mlp_dims=[32, 16], top_mlp_dims=[64, 32, 1]))
     for m in model.modules():

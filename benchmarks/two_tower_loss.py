@@ -1,4 +1,4 @@
-"""Sampled softmax, forward and backward: the plain formula against recsys_nb.two_tower.sampled_softmax_loss, in fp32 and under bf16 autocast.
+"""Sampled softmax, forward and backward: the plain formula against recsys_nb.models.sampled_softmax.sampled_softmax_loss, in fp32 and under bf16 autocast.
 
 All in one process on one thread, turn about, in CPU time; the ratio is what to read. `python benchmarks/two_tower_loss.py`
 """
@@ -8,7 +8,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from recsys_nb.two_tower import log_draw, sampled_softmax_loss
+from recsys_nb.models.sampled_softmax import log_draw, sampled_softmax_loss
 
 
 def plain(u, v, temperature, log_q, ids):

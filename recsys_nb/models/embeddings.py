@@ -101,15 +101,21 @@ def _sum_gradients(table, codes, weights, places, grad, sparse):
     )
 
 
-def _weigh_gradients(table, codes, weights, grad):
-    "The gradient of the weights, by the kernel that gathers and multiplies."
+def _weigh_gradients(table, codes, weights, places, grad):
+    "The gradient of the weights, of the places that are no padding."
+    sizes = (codes >= 0).sum(1)
     with torch.enable_grad():
-        weights = weights.detach().requires_grad_()
+        used = _select(weights.detach(), places).requires_grad_()
         sums = F.embedding_bag(
-            codes.clamp(min=0), table.detach(), mode="sum", per_sample_weights=weights
+            codes.flatten().index_select(0, places),
+            table.detach(),
+            offsets=sizes.cumsum(0) - sizes,
+            mode="sum",
+            per_sample_weights=used,
         )
-        by_weight = torch.autograd.grad(sums, weights, grad.to(table.dtype))[0]
-    return by_weight * (codes >= 0)
+        (products,) = torch.autograd.grad(sums, used, grad.to(table.dtype))
+    by_weight = products.new_zeros(codes.numel())
+    return by_weight.index_copy_(0, places, products).view(codes.shape)
 
 # %% ../../nbs/14_models.embeddings.ipynb #e641abcf
 class _BagSums(torch.autograd.Function):
@@ -138,7 +144,7 @@ class _BagSums(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_table = _sum_gradients(table, codes, weights, places, grad, ctx.sparse)
         if ctx.needs_input_grad[2]:
-            by_weight = _weigh_gradients(table, codes, weights, grad)
+            by_weight = _weigh_gradients(table, codes, weights, places, grad)
         return by_table, None, by_weight, None
 
 

@@ -55,27 +55,34 @@ class _ChunkedSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, u, v, log_pi, target, chunk):
         wide = torch.promote_types(u.dtype, torch.float32)
+        same_type = u.dtype == wide
         grad_u = torch.empty_like(u)
-        grad_v = v.new_zeros(v.T.shape, dtype=wide)
+        grad_v = v.new_zeros(v.shape, dtype=wide)
         loss = u.new_zeros((), dtype=wide)
         products = u.new_empty(min(chunk, len(u)), len(v))  # used by every chunk
-        same_type = products.dtype == wide
         logits = products if same_type else torch.empty_like(products, dtype=wide)
         shares = torch.empty_like(logits)
+        minus_one = torch.full((len(products),), -1.0, dtype=wide, device=u.device)
+        starts = torch.arange(0, products.numel(), len(v), device=u.device)
         for start in range(0, len(u), chunk):
             users = u[start : start + chunk]
-            positive = target[start : start + chunk, None]
             n = len(users)
             product = torch.mm(users, v.T, out=products[:n])
-            s = logits[:n].copy_(product).sub_(log_pi)
+            s = torch.sub(product, log_pi, out=logits[:n])
             p = torch.softmax(s, 1, out=shares[:n])
             log_sum = s.amax(1) - p.amax(1).log()
-            loss += (log_sum - s.gather(1, positive)[:, 0]).sum()
-            minus_one = -torch.ones_like(positive, dtype=wide)
-            grad_s = products[:n].copy_(p.scatter_add_(1, positive, minus_one))
-            torch.mm(grad_s, v, out=grad_u[start : start + n])
-            grad_v += users.T @ grad_s
-        ctx.save_for_backward(grad_u / len(u), (grad_v.T / len(u)).to(v.dtype))
+            # where the logit of each row's positive is
+            places = starts[:n] + target[start : start + chunk]
+            loss += (log_sum - s.view(-1).index_select(0, places)).sum()
+            p.view(-1).index_add_(0, places, minus_one[:n])
+            if same_type:
+                torch.mm(p, v, out=grad_u[start : start + n])
+                grad_v.addmm_(p.T, users)
+            else:
+                grad_s = products[:n].copy_(p)
+                torch.mm(grad_s, v, out=grad_u[start : start + n])
+                grad_v += grad_s.T @ users
+        ctx.save_for_backward(grad_u.div_(len(u)), grad_v.div_(len(u)).to(v.dtype))
         return loss / len(u)
 
     @staticmethod
@@ -155,7 +162,7 @@ def sampled_softmax_loss(
     item_ids: Tensor | None = None,
     # negatives for all rows: vectors (N, d), log_q (N,), codes (N,)
     extra: tuple[Tensor, Tensor | None, Tensor | None] | None = None,
-    chunk: int = 256,  # rows of logits that are in memory at once
+    chunk: int = 128,  # rows of logits that are in memory at once
 ) -> Tensor:  # mean over the rows, a scalar
     "Cross-entropy of each positive among the items of the batch (of all processes)."
     if u.shape != v.shape:
@@ -188,8 +195,8 @@ def _correct_columns(v, log_q, item_ids):
         return v, v.new_zeros(len(v)) if log_q is None else log_q, target
     columns, target = distinct_columns(item_ids)
     if log_q is None:
-        return v[columns], v.new_zeros(len(columns)), target
-    return v[columns], log_inclusion(log_q, len(v))[columns], target
+        return v.index_select(0, columns), v.new_zeros(len(columns)), target
+    return v.index_select(0, columns), log_inclusion(log_q, len(v))[columns], target
 
 
 def _append(name, batch, extra):
