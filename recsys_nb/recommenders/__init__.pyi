@@ -91,7 +91,6 @@ from .positives import rank_held_out as rank_held_out
 from .positives import list_seen as list_seen
 from .positives import ndcg_and_hits as ndcg_and_hits
 from .positives import share_of_positives as share_of_positives
-from .positives import count_recent as count_recent
 from .positives import trend_of as trend_of
 from .positives import spectral_vectors as spectral_vectors
 from .positives import count_pairs as count_pairs
@@ -101,6 +100,7 @@ from .race import BONUSES as BONUSES
 from .race import run_race as run_race
 from .race import run_until as run_until
 from .race import score_so_far as score_so_far
+from .race import cost_of_race as cost_of_race
 from .race import choose_bonus as choose_bonus
 from .ranker import CHUNK as CHUNK
 from .ranker import TRAINING as TRAINING
@@ -140,9 +140,6 @@ from .ranker import pack_ranker as pack_ranker
 from .ranker import unpack_ranker as unpack_ranker
 from .retriever import PAIRS as PAIRS
 from .retriever import HISTORY_CELLS as HISTORY_CELLS
-from .retriever import make_features as make_features
-from .retriever import prepare_data as prepare_data
-from .retriever import make_start as make_start
 from .retriever import load_model as load_model
 from .retriever import list_contestants as list_contestants
 from .retriever import train_best as train_best
@@ -197,6 +194,9 @@ from .towers import check_settings as check_settings
 from .towers import choose_sizes as choose_sizes
 from .towers import TowerData as TowerData
 from .towers import move_features as move_features
+from .towers import make_features as make_features
+from .towers import prepare_data as prepare_data
+from .towers import make_start as make_start
 from .towers import configure_model as configure_model
 from .towers import build_model as build_model
 from .towers import TowerTask as TowerTask
