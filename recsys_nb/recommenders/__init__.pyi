@@ -1,14 +1,10 @@
 # made by `make sync` from the modules' __all__: do not edit
 from .base import top_k as top_k
-from .base import check_at_least as check_at_least
-from .base import check_above_0 as check_above_0
-from .base import Catalogue as Catalogue
-from .base import check_ids as check_ids
-from .base import read_ids as read_ids
-from .base import read_frame as read_frame
-from .base import Question as Question
-from .base import read_question as read_question
-from .base import allow_items as allow_items
+from .base import count_users_at_a_time as count_users_at_a_time
+from .base import mask_scores as mask_scores
+from .base import slice_histories as slice_histories
+from .base import pack as pack
+from .base import unpack as unpack
 from .base import BaseRecommender as BaseRecommender
 from .baselines import BASELINES as BASELINES
 from .baselines import count_trend as count_trend
@@ -95,6 +91,17 @@ from .positives import trend_of as trend_of
 from .positives import spectral_vectors as spectral_vectors
 from .positives import count_pairs as count_pairs
 from .positives import normalize_degrees as normalize_degrees
+from .questions import Catalogue as Catalogue
+from .questions import sort_histories as sort_histories
+from .questions import extend_histories as extend_histories
+from .questions import check_ids as check_ids
+from .questions import read_ids as read_ids
+from .questions import read_frame as read_frame
+from .questions import Question as Question
+from .questions import read_question as read_question
+from .questions import allow_items as allow_items
+from .questions import check_at_least as check_at_least
+from .questions import check_above_0 as check_above_0
 from .race import ROUNDS as ROUNDS
 from .race import BONUSES as BONUSES
 from .race import run_race as run_race
