@@ -29,6 +29,7 @@ from .columns import read_dates as read_dates
 from .columns import guess_roles as guess_roles
 from .columns import prepare_columns as prepare_columns
 from .columns import guess_encoder as guess_encoder
+from .columns import count_memory as count_memory
 from .columns import FeatureTable as FeatureTable
 from .questions import Catalogue as Catalogue
 from .questions import sort_histories as sort_histories
