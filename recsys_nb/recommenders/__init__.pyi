@@ -29,6 +29,7 @@ from .columns import read_dates as read_dates
 from .columns import guess_roles as guess_roles
 from .columns import prepare_columns as prepare_columns
 from .columns import guess_encoder as guess_encoder
+from .columns import count_memory as count_memory
 from .columns import FeatureTable as FeatureTable
 from .gate import THREE_TO_ONE as THREE_TO_ONE
 from .gate import share_with_past as share_with_past
