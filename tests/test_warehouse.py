@@ -14,7 +14,7 @@ import pytest
 from conftest import PASSWORD, put
 from pandas.testing import assert_frame_equal
 
-from recsys_nb.data import (DataError, Dataset, DuplicateRowError, EmptyLogError, IdTypeError, MissingColumnError, NullIdError, TimestampError, UnknownIdError, _hash, check_split,
+from recsys_nb.data import (DataError, Dataset, DuplicateRowError, EmptyLogError, IdTypeError, MissingColumnError, NullIdError, TimestampError, UnknownIdError, hash_rows, check_split,
                             load, split_by_time, split_by_user, split_leave_last_out, split_random)
 from recsys_nb.features import point_in_time, standard_features
 from recsys_nb.warehouse import Warehouse
@@ -89,7 +89,7 @@ def test_splits_refuse(duckdb):
 
 def test_a_sample_is_of_the_same_users(con):
     frame = events(2, users=60); put(con, "events", frame); put(con, "users", pd.DataFrame({"user_id": sorted(set(frame.user_id)) + ["zoe"], "age": 30}))
-    ids = sorted(set(frame.user_id)); chosen = [u for u, h in zip(ids, _hash(["sample 7"] * len(ids), ids)) if int(h[:8], 16) < .3 * 16**8]
+    ids = sorted(set(frame.user_id)); chosen = [u for u, h in zip(ids, hash_rows(["sample 7"] * len(ids), ids)) if int(h[:8], 16) < .3 * 16**8]
     ds = load(con, table="events", users="users", sample=.3, seed=7)
     assert sorted(ds.interactions.user_id.unique()) == sorted(chosen) and 8 < len(chosen) < 30
     assert set(ds.users.user_id) - {"zoe"} == set(chosen) and len(ds) == frame.user_id.isin(chosen).sum()

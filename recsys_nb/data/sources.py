@@ -23,7 +23,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from .roles import guess_column, guess_roles
 
 from recsys_nb.data.columns import (
     DataError,
@@ -32,6 +31,7 @@ from recsys_nb.data.columns import (
     as_frame,
 )
 from .dataset import Dataset
+from .roles import guess_column, guess_roles
 from .splits import mark_split
 from recsys_nb.data.tables import (
     PACKED_SUFFIXES,
