@@ -21,7 +21,7 @@ from ibis.backends import BaseBackend
 from ibis.common.exceptions import TableNotFound
 
 from .data import (DataError, Dataset, DuplicateRowError, EmptyLogError, IdTypeError, MissingColumnError, NullIdError, TimestampError, UnknownIdError,
-    check_share, guess_column, mark_split)
+    YEARS, check_share, guess_column, mark_split)
 
 # %% auto #0
 __all__ = ['Pulled', 'Warehouse', 'read_table']
@@ -438,7 +438,7 @@ def _checked(con, t: ir.Table, names: Mapping, sides: Mapping, unknown: str, nam
     for key in ("user_id", "item_id"): _id_type(t, key, f"table {name}"); faults |= {(key, kind): bad for kind, bad in _id_faults(t, key).items()}
     nulls = {key: faults.pop((key, "null")) for key in ("user_id", "item_id")} if unknown == "drop" else {}
     times, bad = _times(con, t, "timestamp", pulled) if "timestamp" in names else (None, None)
-    if bad is not None: faults["timestamp", "time"] = bad
+    if bad is not None: faults["timestamp", "time"] = bad | (times.year() < YEARS[0]).fill_null(False) | (times.year() > YEARS[1]).fill_null(False)
     if not _raise_faults(con, t, faults, names, name, pulled): raise EmptyLogError(f"there are no interactions: {name} has 0 rows. Check the filter or query that made it.")
     found = _one(con, t.agg(n=t.count(), **{k: t.count(where=m) for k, m in nulls.items()}), pulled) if nulls else {}
     for key in nulls:
