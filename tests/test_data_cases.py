@@ -190,6 +190,12 @@ def test_what_is_no_time_is_named_and_can_be_dropped(column):
     assert times.dropna().dt.year.between(1990, 2100).all()
 
 
+def test_a_date_that_is_ambiguous_asks_how_it_is_written():
+    with pytest.raises(TimestampError, match="time_format='%d/%m/%Y") as error:
+        parse_timestamps(pd.Series(["01/02/2024", "02/03/2024"]))
+    assert error.value.argument == "time_format"
+
+
 @pytest.mark.parametrize("digits", ["202401311200", "20240131120000", 202401311200])
 def test_dates_of_12_and_14_digits(digits):
     found = parse_timestamps(pd.Series([digits]))
