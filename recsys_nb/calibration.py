@@ -79,7 +79,8 @@ def _true_ece(distances: np.ndarray, noise: np.ndarray, level: float) -> tuple[f
     alone, spread_out = np.eye(len(spread))[spread.argmin()], np.maximum(spread, 1e-300)
     middle = _solve_size(lambda size: shown(distances, size).mean() < seen, most)
     low = _solve_size(lambda size: (shown(alone, size) >= seen).mean() < tail, most)
-    high = _solve_size(lambda size: (shown(spread_out, size) <= seen).mean() > tail, most)
+    at_least = max(seen, np.abs(noise).sum(1).mean()) # less than chance makes is luck, not a sign of a small error
+    high = _solve_size(lambda size: (shown(spread_out, size) <= at_least).mean() > tail, most)
     return min(middle, high), min(low, middle), min(high, 1.)
 
 # %% ../nbs/07b_calibration.ipynb #5db11c53
