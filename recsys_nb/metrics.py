@@ -782,7 +782,7 @@ def _sources(wanted: list[str], t: _Truth, past: _Truth | None, popularity: pd.S
 # %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
     recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; others are ignored
-    truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
+    truth, # what should have been recommended: a frame of user_id, item_id (repeats count once; rows whose `value` or `relevance` is 0 are not relevant), or a Dataset, of which the positives are taken
     k: int | Sequence[int] = (10, 20), # cut-offs: only the first k of each list are looked at
     metrics: Sequence[str] | None = None, # precision, recall, ndcg, map, mrr, hit_rate, coverage, gini, novelty, diversity, calibration, popularity_lift; default: all possible
     items: Iterable | None = None, # the catalogue's item ids, for coverage and gini
