@@ -1,0 +1,21 @@
+# made by `make sync` from the modules' __all__: do not edit
+from .base import top_k as top_k
+from .base import check_at_least as check_at_least
+from .base import check_above_0 as check_above_0
+from .base import Catalogue as Catalogue
+from .base import check_ids as check_ids
+from .base import read_ids as read_ids
+from .base import read_frame as read_frame
+from .base import Question as Question
+from .base import read_question as read_question
+from .base import allow_items as allow_items
+from .base import BaseRecommender as BaseRecommender
+from .columns import ROLES as ROLES
+from .columns import ColumnLimits as ColumnLimits
+from .columns import Guess as Guess
+from .columns import read_numbers as read_numbers
+from .columns import read_dates as read_dates
+from .columns import guess_roles as guess_roles
+from .columns import prepare_columns as prepare_columns
+from .columns import guess_encoder as guess_encoder
+from .columns import FeatureTable as FeatureTable
