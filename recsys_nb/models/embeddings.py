@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['PADDING', 'can_check', 'check_codes', 'sort_rows', 'learns', 'sum_bags', 'look_up', 'draw_mask', 'Dropout',
+__all__ = ['PADDING', 'can_check', 'check_codes', 'learns', 'sum_bags', 'sort_rows', 'look_up', 'draw_mask', 'Dropout',
            'make_layers']
 
 # %% ../../nbs/14_models.embeddings.ipynb #84ffa47c
@@ -44,6 +44,30 @@ def check_codes(
         f"{low}..{cardinality - 1} (cardinality {cardinality})."
     )
 
+# %% ../../nbs/14_models.embeddings.ipynb #d0c62771
+def learns(
+    table: nn.Embedding,  # any table
+) -> bool:
+    "Whether a lookup in `table` is recorded for its gradient."
+    return table.weight.requires_grad and torch.is_grad_enabled()
+
+
+def sum_bags(
+    table: nn.Embedding,  # the rows to add up
+    codes: Tensor,  # row numbers, long (B, L), -1 is no row
+    weights: Tensor | None = None,  # float (B, L); None: each row counts once
+) -> Tensor:  # float (B, dim); zeros for a line without a row
+    "The weighted sum of the rows that each line of `codes` names."
+    if learns(table):
+        return _BagSums.apply(table.weight, codes, weights, table.sparse)
+    real = (codes >= 0).to(table.weight.dtype)
+    weights = real if weights is None else weights * real
+    if torch.compiler.is_exporting():  # operators that ONNX has
+        return (table(codes.clamp(min=0)) * weights[..., None]).sum(1)
+    return F.embedding_bag(
+        codes.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights
+    )
+
 # %% ../../nbs/14_models.embeddings.ipynb #0e9ee797
 def sort_rows(
     rows: Tensor,  # row numbers, long (n,), 0 to 2^31 - 1
@@ -56,6 +80,36 @@ def sort_rows(
     sorted_rows = torch.from_numpy(row_and_place >> 32)
     places = torch.from_numpy(row_and_place & 0xFFFFFFFF)
     return sorted_rows, places
+
+# %% ../../nbs/14_models.embeddings.ipynb #5748b008
+def _sum_gradients(table, codes, weights, places, grad, sparse):
+    "The gradient of the table: a bag for each distinct row, of the lines' gradients."
+    rows, order = sort_rows(codes.flatten().index_select(0, places))
+    places = places.index_select(0, order)
+    rows, counts = torch.unique_consecutive(rows, return_counts=True)
+    sums = F.embedding_bag(
+        places // codes.shape[1],
+        grad.contiguous(),
+        offsets=counts.cumsum(0) - counts,
+        mode="sum",
+        per_sample_weights=_select(weights, places),
+    )
+    if not sparse:
+        return sums.new_zeros(table.shape).index_copy_(0, rows, sums)
+    return torch.sparse_coo_tensor(
+        rows[None], sums, table.shape, is_coalesced=True, check_invariants=False
+    )
+
+
+def _weigh_gradients(table, codes, weights, grad):
+    "The gradient of the weights, by the kernel that gathers and multiplies."
+    with torch.enable_grad():
+        weights = weights.detach().requires_grad_()
+        sums = F.embedding_bag(
+            codes.clamp(min=0), table.detach(), mode="sum", per_sample_weights=weights
+        )
+        by_weight = torch.autograd.grad(sums, weights, grad.to(table.dtype))[0]
+    return by_weight * (codes >= 0)
 
 # %% ../../nbs/14_models.embeddings.ipynb #e641abcf
 class _BagSums(torch.autograd.Function):
@@ -84,72 +138,12 @@ class _BagSums(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             by_table = _sum_gradients(table, codes, weights, places, grad, ctx.sparse)
         if ctx.needs_input_grad[2]:
-            by_weight = _weigh_gradients(table, codes, weights, places, grad)
+            by_weight = _weigh_gradients(table, codes, weights, grad)
         return by_table, None, by_weight, None
 
 
 def _select(weights, places):
     return None if weights is None else weights.flatten().index_select(0, places)
-
-# %% ../../nbs/14_models.embeddings.ipynb #a6b35a3f
-def _sum_gradients(table, codes, weights, places, grad, sparse):
-    "The gradient of the table: a bag for each distinct row, of the lines' gradients."
-    rows, order = sort_rows(codes.flatten().index_select(0, places))
-    places = places.index_select(0, order)
-    rows, counts = torch.unique_consecutive(rows, return_counts=True)
-    sums = F.embedding_bag(
-        places // codes.shape[1],
-        grad.contiguous(),
-        offsets=counts.cumsum(0) - counts,
-        mode="sum",
-        per_sample_weights=_select(weights, places),
-    )
-    if not sparse:
-        return sums.new_zeros(table.shape).index_copy_(0, rows, sums)
-    return torch.sparse_coo_tensor(
-        rows[None], sums, table.shape, is_coalesced=True, check_invariants=False
-    )
-
-
-def _weigh_gradients(table, codes, weights, places, grad):
-    "The gradient of the weights, of the places that are no padding."
-    sizes = (codes >= 0).sum(1)
-    with torch.enable_grad():
-        used = _select(weights.detach(), places).requires_grad_()
-        sums = F.embedding_bag(
-            codes.flatten().index_select(0, places),
-            table.detach(),
-            offsets=sizes.cumsum(0) - sizes,
-            mode="sum",
-            per_sample_weights=used,
-        )
-        (products,) = torch.autograd.grad(sums, used, grad.to(table.dtype))
-    by_weight = products.new_zeros(codes.numel())
-    return by_weight.index_copy_(0, places, products).view(codes.shape)
-
-# %% ../../nbs/14_models.embeddings.ipynb #d0c62771
-def learns(
-    table: nn.Embedding,  # any table
-) -> bool:
-    "Whether a lookup in `table` is recorded for its gradient."
-    return table.weight.requires_grad and torch.is_grad_enabled()
-
-
-def sum_bags(
-    table: nn.Embedding,  # the rows to add up
-    codes: Tensor,  # row numbers, long (B, L), -1 is no row
-    weights: Tensor | None = None,  # float (B, L); None: each row counts once
-) -> Tensor:  # float (B, dim); zeros for a line without a row
-    "The weighted sum of the rows that each line of `codes` names."
-    if learns(table):
-        return _BagSums.apply(table.weight, codes, weights, table.sparse)
-    real = (codes >= 0).to(table.weight.dtype)
-    weights = real if weights is None else weights * real
-    if torch.compiler.is_exporting():  # operators that ONNX has
-        return (table(codes.clamp(min=0)) * weights[..., None]).sum(1)
-    return F.embedding_bag(
-        codes.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights
-    )
 
 # %% ../../nbs/14_models.embeddings.ipynb #5d275d6a
 def look_up(
@@ -189,36 +183,6 @@ class Dropout(nn.Dropout):
         return x * draw_mask(x, self.p)
 
 # %% ../../nbs/14_models.embeddings.ipynb #bd4b9ff0
-class Dropout(nn.Module):
-    "Dropout from fewer random numbers: one draw of 64 bits decides on four units."
-
-    def __init__(
-        self,
-        share: float = 0.0,  # of units that become 0 in training
-    ):
-        super().__init__()
-        if not 0 <= share <= 1:
-            raise ValueError(f"dropout must be a share from 0 to 1, got {share}.")
-        self.share = share
-
-    def forward(
-        self,
-        x: Tensor,  # of any shape
-    ) -> Tensor:  # the same in eval mode
-        "Drop some units and scale up the others, so that the mean stays."
-        kept = round((1 - self.share) * 2**16)  # of 2^16 equally likely cases
-        if not self.training or kept == 2**16:
-            return x
-        if kept == 0 or not can_check(x):
-            return F.dropout(x, self.share)
-        draws = torch.empty(-(-x.numel() // 4), dtype=torch.long)
-        bits = draws.random_(-(2**63), None).view(torch.int16)
-        bits = bits[: x.numel()].view(x.shape)
-        factors = torch.empty(x.shape, dtype=x.dtype)
-        torch.lt(bits, kept - 2**15, out=factors)  # 1 or 0
-        return x * factors.mul_(2**16 / kept)
-
-
 def make_layers(
     input_dim: int,  # width of what comes in
     hidden_dims: Sequence[int],  # widths of the hidden layers

@@ -67,14 +67,12 @@ class _ChunkedSoftmax(torch.autograd.Function):
             positive = target[start : start + chunk, None]
             n = len(users)
             product = torch.mm(users, v.T, out=products[:n])
-            s = torch.sub(product, log_pi, out=logits[:n])
+            s = logits[:n].copy_(product).sub_(log_pi)
             p = torch.softmax(s, 1, out=shares[:n])
             log_sum = s.amax(1) - p.amax(1).log()
             loss += (log_sum - s.gather(1, positive)[:, 0]).sum()
             minus_one = -torch.ones_like(positive, dtype=wide)
-            grad_s = p.scatter_add_(1, positive, minus_one)
-            if not same_type:
-                grad_s = products[:n].copy_(grad_s)
+            grad_s = products[:n].copy_(p.scatter_add_(1, positive, minus_one))
             torch.mm(grad_s, v, out=grad_u[start : start + n])
             grad_v += users.T @ grad_s
         ctx.save_for_backward(grad_u / len(u), (grad_v.T / len(u)).to(v.dtype))
@@ -190,8 +188,8 @@ def _correct_columns(v, log_q, item_ids):
         return v, v.new_zeros(len(v)) if log_q is None else log_q, target
     columns, target = distinct_columns(item_ids)
     if log_q is None:
-        return v.index_select(0, columns), v.new_zeros(len(columns)), target
-    return v.index_select(0, columns), log_inclusion(log_q, len(v))[columns], target
+        return v[columns], v.new_zeros(len(columns)), target
+    return v[columns], log_inclusion(log_q, len(v))[columns], target
 
 
 def _append(name, batch, extra):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,13 @@ from recsys_nb.data import (
     MissingColumnError,
     UnknownIdError,
     histories,
+)
+from recsys_nb.recommenders.storage import (
+    Stored,
+    find_class,
+    name_class,
+    read_folder,
+    write_folder,
 )
 
 # %% auto #0
@@ -620,3 +628,28 @@ class BaseRecommender:
         for name in cls.learnt:
             setattr(new, name, unpack(name, arrays))
         return new
+
+    def save(
+        self,
+        folder: str | Path,  # made anew; everything is written beside it and renamed
+        overwrite: bool = False,  # replace a folder that is there
+    ) -> Path:  # the folder
+        "Write all that answering needs, as JSON, parquet and safetensors."
+        settings, arrays = self.state()
+        catalogue = {
+            field.name: getattr(self.catalogue_, field.name)
+            for field in fields(self.catalogue_)
+        }
+        stored = Stored(name_class(type(self)), settings, arrays, catalogue)
+        return write_folder(folder, stored, overwrite)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,  # what `save` wrote
+    ) -> BaseRecommender:  # which answers as the saved one did
+        "Read a saved recommender of this class, or of any that inherits from it."
+        stored = read_folder(folder)
+        kind = find_class(stored.kind, cls)
+        catalogue = Catalogue(**stored.catalogue)
+        return kind.from_state(stored.settings, stored.arrays, catalogue)

@@ -173,7 +173,7 @@ def choose_answer(
     may_be_chance = table.difference_high >= 0
     return table.answer[near & may_be_chance].iloc[0]
 
-# %% ../../nbs/41_recommenders.gate.ipynb #298df55e
+# %% ../../nbs/41_recommenders.gate.ipynb #ac9cbd25
 @dataclass(repr=False, eq=False)
 class Verdict:
     "What the gate found: every answer with its interval, and the one chosen."
@@ -201,9 +201,26 @@ class Verdict:
 
     def to_dict(self) -> dict:
         "Everything, ready for JSON."
-        rows = self.table.to_dict("records")
-        about = {"chosen": self.chosen, "metric": f"ndcg@{self.k}"}
-        return about | {"users": self.n_users, "answers": rows, "notes": self.notes}
+        rows = self.table.astype(object).where(self.table.notna(), None)
+        return {
+            "chosen": self.chosen,
+            "k": self.k,
+            "users": self.n_users,
+            "answers": rows.to_dict("records"),
+            "notes": self.notes,
+        }
+
+    @classmethod
+    def from_dict(
+        cls,
+        about: dict,  # of `to_dict`
+    ) -> Verdict:
+        "The verdict that `to_dict` took apart."
+        table = pd.DataFrame(about["answers"])
+        numbers = table.columns.difference(["task", "answer", "chosen"])
+        table = table.astype(dict.fromkeys(numbers, float))
+        rest = about["k"], about["users"], list(about["notes"])
+        return cls(table, about["chosen"], *rest)
 
     def __repr__(self) -> str:
         lines = [

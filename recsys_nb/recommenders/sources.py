@@ -29,7 +29,7 @@ from recsys_nb.recommenders.baselines import (
 from .retriever import TwoTowerRetriever
 
 # %% auto #0
-__all__ = ['MANY_REPEATS', 'SOURCES', 'Candidates', 'merge_candidates', 'SourceList', 'list_items', 'list_of_source',
+__all__ = ['MANY_REPEATS', 'SOURCES', 'Candidates', 'gather_candidates', 'SourceList', 'list_items', 'list_of_source',
            'describe_pairs', 'ndcg_of', 'count_votes', 'Budget', 'estimate_ease', 'refuse_ease', 'refuse_item_knn',
            'refuse_repeats', 'Source', 'make_popularity', 'default_sources']
 
@@ -87,8 +87,8 @@ class Candidates:
         best[place] = scores[order][kept]
         return items, best
 
-# %% ../../nbs/40_recommenders.sources.ipynb #55555423
-def merge_candidates(
+# %% ../../nbs/40_recommenders.sources.ipynb #b486e76c
+def gather_candidates(
     sources: dict[str, BaseRecommender],  # fitted on one catalogue
     histories: Histories,  # of the users asked for
     k: int,  # how many items each source proposes to a user
