@@ -6,7 +6,7 @@
 __all__ = ['MAX_BYTES', 'MAX_EVENTS', 'MAX_ID', 'require', 'check_text', 'question_types', 'answer_types', 'BodyLimit', 'refuse',
            'say_what_is_wrong', 'create_app', 'as_service', 'serve']
 
-# %% ../../nbs/51_serving.http.ipynb #963e7799
+# %% ../../nbs/51_serving.http.ipynb #22b18bb0
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
@@ -14,11 +14,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated
 
+from ..recommenders import BaseRecommender
 from .service import MAX_K, Id, Service
 
-from ..recommenders import BaseRecommender, load_recommender
-
-# %% ../../nbs/51_serving.http.ipynb #67e3b82b
+# %% ../../nbs/51_serving.http.ipynb #2ac30d7a
 MAX_BYTES = 1_000_000  # the largest body of a request
 MAX_EVENTS = 10_000  # the most events of one question
 MAX_ID = 500  # the longest id, in characters
@@ -35,7 +34,7 @@ def require(
         advice = "pip install 'recsys_nb[serve]'"
         raise ImportError(f"serving needs the package {package}: {advice}") from error
 
-# %% ../../nbs/51_serving.http.ipynb #0db52e0d
+# %% ../../nbs/51_serving.http.ipynb #738dd6bf
 def check_text(
     given: Id,  # an id
 ) -> Id:  # the same
@@ -46,7 +45,7 @@ def check_text(
         raise ValueError("an id must be valid Unicode text") from None
     return given
 
-# %% ../../nbs/51_serving.http.ipynb #193a64d9
+# %% ../../nbs/51_serving.http.ipynb #d7044ab0
 def question_types() -> type:  # a pydantic model
     "The body of POST /recommend."
     pydantic = require("pydantic")
@@ -68,7 +67,7 @@ def question_types() -> type:  # a pydantic model
 
     return Question
 
-# %% ../../nbs/51_serving.http.ipynb #87b430d3
+# %% ../../nbs/51_serving.http.ipynb #511d4318
 def answer_types() -> tuple[type, type, type]:  # pydantic models
     "What comes back: a list for a user, a list for an item, the state."
     base = require("pydantic").BaseModel
@@ -100,7 +99,7 @@ def answer_types() -> tuple[type, type, type]:  # pydantic models
 
     return Recommendations, Similar, Health
 
-# %% ../../nbs/51_serving.http.ipynb #9510e666
+# %% ../../nbs/51_serving.http.ipynb #c47a100b
 class BodyLimit:
     "ASGI middleware that answers 413 to a body above `most` bytes."
 
@@ -152,14 +151,14 @@ async def refuse(
     await send({"type": "http.response.start", "status": 413, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
-# %% ../../nbs/51_serving.http.ipynb #6daa8983
+# %% ../../nbs/51_serving.http.ipynb #9e2d1f2d
 def say_what_is_wrong(
     errors: list[dict],  # of pydantic
 ) -> list[dict]:  # type, loc, msg
     "The places and reasons without the input."
     return [{name: error[name] for name in ("type", "loc", "msg")} for error in errors]
 
-# %% ../../nbs/51_serving.http.ipynb #61e6a61a
+# %% ../../nbs/51_serving.http.ipynb #baba91d3
 def create_app(
     # a fitted model, its service, or the folder of a saved one
     recommender: BaseRecommender | Service | str | Path,
@@ -203,7 +202,7 @@ def create_app(
 
     return app
 
-# %% ../../nbs/51_serving.http.ipynb #316a8f3c
+# %% ../../nbs/51_serving.http.ipynb #2fbaf733
 def as_service(
     recommender: BaseRecommender | Service | str | Path,  # as in `create_app`
     name: str | None = None,  # as in `create_app`
@@ -214,14 +213,14 @@ def as_service(
     if not isinstance(recommender, (str, Path)):
         return Service(recommender, name)
     folder = Path(recommender).resolve()
-    model = load_recommender(folder)
+    model = BaseRecommender.load(folder)
     seconds = (folder / "recommender.json").stat().st_mtime
     written = datetime.fromtimestamp(seconds, timezone.utc)
     # the folder `model` of a run is called as the run
     run = folder.parent if folder.name == "model" else folder
     return Service(model, name or run.name, written.isoformat(timespec="seconds"))
 
-# %% ../../nbs/51_serving.http.ipynb #04122b33
+# %% ../../nbs/51_serving.http.ipynb #d4a1fdea
 def serve(
     folder: str | Path,  # of a saved recommender
     # the address to listen on; "0.0.0.0": all of this machine's
