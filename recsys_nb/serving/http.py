@@ -6,7 +6,7 @@
 __all__ = ['MAX_BYTES', 'MAX_EVENTS', 'MAX_ID', 'require', 'check_text', 'question_types', 'answer_types', 'BodyLimit', 'refuse',
            'say_what_is_wrong', 'create_app', 'as_service', 'serve']
 
-# %% ../../nbs/51_serving.http.ipynb #22b18bb0
+# %% ../../nbs/51_serving.http.ipynb #eda0e17a
 from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
@@ -17,7 +17,7 @@ from typing import Annotated
 from ..recommenders import BaseRecommender
 from .service import MAX_K, Id, Service
 
-# %% ../../nbs/51_serving.http.ipynb #2ac30d7a
+# %% ../../nbs/51_serving.http.ipynb #9cffeea1
 MAX_BYTES = 1_000_000  # the largest body of a request
 MAX_EVENTS = 10_000  # the most events of one question
 MAX_ID = 500  # the longest id, in characters
@@ -34,7 +34,7 @@ def require(
         advice = "pip install 'recsys_nb[serve]'"
         raise ImportError(f"serving needs the package {package}: {advice}") from error
 
-# %% ../../nbs/51_serving.http.ipynb #738dd6bf
+# %% ../../nbs/51_serving.http.ipynb #5a4832f0
 def check_text(
     given: Id,  # an id
 ) -> Id:  # the same
@@ -45,7 +45,7 @@ def check_text(
         raise ValueError("an id must be valid Unicode text") from None
     return given
 
-# %% ../../nbs/51_serving.http.ipynb #d7044ab0
+# %% ../../nbs/51_serving.http.ipynb #7cf570cb
 def question_types() -> type:  # a pydantic model
     "The body of POST /recommend."
     pydantic = require("pydantic")
@@ -67,7 +67,7 @@ def question_types() -> type:  # a pydantic model
 
     return Question
 
-# %% ../../nbs/51_serving.http.ipynb #511d4318
+# %% ../../nbs/51_serving.http.ipynb #36a02469
 def answer_types() -> tuple[type, type, type]:  # pydantic models
     "What comes back: a list for a user, a list for an item, the state."
     base = require("pydantic").BaseModel
@@ -99,7 +99,7 @@ def answer_types() -> tuple[type, type, type]:  # pydantic models
 
     return Recommendations, Similar, Health
 
-# %% ../../nbs/51_serving.http.ipynb #c47a100b
+# %% ../../nbs/51_serving.http.ipynb #5dd51318
 class BodyLimit:
     "ASGI middleware that answers 413 to a body above `most` bytes."
 
@@ -151,14 +151,14 @@ async def refuse(
     await send({"type": "http.response.start", "status": 413, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 
-# %% ../../nbs/51_serving.http.ipynb #9e2d1f2d
+# %% ../../nbs/51_serving.http.ipynb #0294b922
 def say_what_is_wrong(
     errors: list[dict],  # of pydantic
 ) -> list[dict]:  # type, loc, msg
     "The places and reasons without the input."
     return [{name: error[name] for name in ("type", "loc", "msg")} for error in errors]
 
-# %% ../../nbs/51_serving.http.ipynb #baba91d3
+# %% ../../nbs/51_serving.http.ipynb #966acf99
 def create_app(
     # a fitted model, its service, or the folder of a saved one
     recommender: BaseRecommender | Service | str | Path,
@@ -202,7 +202,7 @@ def create_app(
 
     return app
 
-# %% ../../nbs/51_serving.http.ipynb #2fbaf733
+# %% ../../nbs/51_serving.http.ipynb #90f15664
 def as_service(
     recommender: BaseRecommender | Service | str | Path,  # as in `create_app`
     name: str | None = None,  # as in `create_app`
@@ -220,7 +220,7 @@ def as_service(
     run = folder.parent if folder.name == "model" else folder
     return Service(model, name or run.name, written.isoformat(timespec="seconds"))
 
-# %% ../../nbs/51_serving.http.ipynb #d4a1fdea
+# %% ../../nbs/51_serving.http.ipynb #45a07b21
 def serve(
     folder: str | Path,  # of a saved recommender
     # the address to listen on; "0.0.0.0": all of this machine's
