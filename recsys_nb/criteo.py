@@ -28,8 +28,8 @@ from .stream import EmptyFolderError, Examples, ParquetStream, _by_number, corre
 from .training.loop import train
 
 # %% auto #0
-__all__ = ['CRITEO_NUMBERS', 'CRITEO_CATEGORIES', 'CRITEO_COLUMNS', 'read_criteo', 'criteo_to_parquet', 'criteo_frame',
-           'criteo_encoder', 'train_criteo']
+__all__ = ['CRITEO_NUMBERS', 'CRITEO_CATEGORIES', 'CRITEO_COLUMNS', 'wrong_width', 'check_first_line', 'read_criteo',
+           'make_groups', 'criteo_to_parquet', 'criteo_frame', 'criteo_encoder', 'train_criteo']
 
 # %% ../nbs/06c_criteo.ipynb #626d20de
 CRITEO_NUMBERS = tuple(f"I{i}" for i in range(1, 14)) # whole numbers
@@ -71,6 +71,35 @@ def _parsed(batch: pa.RecordBatch, path: Path, line: int) -> pa.Table:
             except pa.ArrowInvalid: raise DataError(f"{path}, line {line + i}: column {name} is {column[i].as_py()!r} and must be {wanted}.") from reason
     return pa.table(out)
 
+# %% ../nbs/06c_criteo.ipynb #d4f6b8c0
+def wrong_width(
+    path: Path, # of the file
+    line: int, # from 1
+    columns: int, # that this line has
+) -> DataError:
+    "What is said of a line with too few or too many columns."
+    return DataError(
+        f"{path}, line {line}: {columns} columns, and there must be "
+        f"{len(CRITEO_COLUMNS)} with tabs between them."
+    )
+
+
+def check_first_line(
+    path: Path, # a file in Criteo's format, .gz or not
+) -> None:
+    "Complain of a file that is not there, or whose first line has another width."
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}.")
+    compression = "gzip" if path.suffix == ".gz" else None
+    try:
+        with pa.input_stream(path, compression=compression) as file:
+            start = file.read(2**16)
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error}") from error
+    columns = start.split(b"\n", 1)[0].count(b"\t") + 1
+    if start and columns != len(CRITEO_COLUMNS):
+        raise wrong_width(path, 1, columns)
+
 # %% ../nbs/06c_criteo.ipynb #d5b58221
 def read_criteo(
     path: str | Path, # a file in Criteo's format, .gz or not
@@ -78,17 +107,25 @@ def read_criteo(
 ) -> Iterator[pa.Table]: # some rows: label int8, I1 to I13 int64, C1 to C26 uint32; null where missing
     "The rows of a file, block by block; a DataError names the first line that is not in the format."
     path, line, wrong = Path(path), 1, []
-    def stop(row): wrong.append(row); return "error"
+    def note(row): # not "error": a reader that stops in the middle may abort the process at its end
+        if not wrong:
+            wrong.append(row)
+        return "skip"
+    check_first_line(path)
     read = pacsv.ReadOptions(column_names=CRITEO_COLUMNS, block_size=block_bytes, use_threads=False)
-    parse = pacsv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=stop)
+    parse = pacsv.ParseOptions(delimiter="\t", quote_char=False, ignore_empty_lines=False, invalid_row_handler=note)
     convert = pacsv.ConvertOptions(column_types=dict.fromkeys(CRITEO_COLUMNS, pa.string()), null_values=[""], strings_can_be_null=True, check_utf8=False)
     try:
         with pa.input_stream(path, compression="gzip" if path.suffix == ".gz" else None) as f, pacsv.open_csv(f, read, parse, convert) as blocks:
-            for batch in blocks: yield _parsed(batch, path, line); line += len(batch)
+            for batch in blocks:
+                if wrong:
+                    raise wrong_width(path, wrong[0].number, wrong[0].actual_columns)
+                yield _parsed(batch, path, line)
+                line += len(batch)
     except (pa.ArrowInvalid, OSError) as e:
-        if not path.is_file(): raise FileNotFoundError(f"there is no file {path}.") from e
-        if wrong: raise DataError(f"{path}, line {wrong[0].number or line}: {wrong[0].actual_columns} columns, and there must be {len(CRITEO_COLUMNS)} with tabs between them.") from e
         raise DataError(f"{path}, after line {line - 1}: {e}") from e
+    if wrong:
+        raise wrong_width(path, wrong[0].number, wrong[0].actual_columns)
     if line == 1: raise EmptyFolderError(f"{path} has no lines.")
 
 # %% ../nbs/06c_criteo.ipynb #e1f9bc18
@@ -109,6 +146,18 @@ def _write_parquet(source: Path, target: Path, group_rows: int, block_bytes: int
     finally:
         if writer is not None: writer.close()
         part.unlink(missing_ok=True)
+
+# %% ../nbs/06c_criteo.ipynb #a1c3d5e7
+def make_groups(
+    path: Path, # a parquet file, whose rows fit in memory
+    groups: int = 10, # row groups that it has afterwards, as far as it has rows
+) -> None:
+    "Write a parquet file again with more and smaller row groups."
+    table = pq.read_table(path)
+    rows = max(1, len(table) // groups)
+    part = path.with_suffix(".partial")
+    pq.write_table(table, part, row_group_size=rows, compression="zstd")
+    os.replace(part, path)
 
 # %% ../nbs/06c_criteo.ipynb #b8cf9089
 def criteo_to_parquet(
@@ -176,6 +225,8 @@ def train_criteo(
 ) -> dict[str, float]: # auc, log_loss, clicks (share), mean_prediction and rows of the test
     "Train a DLRM on all files but the last (of one file: on what comes before its last fifth), and judge it on the rest."
     folder = Path(folder); made = criteo_to_parquet(data, folder / "parquet")
+    if len(made) == 1 and pq.read_metadata(made[0]).num_row_groups == 1:
+        make_groups(made[0])
     def parts(encode): # training and test, in order of time
         of = lambda files: ParquetStream(files, encode, buffer_rows=buffer_rows)
         return (of(made[:-1]), of(made[-1:])) if len(made) > 1 else of(made).split_last()

@@ -77,7 +77,7 @@ class WeightedMean(nn.Module):
     ) -> Tensor:  # float (B, dim); zeros for a row of padding
         "One vector for each history."
         if history.shape[1] == 0:
-            return table.weight.new_zeros(len(history), self.dim)
+            return table.weight.new_zeros(history.shape[0], self.dim)
         history = history[:, : self.length]
         return sum_bags(table, history, self.weights(table, history))
 
@@ -241,7 +241,7 @@ class SelfAttention(nn.Module):
         encoded = self.transform(embedded, real.long() - 1)
         place = torch.arange(history.shape[1], device=history.device)
         last = (real * place).argmax(1)
-        lines = torch.arange(len(history), device=history.device)
+        lines = torch.arange(history.shape[0], device=history.device)
         return encoded[lines, last] * real.any(1, keepdim=True)
 
     def forward(
@@ -251,7 +251,7 @@ class SelfAttention(nn.Module):
     ) -> Tensor:  # float (B, dim); zeros for a row of padding
         "One vector for each history."
         if history.shape[1] == 0:
-            return table.weight.new_zeros(len(history), self.dim)
+            return table.weight.new_zeros(history.shape[0], self.dim)
         history = history[:, : self.length]
         return self.latest(look_up(table, history.flip(1)), history)
 

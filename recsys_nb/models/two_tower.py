@@ -266,9 +266,9 @@ def check_features(
             f"the {side} tower was made without dense features (num_{side}_dense=0), "
             f"but got dense of shape {tuple(dense.shape)}."
         )
-    if dense.shape != (len(sparse), n_dense):
+    if dense.shape != (sparse.shape[0], n_dense):
         raise ValueError(
-            f"the {side} tower reads dense features of shape ({len(sparse)}, "
+            f"the {side} tower reads dense features of shape ({sparse.shape[0]}, "
             f"{n_dense}), got {tuple(dense.shape)}."
         )
 
@@ -340,7 +340,7 @@ class TwoTowerModel(nn.Module):
         history: Tensor | None = None,
     ) -> Tensor:  # (B, d)
         "Vectors u of users."
-        check_history(self.config, history, len(sparse))
+        check_history(self.config, history, sparse.shape[0])
         encoded = None
         if history is not None:
             encoded = self.history_encoder(self.item_tower.table, history)
@@ -360,7 +360,7 @@ class TwoTowerModel(nn.Module):
         if history is None or not learns(table):
             u = self.user(user_sparse, user_dense, history)
             return u, self.item(item_sparse, item_dense)
-        check_history(self.config, history, len(user_sparse))
+        check_history(self.config, history, user_sparse.shape[0])
         rows = self.item_tower.rows(item_sparse, item_dense)
         encoded, sums = self.history_encoder.with_items(table, history, rows)
         u = self.user_tower(user_sparse, user_dense, self.history_layers(encoded))
@@ -454,7 +454,7 @@ def check_history(
             "a history was given to a model without one: make it with "
             "TwoTowerConfig(history=True), or leave it out."
         )
-    if history.ndim != 2 or len(history) != n_users:
+    if history.ndim != 2 or history.shape[0] != n_users:
         raise ValueError(
             f"history must have shape ({n_users}, L), got {tuple(history.shape)}."
         )

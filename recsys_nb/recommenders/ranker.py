@@ -520,7 +520,7 @@ class TreeModel(nn.Module):
         inputs: Tensor,  # float32 (B, D + S)
     ) -> Tensor:  # float32 (B,)
         "From the roots to the leaves of all trees; a leaf is its own child."
-        node = self.starts.expand(len(inputs), -1)
+        node = self.starts.expand(inputs.shape[0], -1)
         left, right = self.child.flatten(1)
         for _ in range(self.config["depth"]):
             feature = self.feature.flatten()[node]
