@@ -530,7 +530,7 @@ def test_relevance_zero_is_not_relevant(column, gain):
     truth = pd.DataFrame(
         {"user_id": [1, 1, 2], "item_id": [10, 11, 10], column: [0, 2, 0]}
     )
-    options = dict(k=2, gain=gain, n_boot=0)
+    options = {"k": 2, "gain": gain, "n_boot": 0}
     found = evaluate(LISTS, truth, **options)
     alone = evaluate(LISTS, truth[truth[column] > 0], **options)
     assert found["recall@2"] == 1 and found["precision@2"] == 0.5

@@ -580,7 +580,7 @@ def check_shapes(
             raise ValueError(f"{name} must have shape (B, {width}), got {shape}")
     if dense is not None and sparse is not None and dense.shape[0] != sparse.shape[0]:
         raise ValueError(
-            f"dense has {dense.shape[0]} rows and sparse {sparse.shape[0]}; they must be of "
+            f"dense has {len(dense)} rows and sparse {len(sparse)}; they must be of "
             "the same examples"
         )
 
