@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,13 @@ from recsys_nb.recommenders.questions import (
     read_ids,
     read_question,
     sort_histories,
+)
+from recsys_nb.recommenders.storage import (
+    Stored,
+    find_class,
+    name_class,
+    read_folder,
+    write_folder,
 )
 
 # %% auto #0

@@ -488,7 +488,7 @@ def refit(
     say(f"{type(again).__name__} fitted again, to all {len(positives):,} positives")
     return again
 
-# %% ../../nbs/42_recommenders.two_stage.ipynb #09dd4f72
+# %% ../../nbs/42_recommenders.two_stage.ipynb #cac78444
 @dataclass(eq=False)
 class Outcome:
     "What is left of a trial: the answers, and fitted sources for them."
@@ -523,9 +523,9 @@ def run_trial(settings: Recommender, train: Dataset) -> Outcome:
         verdict.notes.append(f"{name} was left out: {why}")
     if found.answer.ranker is not None:  # from now on all of the log is known
         found.answer.ranker.evidence_ = ItemEvidence.of(train)
-    popular = probes.get("Popularity")
-    if popular is not None:
-        popular = refit(popular, prototypes["Popularity"], positives, say)
+    popular = sources.get("Popularity")
+    if popular is None and "Popularity" in probes:
+        popular = refit(probes["Popularity"], prototypes["Popularity"], positives)
     counts = np.bincount(positives.item_ids.get_indexer(positives.interactions.item_id))
     taken = counts if popular is None else popular.popularity_
     return Outcome(found.answer, again, sources, verdict, taken, found.rankers)
