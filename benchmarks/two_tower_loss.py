@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""Sampled softmax, forward and backward: the plain formula against recsys_nb.models.sampled_softmax.sampled_softmax_loss, in fp32 and under bf16 autocast.
-=======
 """Sampled softmax, forward and backward: the plain formula against the chunked loss.
->>>>>>> w-models
 
 In fp32 and under bf16 autocast, all in one process on one thread, turn about, in CPU
 time; the ratio is what to read. `python benchmarks/two_tower_loss.py`
@@ -15,11 +11,8 @@ import torch
 import torch.nn.functional as F
 
 from recsys_nb.models.sampled_softmax import log_draw, sampled_softmax_loss
-<<<<<<< HEAD
-=======
 
 N_ITEMS, DIM, REPEATS = 100_000, 64, 7
->>>>>>> w-models
 
 
 def lose_plainly(u, v, temperature, log_q, ids):
