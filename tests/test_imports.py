@@ -13,6 +13,7 @@ PARTS = (
 EXTRAS = re.compile(
     r"implicit|optuna|sqlalchemy|tea_tasting|statsmodels|openTSNE|pyspark|psycopg"
     r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops"
+    r"|torch\.distributed\.nn"  # a part that some builds of torch lack
 )
 
 
