@@ -68,3 +68,11 @@ from .processes import leave_together as leave_together
 from .processes import leave_with_reason as leave_with_reason
 from .processes import share_gradients as share_gradients
 from .processes import gather_sparse_gradient as gather_sparse_gradient
+from .table import LOOP_SETTINGS as LOOP_SETTINGS
+from .table import ROWS_AT_ONCE as ROWS_AT_ONCE
+from .table import TableSettings as TableSettings
+from .table import make_table_encoder as make_table_encoder
+from .table import read_labels as read_labels
+from .table import DLRMTable as DLRMTable
+from .table import table_logits as table_logits
+from .table import table_loss as table_loss
