@@ -29,8 +29,12 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from .data import BaseRecommender, DataError, Histories, top_k
-from .two_tower import history_weights
+from .data import DataError, Histories
+from .recommenders.base import BaseRecommender, top_k
+from .recommenders.retriever import TwoTowerRetriever
+from .recommenders.storage import ABOUT
+from .recommenders.towers import read_length
+from .recommenders.two_stage import Recommender
 
 # %% ../nbs/12_serve.ipynb #c3fac3bc
 MAX_K = 1000 # the longest list that is given in one answer
@@ -47,6 +51,10 @@ def _like(x: Id, ids: pd.Index) -> Id:
     if not pd.api.types.is_numeric_dtype(ids): return str(x)
     return int(x) if re.fullmatch(r"-?[0-9]{1,18}", str(x)) else str(x)
 
+def _stranger(ids: pd.Index) -> Id:
+    "An id of the same kind that nobody has: a visitor of whom nothing is known is no mistake in spelling."
+    return int(ids.max()) + 1 if pd.api.types.is_numeric_dtype(ids) else "\0"
+
 # %% ../nbs/12_serve.ipynb #74e55f7e
 def _versions(*more: str) -> dict: # name -> version
     return {p: version(p) for p in ("recsys_nb", "torch", "numpy", "pandas", *more)}
@@ -58,18 +66,24 @@ def _list(items: Iterable, scores: Iterable) -> list[dict]:
 def _events(model: BaseRecommender, user: Id, events: Sequence[dict]) -> tuple[pd.DataFrame | None, list]:
     "Events as a frame of those whose item the model knows (None: there are none), and the items that it does not know."
     df = pd.DataFrame([{"timestamp": None, **e} for e in events], columns=["item_id", "timestamp"]).assign(user_id=user)
-    df["item_id"] = df["item_id"].map(lambda x: _like(x, model.item_ids))
-    known = df.item_id.isin(model.item_ids)
+    df["item_id"] = df["item_id"].map(lambda x: _like(x, model.item_ids_))
+    known = df.item_id.isin(model.item_ids_)
     unknown, df = df.item_id[~known].unique().tolist(), df[known]
     if df.timestamp.isna().any(): df = df.drop(columns="timestamp")
     return (df if len(df) else None), unknown
 
 def _similarities(source: BaseRecommender, code: int) -> np.ndarray: # float32 (n_items,)
     "How like each item is to item `code`: the cosine of vectors, or the scores of somebody who has met only this item."
-    vectors = getattr(source, "item_vectors", None)
-    if vectors is None: return np.array(source._scores(Histories(np.array([code], np.int32), np.array([0, 1]), np.array([-1]), len(source.item_ids)))[0], np.float32)
+    vectors = getattr(source, "item_vectors_", None)
+    if vectors is None:
+        alone = Histories(np.array([code], np.int32), np.array([0, 1]), np.array([-1]), len(source.item_ids_))
+        return np.array(source.score_all(alone)[0], np.float32)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     return unit @ unit[code]
+
+def _vectors_of(model: BaseRecommender) -> TwoTowerRetriever | None:
+    "The Two-Tower retriever of a recommender, or that it is."
+    return model if isinstance(model, TwoTowerRetriever) else getattr(model, "retriever_", None)
 
 # %% ../nbs/12_serve.ipynb #14a616cd
 class Service:
@@ -79,9 +93,9 @@ class Service:
         name: str | None = None, # what answers call it, such as its version; default: its class
         created: str | None = None, # when its files were written, ISO 8601; None: it has none
     ):
-        if not hasattr(model, "item_ids"): raise ValueError(f"{type(model).__name__} is not fitted: call .fit(train) first.")
+        if not hasattr(model, "item_ids_"): raise ValueError(f"{type(model).__name__} is not fitted: call .fit(train) first.")
         self.model, self.name, self.created, self.lock = model, name or type(model).__name__, created, Lock()
-        self.recommend(model.user_ids[0]) # an error now rather than at the first customer, and lazy parts made
+        self.recommend(model.user_ids_[0]) # an error now rather than at the first customer, and lazy parts made
 
     def recommend(self,
         user_id: Id, # an unknown one gets what is popular
@@ -90,8 +104,9 @@ class Service:
         events: Sequence[dict] = (), # newer history: {"item_id": ...[, "timestamp": ...]}; oldest first, where a timestamp is missing
     ) -> dict: # user_id, model, source ('none' where no item is left), items, unknown_items
         "The answer for one user."
-        user = _like(user_id, self.model.user_ids); frame, unknown = _events(self.model, user, events)
-        with self.lock: r = self.model.recommend([user], k=k, exclude_seen=exclude_seen, events=frame)
+        user = _like(user_id, self.model.user_ids_); frame, unknown = _events(self.model, user, events)
+        asked = user if frame is not None or user in self.model.user_ids_ else _stranger(self.model.user_ids_)
+        with self.lock: r = self.model.recommend([asked], k=k, exclude_seen=exclude_seen, events=frame)
         return {"user_id": user, "model": self.name, "source": r.source.iloc[0] if len(r) else "none", "items": _list(r.item_id.tolist(), r.score.tolist()), "unknown_items": unknown}
 
     def similar(self,
@@ -99,17 +114,17 @@ class Service:
         k: int = 10, # how many others
     ) -> dict: # item_id, model, items
         "The items most like one: by item vectors where the model has them."
-        ids, item = self.model.item_ids, _like(item_id, self.model.item_ids)
+        ids, item = self.model.item_ids_, _like(item_id, self.model.item_ids_)
         if item not in ids: raise KeyError(f"there is no item {item_id!r} among the {len(ids)} of the catalogue of {self.name}.")
         code = ids.get_loc(item)
-        with self.lock: scores = _similarities(getattr(self.model, "retriever", self.model), code)
+        with self.lock: scores = _similarities(_vectors_of(self.model) or self.model, code)
         scores[code] = -np.inf
         (cols,), (best,) = top_k(scores[None], k)
         return {"item_id": item, "model": self.name, "items": _list(ids[cols[cols >= 0]].tolist(), best[cols >= 0].tolist())}
 
     def health(self) -> dict: # status, model, created, n_users, n_items, versions
         "What is served."
-        return {"status": "ok", "model": self.name, "created": self.created, "n_users": len(self.model.user_ids), "n_items": len(self.model.item_ids), "versions": _versions()}
+        return {"status": "ok", "model": self.name, "created": self.created, "n_users": len(self.model.user_ids_), "n_items": len(self.model.item_ids_), "versions": _versions()}
 
 # %% ../nbs/12_serve.ipynb #0702ecd0
 def _question():
@@ -163,9 +178,8 @@ def create_app(
 def _service(recommender, name):
     "The service of a model, or of the folder of one, called as the folder (the run's, where it is the folder `model` of a run)."
     if isinstance(recommender, (str, Path)):
-        from recsys_nb.recommend import Recommender
         folder = Path(recommender).resolve()
-        model, written = Recommender.load(folder), datetime.fromtimestamp((folder / "recommender.json").stat().st_mtime, timezone.utc)
+        model, written = BaseRecommender.load(folder), datetime.fromtimestamp((folder / ABOUT).stat().st_mtime, timezone.utc)
         return Service(model, name or (folder.parent if folder.name == "model" else folder).name, written.isoformat(timespec="seconds"))
     return Service(recommender, name)
 
@@ -180,18 +194,14 @@ def serve(
 
 # %% ../nbs/12_serve.ipynb #def536b4
 class _UserTower(nn.Module):
-    "`TwoTowerModel.user` in operators that ONNX has."
+    "`TwoTowerModel.user` as a network of its own."
     def __init__(self, model: nn.Module): super().__init__(); self.model = model
 
     def forward(self, sparse: Tensor, dense: Tensor | None = None, history: Tensor | None = None) -> Tensor:
-        m, t = self.model, self.model.user_tower
-        x = t.table(sparse + t.offsets).sum(1)
-        if dense is not None: x = x + t.dense(dense)
-        if history is not None:
-            weights = history_weights(history, m.recency)[..., None]
-            x = x + m.history_layers((m.item_tower.table(history.clamp(min=0)) * weights).sum(1))
-        x = t.layers(x)
-        return nn.functional.normalize(x, dim=-1) if t.normalize else x
+        m, encoded = self.model, None # without the checks of `user`, which would fix the size of a batch
+        if history is not None: encoded = m.history_layers(m.history_encoder(m.item_tower.table, history))
+        embedding = m.user_tower.table(sparse + m.user_tower.offsets).sum(1)
+        return m.user_tower.finish(embedding, dense, encoded)
 
 # %% ../nbs/12_serve.ipynb #9ce98e53
 @contextmanager
@@ -208,7 +218,7 @@ def _write_onnx(model: nn.Module, inputs: dict[str, Tensor], output: str, path: 
     "The network as an ONNX file whose batch, and length of history, are free."
     batch, length = torch.export.Dim("batch"), torch.export.Dim("length")
     free = {n: {0: batch, 1: length} if n == "history" else {0: batch} for n in inputs}
-    with _quiet():
+    with _quiet(), torch.no_grad():
         program = torch.onnx.export(model, kwargs=inputs, output_names=[output], dynamic_shapes=free, dynamo=True, external_data=False, verbose=False)
         for node in program.model.graph: node.metadata_props.clear() # stack traces, with paths of this machine
         program.save(path)
@@ -251,38 +261,46 @@ def _ranker_inputs(c, n: int, rng: np.random.Generator) -> dict[str, Tensor]:
 # %% ../nbs/12_serve.ipynb #d6aaa6c6
 class _Ranker(nn.Module):
     "A ranker's network on numbers as they are, before they are standardised."
-    def __init__(self, model: nn.Module, mean: Tensor, std: Tensor):
-        super().__init__(); self.model = model
-        self.register_buffer("mean", mean); self.register_buffer("std", std)
+    def __init__(self, ranker):
+        super().__init__(); self.model, self.features = ranker.model_, ranker.features_
 
-    def forward(self, dense: Tensor, sparse: Tensor) -> Tensor: return self.model((dense - self.mean) / self.std, sparse)
+    def forward(self, dense: Tensor, sparse: Tensor | None = None) -> Tensor:
+        if sparse is None: sparse = torch.zeros(dense.shape[0], 0, dtype=torch.long)
+        return self.model(self.features.standardise(dense), sparse)
 
 def _columns(retriever, ranker) -> dict: # network -> input -> names of its columns
     "What each column of each input is."
-    names = {s: (list(e.sparse_names), list(e.dense_names)) if (e := getattr(retriever, f"{s}_side").encoder) else ([], []) for s in ("user", "item")}
+    names = {s: (list(e.sparse_names), list(e.dense_names)) if (e := getattr(retriever, f"{s}_features_").encoder) else ([], []) for s in ("user", "item")}
     (us, ud), (vs, vd) = [[[f"{s}: {n}" for n in part] for part in names[s]] for s in ("user", "item")]
-    out = {"user_tower": {"sparse": ["0", *us], "dense": ud, "history": [f"item codes, the latest first, -1 is padding; at most {retriever.read}"]}}
-    if ranker is not None: out["ranker"] = {"sparse": [*us, *vs, *ranker.context], "dense":
-        ["log(1 + length of the history)", "user vector · item vector", "log(1 + times taken)", "log(1 + times taken lately)", "share taken when shown", "log(1 + 10 · similarity to the history)", *ud, *vd]}
+    length = read_length(retriever.settings_, retriever.catalogue_.ordered)
+    out = {"user_tower": {"sparse": ["0", *us], "dense": ud, "history": [f"item codes, the latest first, -1 is padding; at most {length}"]}}
+    if ranker is not None:
+        features = ranker.features_
+        out["ranker"] = {"sparse": [*us, *vs, *features.usual], "dense": features.dense_names()}
     return out
 
 # %% ../nbs/12_serve.ipynb #b1c73df7
-def _tables(retriever, ranker) -> dict[str, np.ndarray]:
-    "The tables of the catalogue, row for row as in items.json."
-    side = retriever.item_side
-    tables = {"item_vectors": retriever.item_vectors, "item_bonus": retriever.bonus, "item_sparse": side.sparse.numpy(), "item_dense": side.dense.numpy(),
-        "temperature": np.array([retriever.T], np.float32)}
+def _tables(retriever, ranker, sources: dict) -> dict[str, np.ndarray]:
+    "The tables of the catalogue, row for row as in items.json; what the other sources have learnt, by their names."
+    side = retriever.item_features_
+    tables = {"item_vectors": retriever.item_vectors_, "item_bonus": retriever.bonus_, "item_sparse": side.sparse.numpy(), "item_dense": side.dense.numpy(),
+        "temperature": np.array([retriever.temperature_], np.float32)}
     if ranker is not None:
-        w = ranker.evidence.together.tocsr() # item-item similarities, rows of the history
-        tables |= {"item_numbers": ranker.evidence.numbers.numpy(), "usual_context": ranker.usual.numpy(), **{f"together_{n}": getattr(w, n) for n in ("data", "indices", "indptr")}}
+        w = ranker.evidence_.together.tocsr() # item-item similarities, rows of the history
+        usual = np.array([list(ranker.features_.usual.values())], np.int64)
+        tables |= {"item_numbers": ranker.evidence_.numbers, "usual_context": usual, **{f"together_{n}": getattr(w, n) for n in ("data", "indices", "indptr")}}
+    for name, source in sources.items():
+        tables |= {f"source.{name}.{array}": value for array, value in source.state()[1].items()}
     return {k: np.ascontiguousarray(v) for k, v in tables.items()}
 
 def _networks(retriever, ranker, rng) -> Iterator[tuple]: # name, network to write, the one to compare with, name of the output, inputs
-    c = retriever.model.config
-    yield "user_tower", _UserTower(retriever.model), retriever.model.user, "vector", [_user_inputs(c, n, l, rng) for n, l in [(2, 4), (1, 1), (64, retriever.history), (3, 0)]]
+    c = retriever.model_.config
+    lengths = [(2, 4), (1, 1), (64, retriever.settings_.history_length), (3, 0)]
+    yield "user_tower", _UserTower(retriever.model_), retriever.model_.user, "vector", [_user_inputs(c, n, l, rng) for n, l in lengths]
     if ranker is None: return
-    net = _Ranker(ranker.model, ranker.mean, ranker.std)
-    yield "ranker", net, net, "logit", [_ranker_inputs(ranker.model.config, n, rng) for n in (2, 1, 256)]
+    net, features = _Ranker(ranker), ranker.features_
+    codes = lambda n: {"sparse": _codes(n, features.cardinalities, rng)} if features.cardinalities else {}
+    yield "ranker", net, net, "logit", [_numbers(n, len(features.mean_), rng) | codes(n) for n in (2, 1, 256)]
 
 # %% ../nbs/12_serve.ipynb #bcbb9ecf
 def _sha256(path: Path) -> str:
@@ -290,31 +308,38 @@ def _sha256(path: Path) -> str:
 
 def _fill(folder: Path, recommender, rng: np.random.Generator) -> None:
     "Write all files of an export, the manifest last."
-    retriever, ranker = recommender.retriever, recommender.ranker
+    retriever, ranker = _vectors_of(recommender), getattr(recommender, "ranker_", None)
+    others = {n: s for n, s in getattr(recommender, "sources_", {}).items() if s is not retriever}
     columns, networks = _columns(retriever, ranker), {}
     for name, network, original, output, batches in _networks(retriever, ranker, rng):
         path = folder / f"{name}.onnx"
         _write_onnx(network.eval(), batches[0], output, path)
         inputs = {n: {"dtype": str(t.numpy().dtype), "shape": ["batch", "length" if n == "history" else t.shape[1]], "columns": columns[name][n]} for n, t in batches[0].items()}
         networks[name] = {"file": path.name, "inputs": inputs, "output": output, "largest_difference_to_torch": _parity(original, path, batches)}
-    save_file(_tables(retriever, ranker), folder / "tables.safetensors")
-    (folder / "items.json").write_text(json.dumps(recommender.item_ids.tolist()))
+    save_file(_tables(retriever, ranker, others), folder / "tables.safetensors")
+    (folder / "items.json").write_text(json.dumps(recommender.item_ids_.tolist()))
     for s in ("user", "item"):
-        if e := getattr(retriever, f"{s}_side").encoder: e.save(folder, name=f"{s}_encoder")
+        if e := getattr(retriever, f"{s}_features_").encoder: e.save(folder, name=f"{s}_encoder")
     files = {f.name: {"sha256": _sha256(f), "bytes": f.stat().st_size} for f in sorted(folder.iterdir())}
     manifest = {"format": 1, "created": datetime.now(timezone.utc).isoformat(timespec="seconds"), "versions": _versions("onnx", "onnxscript", "onnxruntime"),
-        "n_items": len(recommender.item_ids), "networks": networks, "files": files}
+        "n_items": len(recommender.item_ids_), "answer": getattr(recommender, "chosen_", "Two-Tower"),
+        "sources": list(recommender.answer_.sources) if ranker is not None else ["Two-Tower"], "networks": networks, "files": files}
     (folder / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
 # %% ../nbs/12_serve.ipynb #4403a5f7
 def export(
-    recommender: BaseRecommender, # a fitted `Recommender`, with a ranker or without
+    recommender: BaseRecommender, # a fitted `Recommender` whose answer is the Two-Tower or two stages, or a `TwoTowerRetriever`
     folder: str | Path, # a new folder
     seed: int = 0, # of the random questions on which the files are compared with torch
 ) -> Path: # the folder
     "Write the networks as ONNX, with tables and a manifest, after checking them against torch (needs the extra [serve])."
     for module in ("onnx", "onnxscript", "onnxruntime"): _need(module)
-    if not hasattr(getattr(recommender, "retriever", None), "item_vectors"): raise TypeError(f"export takes a fitted Recommender, got {type(recommender).__name__}; other models have no networks to export.")
+    if not hasattr(recommender, "catalogue_"): raise ValueError(f"{type(recommender).__name__} is not fitted: call .fit(train) first.")
+    answer = getattr(recommender, "answer_", None)
+    exports = isinstance(recommender, TwoTowerRetriever) if answer is None else _vectors_of(recommender) is not None and (answer.is_single or answer.ranker is not None)
+    if not exports:
+        what = type(recommender).__name__ if answer is None else f"the answer of this recommender ({recommender.chosen_})"
+        raise TypeError(f"{what} has no networks to export: serve it from Python with serve(folder), or fit with Recommender(answer='Two-Tower') or answer='two stages' to export.")
     folder = Path(folder)
     if folder.exists(): raise FileExistsError(f"{folder} is there already; name a new folder, one a version.")
     folder.parent.mkdir(parents=True, exist_ok=True)

@@ -241,6 +241,7 @@ from .two_stage import teach_blend as teach_blend
 from .two_stage import teach_two_stages as teach_two_stages
 from .two_stage import Contest as Contest
 from .two_stage import find_answer as find_answer
+from .two_stage import choose_wanted as choose_wanted
 from .two_stage import enter_two_stages as enter_two_stages
 from .two_stage import find_answer_again as find_answer_again
 from .two_stage import name_sources as name_sources
