@@ -11,6 +11,7 @@ add the batch's own items. `python benchmarks/history.py --json`
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -23,7 +24,7 @@ import torch
 PEER = ("torch==2.13.0", "rectools[torch]")
 LENGTH, DIM, BLOCKS, DROPOUT, BATCH = 50, 64, 2, 0.2, 128
 N_ITEMS, N_NEGATIVES, RATE = 12_000, 256, 1e-3
-LOGS = {"short": 1_280, "full": 512}  # histories of about 8 items, or of 51
+LOGS = {"short": 512, "full": 256}  # histories of about 8 items, or of 51
 LOSSES = ("sampled softmax", "softmax")
 PRECISIONS = ("fp32", "bf16")
 RESULTS = Path(__file__).parent / "results" / "history.json"
@@ -175,7 +176,7 @@ def work(trainer: str, name: str, loss_name: str, precision: str) -> None:
     print(json.dumps(TRAINERS[trainer](name, loss_name, precision)))
 
 
-def compare(peers: Path, repeats: int) -> list[dict]:
+def compare(peers: Path, repeats: int, precisions: list[str]) -> list[dict]:
     "Every log, loss and precision: the two turn about, the median of the runs."
     from _common import median, peer_python, run
 
@@ -190,19 +191,15 @@ def compare(peers: Path, repeats: int) -> list[dict]:
         "rectools": os.environ | one_thread | {"PYTHONPATH": ""},
     }
     rows = []
-    for name in LOGS:
-        for loss_name in LOSSES:
-            for precision in PRECISIONS:
-                case = name, loss_name, precision
-                runs = {trainer: [] for trainer in TRAINERS}
-                for _ in range(repeats):
-                    for trainer, python in pythons.items():
-                        done = run(
-                            __file__, python, trainer, *case, env=environments[trainer]
-                        )
-                        runs[trainer].append(done)
-                rows.append(summarize(case, runs, median))
-                print(describe(rows[-1]), flush=True)
+    for case in itertools.product(LOGS, LOSSES, precisions):
+        runs = {trainer: [] for trainer in TRAINERS}
+        for _ in range(repeats):
+            for trainer, python in pythons.items():
+                environment = environments[trainer]
+                done = run(__file__, python, trainer, *case, env=environment)
+                runs[trainer].append(done)
+        rows.append(summarize(case, runs, median))
+        print(describe(rows[-1]), flush=True)
     return rows
 
 
@@ -237,10 +234,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--peers", type=Path, default=PEERS, help="folder of venvs")
     parser.add_argument("--repeats", type=int, default=1, help="runs of each case")
+    parser.add_argument(
+        "--precision", nargs="+", choices=PRECISIONS, default=PRECISIONS
+    )
     parser.add_argument("--json", action="store_true", help=f"write {RESULTS.name}")
     arguments = parser.parse_args()
     print(f"width {DIM}, length {LENGTH}, {BATCH} histories a batch, one thread")
-    rows = compare(arguments.peers, arguments.repeats)
+    rows = compare(arguments.peers, arguments.repeats, arguments.precision)
     if arguments.json:
         RESULTS.write_text(json.dumps(rows, indent=1) + "\n")
 

@@ -25,7 +25,7 @@ from .data import DataError, MissingColumnError
 from .dlrm import DLRM, DLRMConfig
 from .features import FeatureEncoder
 from .stream import EmptyFolderError, Examples, ParquetStream, _by_number, correct_logit, fit_batches
-from .train import train
+from .training.loop import train
 
 # %% auto #0
 __all__ = ['CRITEO_NUMBERS', 'CRITEO_CATEGORIES', 'CRITEO_COLUMNS', 'read_criteo', 'criteo_to_parquet', 'criteo_frame',

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from .data import DataError, MissingColumnError
 from .features import FeatureEncoder, _build, _Buckets, _Categories, _distinct, _Hashed, _numbers, _Scaled, _Tags
-from .train import _checked, _digest, _seed, _steps
+from .training.checkpoints import digest
+from .training.processes import count_rows, count_steps, make_seed
 
 # %% auto #0
 __all__ = ['EmptyFolderError', 'SchemaError', 'sample_negatives', 'ParquetStream', 'Examples', 'fit_batches',
@@ -108,7 +109,7 @@ def _ahead(pieces: Iterator) -> Iterator:
 def _share(rows: int, batch: int, rank: int, world: int) -> tuple[int, list[int]]: # the first row of this process, and its rows in each step
     "What a process gets of the rows of an epoch."
     if min(rows, batch) < world: raise ValueError(f"{world} processes need a row each in a batch, but there are {rows:,} rows and batch_size is {batch:,}")
-    steps = _steps(rows, batch, world); whole, rest = ([n // world + (r < n % world) for r in range(world)] for n in (batch, rows - (steps - 1) * batch))
+    steps = count_steps(rows, batch, world); whole, rest = ([n // world + (r < n % world) for r in range(world)] for n in (batch, rows - (steps - 1) * batch))
     return sum(whole[:rank]) * (steps - 1) + sum(rest[:rank]), [whole[rank]] * (steps - 1) + [rest[rank]]
 
 # %% ../nbs/06b_stream.ipynb #a0287a48
@@ -173,7 +174,7 @@ class _Encoded(_Reader):
     def _encoded(self, frame: pd.DataFrame, g: _Group) -> dict[str, Tensor]:
         try:
             piece = self.encode(frame)
-            if _checked(piece) != len(frame): raise ValueError(f"encode gave {_checked(piece):,} rows for {len(frame):,}")
+            if count_rows(piece) != len(frame): raise ValueError(f"encode gave {count_rows(piece):,} rows for {len(frame):,}")
         except (ValueError, TypeError, LookupError, AttributeError) as e: raise DataError(f"{g.file}: its rows cannot be encoded ({type(e).__name__}: {e})") from e
         return piece
 
@@ -223,7 +224,7 @@ class _Batches(_Parts):
         world: int = 1, # number of processes
     ) -> int: # the same in all processes
         "The number of batches in an epoch."
-        return _steps(self.n_rows, batch_size, world)
+        return count_steps(self.n_rows, batch_size, world)
 
     def batches(self,
         batch_size: int, # rows in a step, of all processes together
@@ -235,7 +236,7 @@ class _Batches(_Parts):
         "The rows in the order of this seed and epoch."
         low, sizes = _share(self.n_rows, batch_size, rank, world); rows, most = sum(sizes), max(sizes)
         if most > self.buffer_rows: raise ValueError(f"a batch of {most:,} rows does not fit into buffer_rows={self.buffer_rows:,}")
-        groups, mixer = self._groups, torch.Generator().manual_seed(_seed(seed, epoch, rank))
+        groups, mixer = self._groups, torch.Generator().manual_seed(make_seed(seed, epoch, rank))
         if self.n_rows > self.buffer_rows: groups = [groups[i] for i in np.random.default_rng([seed, epoch]).permutation(len(groups))]
         with closing(_ahead(self._pieces(groups, low, low + rows))) as pieces: yield from _mixed(pieces, min(self.buffer_rows, rows), sizes, mixer)
 
@@ -258,7 +259,7 @@ class ParquetStream(_Batches):
     def fingerprint(self) -> str: # 16 hexadecimal digits
         "A checksum of the files' sizes and row groups, the rows kept, the buffer and the first piece, encoded."
         files = [(p.name, self._footers[p].serialized_size, p.stat().st_size) for p in self.files]
-        with closing(self.in_order()) as pieces: return _digest(next(pieces), str([files, [g[1:] for g in self._groups], self._negatives, self.buffer_rows]))
+        with closing(self.in_order()) as pieces: return digest(next(pieces), str([files, [g[1:] for g in self._groups], self._negatives, self.buffer_rows]))
 
     def __repr__(self):
         return f"ParquetStream of {self.n_rows:,} rows in {len(self._groups):,} row groups of {len({g.file for g in self._groups}):,} files, columns {', '.join(self.columns)}"

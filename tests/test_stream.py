@@ -16,7 +16,9 @@ from recsys_nb.criteo import CRITEO_CATEGORIES, CRITEO_COLUMNS, CRITEO_NUMBERS, 
 from recsys_nb.data import DataError
 from recsys_nb.features import FeatureEncoder
 from recsys_nb.stream import ParquetStream, correct_logit, correct_probability, fit_batches, sample_negatives
-from recsys_nb.train import CheckpointError, _Resident, train
+from recsys_nb.training.checkpoints import CheckpointError
+from recsys_nb.training.loop import train
+from recsys_nb.training.processes import Resident
 
 
 def write(folder, rows, rng):
@@ -37,7 +39,7 @@ def test_every_row_once_whatever_the_layout(tmp_path, seed):
     world, batch = int(rng.integers(1, 5)), int(rng.integers(5, 40))
     stream = ParquetStream(tmp_path / "f", tensors, buffer_rows=int(rng.integers(batch + 5, 120)), piece_rows=int(rng.integers(1, 50)))
     if seed % 2: stream = stream.downsample(.5, seed=seed)
-    want = np.sort(pd.concat(stream.frames()).row); resident = _Resident({"row": torch.arange(stream.n_rows)}, torch.device("cpu"))
+    want = np.sort(pd.concat(stream.frames()).row); resident = Resident({"row": torch.arange(stream.n_rows)}, torch.device("cpu"))
     assert len(want) == stream.n_rows and (seed % 2 or len(want) == len(f))
     for epoch in (1, 2):
         parts = [list(stream.batches(batch, seed, epoch, r, world)) for r in range(world)]

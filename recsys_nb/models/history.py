@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .embeddings import PADDING, Dropout, look_up, sum_bags
-
-if TYPE_CHECKING:
-    from recsys_nb.models.two_tower import TwoTowerConfig
 
 HIDE = -1e9  # added to the logits of hidden places
 
@@ -57,7 +54,7 @@ class WeightedMean(nn.Module):
     @classmethod
     def from_config(
         cls,
-        config: TwoTowerConfig,  # the shape of a model
+        config: Any,  # a `TwoTowerConfig`
     ) -> WeightedMean:
         "The encoder of a model."
         return cls(config.item_embedding_dim, config.recency, config.history_length)
@@ -194,7 +191,7 @@ class SelfAttention(nn.Module):
     @classmethod
     def from_config(
         cls,
-        config: TwoTowerConfig,  # the shape of a model
+        config: Any,  # a `TwoTowerConfig`
     ) -> SelfAttention:
         "The encoder of a model."
         return cls(

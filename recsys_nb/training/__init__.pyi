@@ -46,7 +46,8 @@ from .processes import pick_device as pick_device
 from .processes import pick_precision as pick_precision
 from .processes import cpu_has_bf16 as cpu_has_bf16
 from .processes import Resident as Resident
-from .processes import seed_epoch as seed_epoch
+from .processes import make_seed as make_seed
+from .processes import count_steps as count_steps
 from .processes import count_rows as count_rows
 from .processes import BatchSource as BatchSource
 from .processes import open_source as open_source

@@ -22,8 +22,8 @@ from .checkpoints import digest
 from .optim import dense_parameters, sparse_tables, sum_by_row
 
 # %% auto #0
-__all__ = ['PRECISIONS', 'ENDED', 'pick_device', 'pick_precision', 'cpu_has_bf16', 'Resident', 'seed_epoch', 'count_rows',
-           'BatchSource', 'open_source', 'find_rank', 'take_from_first', 'ProcessError', 'together',
+__all__ = ['PRECISIONS', 'ENDED', 'pick_device', 'pick_precision', 'cpu_has_bf16', 'Resident', 'make_seed', 'count_steps',
+           'count_rows', 'BatchSource', 'open_source', 'find_rank', 'take_from_first', 'ProcessError', 'together',
            'was_started_by_torchrun', 'leave_together', 'leave_with_reason', 'share_gradients',
            'gather_sparse_gradient', 'take_step', 'EpochInProgress']
 
@@ -83,8 +83,7 @@ class Resident:
 
     def steps(self, batch_size: int, world: int = 1) -> int:
         "Batches per epoch; the last has a row for each process."
-        full, rest = divmod(self.n_rows, batch_size)
-        return max(1, full + (rest >= world))
+        return count_steps(self.n_rows, batch_size, world)
 
     def fingerprint(self) -> str:
         "A checksum of the data."
@@ -95,11 +94,11 @@ class Resident:
     ) -> Iterator[dict[str, Tensor]]:
         "All rows in the order of this seed and epoch."
         # torch's own generator, with which dropout then goes on
-        seed_epoch(seed, epoch)
+        torch.manual_seed(make_seed(seed, epoch))
         order = torch.randperm(self.n_rows)
         order = order.to(next(iter(self.data.values())).device)
         if rank:
-            seed_epoch(seed, epoch, rank)
+            torch.manual_seed(make_seed(seed, epoch, rank))
         steps = self.steps(batch_size, world)
         for step in range(steps):
             start, end = step * batch_size, (step + 1) * batch_size
@@ -109,13 +108,23 @@ class Resident:
             yield {name: t.index_select(0, rows) for name, t in self.data.items()}
 
 
-def seed_epoch(
+def make_seed(
     seed: int,  # of the run
     epoch: int,  # from 1
     rank: int = 0,  # of the process
-) -> None:
-    "Seed torch so that an epoch depends on nothing that came before it."
-    torch.manual_seed(seed * 100_003 + epoch + rank * 2_654_435_761)
+) -> int:
+    "A seed for an epoch, which then depends on nothing that came before it."
+    return seed * 100_003 + epoch + rank * 2_654_435_761
+
+
+def count_steps(
+    n_rows: int,  # examples
+    batch_size: int,  # examples per step
+    world: int = 1,  # number of processes
+) -> int:
+    "Batches per epoch; the last has a row for each process."
+    full, rest = divmod(n_rows, batch_size)
+    return max(1, full + (rest >= world))
 
 # %% ../../nbs/21_training.processes.ipynb #a89d8bac
 def count_rows(
@@ -355,7 +364,7 @@ class EpochInProgress:
         self.losses = torch.zeros(self.steps, device=device)
         self.sizes: list[int] = []
         self.seconds = 0.0  # spent in its steps, for whoever measures it
-        seed_epoch(seed, number, rank)
+        torch.manual_seed(make_seed(seed, number, rank))
 
     @property
     def is_complete(self) -> bool:
