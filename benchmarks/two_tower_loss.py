@@ -1,7 +1,9 @@
-"""Sampled softmax, forward and backward: the plain formula against recsys_nb.models.sampled_softmax.sampled_softmax_loss, in fp32 and under bf16 autocast.
+"""Sampled softmax, forward and backward: the plain formula against the chunked loss.
 
-All in one process on one thread, turn about, in CPU time; the ratio is what to read. `python benchmarks/two_tower_loss.py`
+In fp32 and under bf16 autocast, all in one process on one thread, turn about, in CPU
+time; the ratio is what to read. `python benchmarks/two_tower_loss.py`
 """
+
 import statistics
 import time
 
@@ -10,40 +12,63 @@ import torch.nn.functional as F
 
 from recsys_nb.models.sampled_softmax import log_draw, sampled_softmax_loss
 
+N_ITEMS, DIM, REPEATS = 100_000, 64, 7
 
-def plain(u, v, temperature, log_q, ids):
-    "The formula as it is usually written: the whole matrix, and a mask over the copies of each row's positive."
+
+def lose_plainly(u, v, temperature, log_q, ids):
+    "As it is usually written: the whole matrix, and a mask over copies of positives."
     copies = (ids[:, None] == ids) & ~torch.eye(len(ids), dtype=torch.bool)
-    return F.cross_entropy((u @ v.T / temperature - log_q).masked_fill(copies, -torch.inf), torch.arange(len(u)))
+    logits = u @ v.T / temperature - log_q
+    targets = torch.arange(len(u))
+    return F.cross_entropy(logits.masked_fill(copies, -torch.inf), targets)
 
 
-def chunked(u, v, temperature, log_q, ids): return sampled_softmax_loss(u, v, temperature, log_q, ids)
+LOSSES = {"plain": lose_plainly, "chunked": sampled_softmax_loss}
 
 
-def seconds(loss, args, precision):
+def measure_seconds(loss, arguments, precision):
+    "CPU time of one forward and backward pass."
     start = time.process_time()
-    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"): value = loss(*args)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        value = loss(*arguments)
     value.backward()
     return time.process_time() - start
 
 
-def main(n_items=100_000, d=64, repeats=7):
+def draw_batch(catalogue, batch_size):
+    "Vectors, temperature, corrections and item codes of a batch."
+    torch.manual_seed(0)
+    weights = 1 / torch.arange(1.0, N_ITEMS + 1)
+    if catalogue == "distinct items":
+        ids = torch.randperm(N_ITEMS)[:batch_size]
+    else:
+        ids = torch.multinomial(weights, batch_size, replacement=True)
+    u, v = (F.normalize(torch.randn(batch_size, DIM), dim=1) for _ in range(2))
+    return u.requires_grad_(), v.requires_grad_(), 0.1, log_draw(weights)[ids], ids
+
+
+def main():
+    "All cases, a line each."
     torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, 1 thread, d={d}, forward + backward, median of {repeats} (ms CPU)")
+    print(f"torch {torch.__version__}, 1 thread, d={DIM}, median of {REPEATS} (ms CPU)")
     for catalogue in ("distinct items", "Zipf items"):
-        for B in (2048, 8192):
-            torch.manual_seed(0)
-            weights = 1 / torch.arange(1., n_items + 1)
-            ids = torch.randperm(n_items)[:B] if catalogue == "distinct items" else torch.multinomial(weights, B, replacement=True)
-            log_q = log_draw(weights)[ids]
-            u, v = [F.normalize(torch.randn(B, d), dim=1).requires_grad_() for _ in range(2)]
-            times = {(f, precision): [] for f in (plain, chunked) for precision in ("fp32", "bf16")}
-            for r in range(repeats + 1):
-                for f, precision in times: times[f, precision].append(seconds(f, (u, v, .1, log_q, ids), precision))
-            ms = {k: statistics.median(t[1:]) * 1e3 for k, t in times.items()}
+        for batch_size in (2048, 8192):
+            batch = draw_batch(catalogue, batch_size)
+            cases = [(name, p) for name in LOSSES for p in ("fp32", "bf16")]
+            times = {case: [] for case in cases}
+            for _ in range(REPEATS + 1):
+                for name, precision in cases:
+                    seconds = measure_seconds(LOSSES[name], batch, precision)
+                    times[name, precision].append(seconds)
+            ms = {case: 1e3 * statistics.median(t[1:]) for case, t in times.items()}
             for precision in ("fp32", "bf16"):
-                a, b = ms[plain, precision], ms[chunked, precision]
-                print(f"{catalogue:>14}, B={B}, {len(ids.unique())} columns, {precision}: plain {a:8.1f}  chunked {b:8.1f}  plain/chunked {a / b:.2f}")
+                plain, chunked = (ms[name, precision] for name in LOSSES)
+                print(
+                    f"{catalogue:>14}, B={batch_size}, {len(batch[-1].unique())} "
+                    f"columns, {precision}: plain {plain:8.1f}  chunked "
+                    f"{chunked:8.1f}  plain/chunked {plain / chunked:.2f}"
+                )
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__":
+    main()
