@@ -31,6 +31,16 @@ from .columns import prepare_columns as prepare_columns
 from .columns import guess_encoder as guess_encoder
 from .columns import count_memory as count_memory
 from .columns import FeatureTable as FeatureTable
+from .explain import split_score as split_score
+from .explain import score_on_the_way as score_on_the_way
+from .explain import group_inputs as group_inputs
+from .explain import explain_ranker as explain_ranker
+from .explain import Why as Why
+from .explain import typical_value as typical_value
+from .explain import add_values as add_values
+from .explain import rank_history as rank_history
+from .explain import why as why
+from .explain import with_item as with_item
 from .gate import THREE_TO_ONE as THREE_TO_ONE
 from .gate import share_with_past as share_with_past
 from .gate import split_as_served as split_as_served
@@ -241,6 +251,7 @@ from .two_stage import teach_blend as teach_blend
 from .two_stage import teach_two_stages as teach_two_stages
 from .two_stage import Contest as Contest
 from .two_stage import find_answer as find_answer
+from .two_stage import choose_wanted as choose_wanted
 from .two_stage import enter_two_stages as enter_two_stages
 from .two_stage import find_answer_again as find_answer_again
 from .two_stage import name_sources as name_sources
