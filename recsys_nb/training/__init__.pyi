@@ -68,3 +68,11 @@ from .settings import check_choice as check_choice
 from .settings import TrainResult as TrainResult
 from .settings import describe_epoch as describe_epoch
 from .settings import warn_of_collapse as warn_of_collapse
+from .table import LOOP_SETTINGS as LOOP_SETTINGS
+from .table import ROWS_AT_ONCE as ROWS_AT_ONCE
+from .table import TableSettings as TableSettings
+from .table import make_table_encoder as make_table_encoder
+from .table import read_labels as read_labels
+from .table import DLRMTable as DLRMTable
+from .table import table_logits as table_logits
+from .table import table_loss as table_loss
