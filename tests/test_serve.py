@@ -16,8 +16,8 @@ import pytest
 
 pytest.importorskip("fastapi"); pytest.importorskip("uvicorn")
 
-from recsys_nb.baselines import EASE  # noqa: E402
-from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever  # noqa: E402
+from recsys_nb.recommenders import EASE  # noqa: E402
+from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever  # noqa: E402
 from recsys_nb.serve import create_app  # noqa: E402
 from recsys_nb.simulate import World  # noqa: E402
 
