@@ -23,7 +23,7 @@ from scipy import stats
 from recsys_nb.cli import new_pairs
 from recsys_nb.data import split_by_time
 from recsys_nb.metrics import evaluate, ranker_metrics
-from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever
+from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever
 from recsys_nb.simulate import simulate
 from recsys_nb.training.processes import together
 

@@ -78,7 +78,7 @@ def dataset(folder, features=True):
 def own(name):
     "A contestant out of recsys_nb."
     import recsys_nb.baselines as b
-    from recsys_nb.recommend import TwoTowerRetriever
+    from recsys_nb.recommenders import TwoTowerRetriever
     make = {n: getattr(b, n) for n in BASELINES} | {"Two-Tower": TwoTowerRetriever, "Two-Tower, ids only": TwoTowerRetriever}
 
     def run(folder, users, seed, params):
@@ -190,7 +190,7 @@ def search(name, folder, trials, split):
     from functools import partial
     import recsys_nb.baselines as b
     from recsys_nb.data import split_by_time, split_leave_last_out
-    from recsys_nb.recommend import TwoTowerRetriever
+    from recsys_nb.recommenders import TwoTowerRetriever
     model = TwoTowerRetriever if name.startswith("Two-Tower") else getattr(b, name)
     cpu = time.process_time()
     hold_out = {"time": split_by_time, "last": partial(split_leave_last_out, last=.2)}[split]

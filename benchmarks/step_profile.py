@@ -74,13 +74,13 @@ def read_some(log: dict, rows: torch.Tensor) -> torch.Tensor:
 def make_step(version: str, ordered: bool):
     "A function that makes one step of a model, by the modules of a version."
     if version == "old":
-        from recsys_nb.train import _keep_freed_memory, _optimizers
-        from recsys_nb.two_tower import (
+        from recsys_nb.models import (
             TwoTowerConfig,
             TwoTowerModel,
             log_draw,
             sampled_softmax_loss,
         )
+        from recsys_nb.training import _keep_freed_memory, _optimizers
 
         _keep_freed_memory()
     else:

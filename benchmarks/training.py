@@ -130,7 +130,7 @@ def retriever_ndcg(train, test, seed: int, precision: str, sparse: bool) -> floa
     "NDCG@10 of a TwoTowerRetriever whose tables are updated by RowAdam or by dense Adam."
     from recsys_nb import two_tower
     from recsys_nb.metrics import evaluate
-    from recsys_nb.recommend import TwoTowerRetriever
+    from recsys_nb.recommenders import TwoTowerRetriever
     init = two_tower.Tower.__init__
     two_tower.Tower.__init__ = lambda self, *a, **k: init(self, *a, **k | {"sparse": sparse})
     try: model = TwoTowerRetriever(seed=seed, device="cpu", precision=precision, epochs=15).fit(train)
@@ -154,7 +154,7 @@ def dlrm_examples(ds) -> tuple[dict, dict, list[int]]:
 
 def dlrm_loss(train, valid, cards, seed: int, precision: str, sparse: bool) -> float:
     "The best validation log loss of a DLRM."
-    from recsys_nb.dlrm import DLRM, DLRMConfig
+    from recsys_nb.models import DLRM, DLRMConfig
     from recsys_nb.training.loop import train as fit
     torch.manual_seed(seed)
     model = DLRM(DLRMConfig(sparse_cardinalities=cards, sparse_embedding_dim=16, num_dense_features=2, bottom_mlp_dims=[32, 16], top_mlp_dims=[64, 32, 1]))

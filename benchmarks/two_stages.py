@@ -24,7 +24,7 @@ import torch
 from recsys_nb.cli import choose_split, new_pairs
 from recsys_nb.data import split_by_time
 from recsys_nb.metrics import evaluate, ranker_metrics
-from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever, _with_ids
+from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever, _with_ids
 from recsys_nb.simulate import World
 from _common import keep
 from retrieval import CACHE, read

@@ -48,7 +48,7 @@ def worker(name: str, folder: str, threads: int, seed: int) -> dict:
     import recsys_nb.baselines as b
     from recsys_nb.data import load
     from recsys_nb.metrics import evaluate
-    from recsys_nb.recommend import TwoTowerRetriever
+    from recsys_nb.recommenders import TwoTowerRetriever
     torch.set_num_threads(threads)
     train, test = load(folder, format="user-lists")
     model = TwoTowerRetriever(seed=seed) if name == "TwoTowerRetriever" else getattr(b, name)()

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from sklearn.metrics import log_loss, roc_auc_score
 
 from .data import DataError, MissingColumnError
-from .dlrm import DLRM, DLRMConfig
+from .models import DLRM, DLRMConfig
 from .features import FeatureEncoder
 from .stream import EmptyFolderError, Examples, ParquetStream, _by_number, correct_logit, fit_batches
 from .training.loop import train

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .dlrm import DLRM, DLRMConfig
+from .models import DLRM, DLRMConfig
 
 # %% auto #0
 __all__ = ['shard_tables']

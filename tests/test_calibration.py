@@ -8,9 +8,9 @@ import torch
 
 from recsys_nb.calibration import IsotonicCalibrator, PlattCalibrator, by_segment, calibrator, reliability
 from recsys_nb.data import DataError
-from recsys_nb.explain import _in_double, _integrated, _logits, _network, _pairs, _shares, why
+from recsys_nb.recommenders import _in_double, _integrated, _logits, _network, _pairs, _shares, why
 from recsys_nb.metrics import MetricsError
-from recsys_nb.recommend import DLRMRanker, Recommender, TwoTowerRetriever
+from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever
 from recsys_nb.simulate import World
 
 

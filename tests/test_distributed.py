@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits as bce
 
-from recsys_nb.dlrm import DLRM, DLRMConfig
-from recsys_nb.recommend import DLRMRanker, TwoTowerRetriever
+from recsys_nb.models import DLRM, DLRMConfig
+from recsys_nb.recommenders import DLRMRanker, TwoTowerRetriever
 from recsys_nb.simulate import simulate
-from recsys_nb.train import train
-from recsys_nb.two_tower import TwoTowerConfig, TwoTowerModel, log_draw, sampled_softmax_loss
+from recsys_nb.training import train
+from recsys_nb.models import TwoTowerConfig, TwoTowerModel, log_draw, sampled_softmax_loss
 
 SETTINGS = dict(lr=.01, batch_size=61, patience=None, device="cpu", precision="fp32", progress=False, seed=3) # 61 rows make unequal parts
 ROWS = 600
@@ -239,7 +239,7 @@ import atexit, pathlib
 def left(): print([n for p in pathlib.Path("/proc/self/task").glob("*/comm") if "gloo" in (n := p.read_text().strip())])
 atexit.register(left) # runs last
 import torch
-from recsys_nb.train import together, train
+from recsys_nb.training import together, train
 with together(): train(torch.nn.Linear(3, 1), lambda m, b: m(b["x"]).square().mean(), {"x": torch.ones(100, 3)}, epochs=1, precision="fp32", device="cpu", progress=False)
 """)
     r = torchrun(program)

@@ -18,8 +18,8 @@ import torch
 from test_train import EPOCHS, run
 
 import recsys_nb.cli
-import recsys_nb.train
-from recsys_nb.train import CheckpointError
+import recsys_nb.training.loop
+from recsys_nb.training import CheckpointError
 
 processes = multiprocessing.get_context("forkserver") # fresh processes that don't have to import everything
 processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.cli"])

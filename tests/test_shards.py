@@ -11,7 +11,7 @@ SIZES, LR, STEPS, B = [50, 7, 30], .1, 6, 16
 
 
 def whole():
-    from recsys_nb.dlrm import DLRM, DLRMConfig
+    from recsys_nb.models import DLRM, DLRMConfig
     torch.manual_seed(0)
     return DLRM(DLRMConfig(sparse_cardinalities=SIZES, sparse_embedding_dim=8, num_dense_features=3, bottom_mlp_dims=[8], top_mlp_dims=[16, 1]))
 

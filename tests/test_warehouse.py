@@ -193,7 +193,7 @@ def test_postgres_url_and_its_password(postgres_url, postgres, tmp_path):
     frame = events(6); postgres.create_table("shop_events", frame, overwrite=True)
     url = postgres_url + "?table=shop_events&value=value&connect_timeout=10"; ds = load(url)
     alike(Dataset(frame, name="shop_events"), ds)
-    from recsys_nb.recommend import Recommender, TwoTowerRetriever
+    from recsys_nb.recommenders import Recommender, TwoTowerRetriever
     Recommender(TwoTowerRetriever(epochs=1, progress=False)).fit(split_by_time(ds)[0]).save(tmp_path / "model")
     saved = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()); quoted = postgres_url.split(":")[2].split("@")[0]
     texts = [repr(ds), str(ds.pulled), ds.name, repr(vars(ds)), repr(ds.con)]
