@@ -611,13 +611,13 @@ def _test(o: argparse.Namespace) -> int:
 
 # %% ../nbs/13_cli.ipynb #eaed175a
 def _serve(o: argparse.Namespace) -> int:
-    from recsys_nb.serve import serve
+    from recsys_nb.serving import serve
     path = Path(o.model) / "model"
     serve(path if path.is_dir() else o.model, host=o.host, port=o.port)
     return 0
 
 def _export(o: argparse.Namespace) -> int:
-    from recsys_nb.serve import export
+    from recsys_nb.serving import export
     export(_model(o.model), o.out); print(f"exported: {o.out}")
     return 0
 

@@ -10,7 +10,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from .data import Dataset, MissingColumnError, UnknownIdError, top_k
+from .data import Dataset, MissingColumnError, UnknownIdError
 
 # %% auto #0
 __all__ = ['CATEGORIES', 'GENDERS', 'COUNTRIES', 'EVENTS', 'LOG_PRICE', 'DIM', 'SUBS', 'ARRIVALS', 'CLICKS', 'EPOCH', 'WEEKS',
@@ -228,8 +228,14 @@ class Oracle(Shop):
     ) -> pd.DataFrame: # user_id, item_id, rank (from 1), score: the click probability at the first position
         "The items each user is truly likeliest to click."
         users, k, step = np.atleast_1d(np.asarray(user, dtype=object)), _count(k, "k"), max(1, 2**24 // len(self.items))
-        top = [top_k(self.probabilities(users[s:s + step]), k) for s in range(0, len(users), step)]
-        codes, scores = (np.concatenate(c) for c in zip(*top)); n, k = codes.shape
+        codes, scores = [], []
+        for start in range(0, len(users), step):
+            chances = self.probabilities(users[start:start + step])
+            best = np.argsort(-chances, axis=1, kind="stable")[:, :k]
+            codes.append(best)
+            scores.append(np.take_along_axis(chances, best, 1))
+        codes, scores = np.concatenate(codes), np.concatenate(scores)
+        n, k = codes.shape
         return pd.DataFrame({"user_id": users.repeat(k), "item_id": self.items.item_id.array.take(codes.ravel()),
             "rank": np.tile(np.arange(1, k + 1), n), "score": scores.ravel()})
 

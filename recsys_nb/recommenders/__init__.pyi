@@ -167,6 +167,7 @@ from .retriever import read_histories as read_histories
 from .retriever import search_unseen as search_unseen
 from .retriever import TwoTowerRetriever as TwoTowerRetriever
 from .sources import MANY_REPEATS as MANY_REPEATS
+from .sources import SECONDS_OF_EASE as SECONDS_OF_EASE
 from .sources import SOURCES as SOURCES
 from .sources import SECONDS_OF_POSITIVE as SECONDS_OF_POSITIVE
 from .sources import Candidates as Candidates
@@ -180,7 +181,6 @@ from .sources import count_votes as count_votes
 from .sources import Budget as Budget
 from .sources import estimate_ease as estimate_ease
 from .sources import refuse_ease as refuse_ease
-from .sources import refuse_item_knn as refuse_item_knn
 from .sources import refuse_repeats as refuse_repeats
 from .sources import Source as Source
 from .sources import make_two_tower as make_two_tower
