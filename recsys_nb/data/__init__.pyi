@@ -26,8 +26,6 @@ from .histories import Histories as Histories
 from .histories import order_by_content as order_by_content
 from .histories import histories as histories
 from .histories import concatenate_histories as concatenate_histories
-from .leftover import top_k as top_k
-from .leftover import BaseRecommender as BaseRecommender
 from .logs import LINE_FORMATS as LINE_FORMATS
 from .logs import read_log as read_log
 from .logs import name_of_file as name_of_file
