@@ -12,7 +12,7 @@ PARTS = (
 )
 EXTRAS = re.compile(
     r"implicit|optuna|sqlalchemy|tea_tasting|statsmodels|openTSNE|pyspark|psycopg"
-    r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops"
+    r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops|torch\.distributed"
 )
 
 

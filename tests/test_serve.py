@@ -26,7 +26,8 @@ from recsys_nb.simulate import World  # noqa: E402
 def folder(tmp_path_factory):
     train = World(n_users=200, n_items=80, seed=1).sample(4_000)
     out = tmp_path_factory.mktemp("models") / "shop-1"
-    Recommender(TwoTowerRetriever(dim=8, epochs=2), DLRMRanker(epochs=1)).fit(train).save(out)
+    towers = {"Two-Tower": TwoTowerRetriever(dim=8, epochs=2, profile="sparse")}
+    Recommender(towers, DLRMRanker(epochs=1), answer="two stages").fit(train).save(out)
     return out
 
 
