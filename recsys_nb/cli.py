@@ -293,16 +293,29 @@ def _fitted(model: Callable, positives: Dataset, o: argparse.Namespace, file: Pa
     found = tune(model, positives, trials=o.trials, seed=o.seed, file=file, progress=False)
     return found.model, found.best
 
+def _default_recommender(run: Run) -> Recommender:
+    "The default recommender, fitted; or as a killed run has kept it."
+    place = run.kept and run.kept / "recommender"
+    if place and (place / "gate.json").exists():
+        run.say("recommender: was trained before")
+        run.numbers["gate"] = json.loads((place / "gate.json").read_text(encoding="utf-8"))
+        return BaseRecommender.load(place / "model")
+    run.say("training the default recommender")
+    both = _recommender(run).fit(run.train)
+    run.numbers["gate"] = both.summary().to_dict()
+    if both.rankers_ is not None: run.numbers["gate"]["rankers"] = both.rankers_.to_dict("records")
+    if place:
+        both.save(place / "model", overwrite=True)
+        _json(place / "gate.json", run.numbers["gate"])
+    return both
+
 _SAME = {"EASE": "EASE", "ItemKNN": "ItemKNN", "Repeats": "Repeats"} # sources that are baselines as they are
 
 def _fit(run: Run) -> None:
     "The default recommender first: what it has fitted to all of the log is not fitted again."
     o, positives = run.options, run.train.positives()
-    run.say("training the default recommender")
-    both = _recommender(run).fit(run.train)
+    both = _default_recommender(run)
     for line in repr(both.summary()).splitlines(): run.say(line)
-    run.numbers["gate"] = both.summary().to_dict()
-    if both.rankers_ is not None: run.numbers["gate"]["rankers"] = both.rankers_.to_dict("records")
     for name, model in _baselines(run).items() if run.folder else []:
         if name in both.sources_ and name in _SAME and not o.trials:
             run.models[name] = both.sources_[name]

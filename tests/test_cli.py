@@ -45,8 +45,8 @@ def shop(tmp_path_factory):
 def test_interrupted_run_leaves_nothing_and_a_terminated_one_what_it_can_go_on_from(tmp_path, sign, left):
     p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
     wait_for(p, "training")
-    for _ in range(600): # until there is a checkpoint to go on from
-        if list(tmp_path.glob("out.partial-*/kept/*/retriever/epoch-*.safetensors")): break
+    for _ in range(600): # until there is something to go on from
+        if list(tmp_path.glob("out.partial-*/kept/*/recommender/gate.json")): break
         time.sleep(.1)
     p.send_signal(sign)
     _, err = p.communicate(timeout=60)
@@ -85,7 +85,7 @@ def test_the_folder_is_complete(shop):
     assert sorted(p.name for p in shop.iterdir()) == ["config.json", "metrics.json", "model", "recommendations.parquet", "report.html", "run.log"]
     numbers, config = json.loads((shop / "metrics.json").read_text()), json.loads((shop / "config.json").read_text())
     assert config["options"]["seed"] == 42 and re.fullmatch("[0-9a-f]{64}", config["data"]["checksum"]) and "torch" in config["versions"]
-    assert numbers["protocol"]["users_evaluated"] == numbers["metrics"]["Two-stage"]["counts"]["users"]
+    assert numbers["protocol"]["users_evaluated"] == numbers["metrics"]["Recommender"]["counts"]["users"]
     assert numbers["headline"] in (shop / "run.log").read_text()
     html = (shop / "report.html").read_text()
     assert "NDCG@10" in html and len(html) < 3e6 and not re.search(r'(?:src|href)="(?!data:)', html)
@@ -129,7 +129,7 @@ def test_own_csv_with_own_names(tmp_path, capsys):
     lists = pd.read_parquet(tmp_path / "out" / "recommendations.parquet")
     assert lists.user_id.dtype == np.int64 and lists.item_id.between(0, 79).all()
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert "A/B test" in numbers["skipped"] and "Embedding map" in numbers["skipped"] and "DLRM ranker" in numbers["ranker"]
+    assert "A/B test" in numbers["skipped"] and "Embedding map" in numbers["skipped"] and ("Ranker metrics" in numbers["skipped"] or "Ranker" in numbers["ranker"])
     capsys.readouterr(); user = int(lists.user_id.iloc[0])
     assert main(["recommend", "--model", str(tmp_path / "out"), "--user", str(user), "--json"]) == 0 # the id is text here, a number there
     got = pd.DataFrame(json.loads(capsys.readouterr().out))
@@ -241,3 +241,16 @@ def test_criteo_trains_and_judges(tmp_path, capsys, days, judged):
     said = capsys.readouterr().out; found = json.loads((out / "metrics.json").read_text())
     assert f"AUC {found['auc']:.4f}" in said and f"on {judged} rows of the test (the last file, or the last fifth of a single one)" in said and found["rows"] == judged and found["auc"] > .6
     assert {p.name for p in out.iterdir()} >= {"model.safetensors", "model.json", "metrics.json", "encoder.json"}
+
+
+def test_two_processes_of_torchrun(tmp_path):
+    words = "run --data simulated --n-users 300 --n-items 120 --n-interactions 5000 --quick --no-ab --epochs 2 --out".split()
+    def start(*more): return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "recsys_nb.cli", *words, tmp_path/"out", *more], capture_output=True, text=True, timeout=300)
+    r = start()
+    assert r.returncode == 0, r.stderr
+    assert r.stdout.count("report: ") == 1 and r.stdout.count("the gate, ") == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["out"] and json.loads((tmp_path/"out"/"metrics.json").read_text())["metrics"]["Recommender"]
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path/"out").rglob("*")}
+    r = start() # the folder is there: only the first process finds that out
+    assert r.returncode != 0 and re.search(r"recsys-nb: \S+ exists; choose another --out", r.stderr)
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path/"out").rglob("*")} and [p.name for p in tmp_path.iterdir()] == ["out"]

@@ -41,6 +41,7 @@ from .explain import add_values as add_values
 from .explain import rank_history as rank_history
 from .explain import why as why
 from .explain import with_item as with_item
+from .gate import LEADS as LEADS
 from .gate import THREE_TO_ONE as THREE_TO_ONE
 from .gate import share_with_past as share_with_past
 from .gate import split_as_served as split_as_served
@@ -48,6 +49,7 @@ from .gate import new_pairs as new_pairs
 from .gate import Holdout as Holdout
 from .gate import judge as judge
 from .gate import measure_gap as measure_gap
+from .gate import drop_small_leads as drop_small_leads
 from .gate import choose_answer as choose_answer
 from .gate import Verdict as Verdict
 from .index import add_dimension as add_dimension

@@ -21,8 +21,8 @@ from recsys_nb.data import (
 from ..metrics import compare, evaluate
 
 # %% auto #0
-__all__ = ['THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge', 'measure_gap', 'choose_answer',
-           'Verdict']
+__all__ = ['LEADS', 'THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge', 'measure_gap',
+           'drop_small_leads', 'choose_answer', 'Verdict']
 
 # %% ../../nbs/41_recommenders.gate.ipynb #8c0a9568
 def share_with_past(
@@ -164,16 +164,31 @@ def measure_gap(best, other) -> dict:  # both are reports
     return dict(zip(names, (row.difference, row.low, row.high), strict=True))
 
 # %% ../../nbs/41_recommenders.gate.ipynb #32981c78
+# how far an answer of several parts must be ahead of the best source, as a share
+LEADS = {"blend": 0.01, "two stages": 0.03}
+
+
+def drop_small_leads(
+    table: pd.DataFrame,  # answer, ndcg
+) -> pd.DataFrame:  # some of the rows
+    "Without answers of several parts that are hardly better than a single source."
+    least = table.answer.map(LEADS)
+    best_source = table.ndcg[least.isna()].max()
+    return table[least.isna() | ~(table.ndcg < (1 + least) * best_source)]
+
+
 def choose_answer(
     table: pd.DataFrame,  # answer, ndcg, difference and its interval; simplest first
     margin: float = 0.01,  # what a simpler answer may lose, as a share of the best
 ) -> str:  # the name of the answer
     "The simplest answer that is practically as good as the best."
+    table = drop_small_leads(table)
+    is_best = table.ndcg == table.ndcg.max()
     near = table.ndcg >= (1 - margin) * table.ndcg.max()
     may_be_chance = table.difference_high >= 0
     error = (table.difference_high - table.difference_low) / (2 * 1.96)
     undecided = -table.difference <= THREE_TO_ONE * error
-    return table.answer[(near & may_be_chance) | undecided].iloc[0]
+    return table.answer[(near & may_be_chance) | undecided | is_best].iloc[0]
 
 
 THREE_TO_ONE = 0.67  # standard errors at which the odds are three to one
