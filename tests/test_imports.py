@@ -12,12 +12,8 @@ PARTS = (
 )
 EXTRAS = re.compile(
     r"implicit|optuna|sqlalchemy|tea_tasting|statsmodels|openTSNE|pyspark|psycopg"
-<<<<<<< HEAD
     r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops"
     r"|torch\.distributed\.nn"  # a part that some builds of torch lack
-=======
-    r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops|torch\.distributed"
->>>>>>> w-product
 )
 
 
