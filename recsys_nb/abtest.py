@@ -18,8 +18,8 @@ import seaborn as sns
 from scipy import optimize, stats
 
 # %% auto #0
-__all__ = ['ExperimentError', 'ProportionTest', 'two_proportion_test', 'delta_method', 'SRM', 'srm_test', 'Analysis', 'analyze',
-           'Power', 'power']
+__all__ = ['USER_POLICIES', 'KINDS', 'ExperimentError', 'ProportionTest', 'two_proportion_test', 'delta_method', 'SRM',
+           'srm_test', 'Analysis', 'analyze', 'Power', 'power']
 
 # %% ../nbs/11_abtest.ipynb #290e9ea3
 class ExperimentError(ValueError): "The data of an experiment cannot be analysed as asked; the message says which column, row, user or arm, and what to do."
@@ -73,7 +73,7 @@ def _fieller(m0, v0, m1, v1, z):
     a = m0**2 - z**2 * v0
     if m0 <= 0 or a <= 0: return np.nan, np.nan
     root = z * np.sqrt(m0**2 * v1 + m1**2 * v0 - z**2 * v0 * v1)
-    return float((m0 * m1 - root) / a - 1), float((m0 * m1 + root) / a - 1)
+    return float(max((m0 * m1 - root) / a - 1, -1)) if m1 >= 0 else float((m0 * m1 - root) / a - 1), float((m0 * m1 + root) / a - 1)
 
 # %% ../nbs/11_abtest.ipynb #be9c4697
 def _pct(v, digits=1): return "-" if np.isnan(v) else f"{v:+.{digits}%}"
@@ -246,6 +246,20 @@ def _values(frame, column):
     if bad.any(): raise ExperimentError(f"column {column!r} is null or infinite in {bad.sum()} rows, the first is row {_plain(frame.index[bad][0])!r}; a user who did nothing counts as 0.")
     return x
 
+# %% ../nbs/11_abtest.ipynb #b1affd64
+def _check_spelling(names, variant):
+    "Raise where two arms differ by blanks or capitals only."
+    seen = {}
+    for name in names:
+        plain = str(name).strip().casefold()
+        if plain in seen:
+            raise ExperimentError(
+                f"{variant} has the arms {seen[plain]!r} and {name!r}, which differ by "
+                "blanks, capitals or type only; spell them alike if they are one arm, "
+                "rename one if they are two."
+            )
+        seen[plain] = name
+
 # %% ../nbs/11_abtest.ipynb #7f857dbe
 def _arms(frame, variant, control):
     "Each row's arm number (0: the control) and the arms' names."
@@ -255,6 +269,7 @@ def _arms(frame, variant, control):
     if null.any(): raise ExperimentError(f"{variant} is null in {int(null.sum())} rows, the first is row {_plain(frame.index[null][0])!r}; drop users who were in no arm.")
     code, names = pd.factorize(frame[variant], sort=True)
     names = [_plain(n) for n in names]
+    _check_spelling(names, variant)
     if len(names) < 2: raise ExperimentError(f"{variant} has only the variant {names[0]!r}: there is nothing to compare it with.")
     if control is None: control = next((n for n in names if str(n).lower() in ("control", "a", "0", "false")), None)
     if control not in names: raise ExperimentError(f"which variant is the control? control={control!r} is not one of {names}; pass control=...")
@@ -271,8 +286,62 @@ def _users(frame, user, arm, names):
     first = np.empty(len(ids), int); first[code[::-1]] = np.arange(len(code))[::-1]
     torn = np.flatnonzero(arm != arm[first][code])
     if len(torn): raise ExperimentError(f"user {_plain(ids[code[torn[0]]])!r} is in two variants, {names[arm[first[code[torn[0]]]]]!r} and {names[arm[torn[0]]]!r} "
-                                         f"({len(set(code[torn]))} such users); drop them or fix the assignment.")
+                                         f"({len(set(code[torn]))} such users); fix the assignment, or pass user_policy='exclude' or 'first'.")
     return code, first
+
+# %% ../nbs/11_abtest.ipynb #50fcfb1d
+USER_POLICIES = ("raise", "first", "exclude")
+
+def _first_arm(frame, variant, user, time):
+    "The arm of each row's user in the user's first row."
+    order = frame if time is None else frame.sort_values(time, kind="stable")
+    arm = order.drop_duplicates(user).set_index(user)[variant]
+    return frame[user].map(arm)
+
+def _settle_users(frame, variant, user, policy, time=None):
+    "The frame with every user in one arm, as the policy says."
+    if policy not in USER_POLICIES:
+        raise ExperimentError(f"user_policy={policy!r} is not one of {list(USER_POLICIES)}.")
+    if policy == "raise" or user is None:
+        return frame
+    for column in (variant, user, time):
+        if column is not None and column not in frame.columns:
+            raise ExperimentError(f"there is no column {column!r}; the frame has {list(frame.columns)}.")
+    torn = frame.groupby(user, observed=True)[variant].nunique() > 1
+    if not torn.any():
+        return frame
+    shown = _plain(torn.index[torn][0])
+    done = {"exclude": "left out", "first": "counted for their first arm"}[policy]
+    warnings.warn(f"{int(torn.sum())} users are in two variants, e.g. {shown!r}: {done}", stacklevel=3)
+    if policy == "exclude":
+        return frame[~frame[user].isin(torn.index[torn])]
+    return frame.assign(**{variant: _first_arm(frame, variant, user, time)})
+
+# %% ../nbs/11_abtest.ipynb #fec26204
+KINDS = {
+    "mean": "mean per user",
+    "share": "share of users with at least one",
+}
+
+def _kinds(kind, specs):
+    "The kind of each metric: that of `kind`, or 'ratio' where there is a denominator."
+    named = dict(kind) if isinstance(kind, Mapping) else dict.fromkeys(specs, kind)
+    for name, k in named.items():
+        if name not in specs:
+            raise ExperimentError(f"kind names {name!r}, which is not among the metrics {list(specs)}.")
+        if k not in KINDS:
+            raise ExperimentError(f"kind={k!r} of metric {name!r} is not one of {list(KINDS)}.")
+        if isinstance(kind, Mapping) and specs[name][1]:
+            raise ExperimentError(f"metric {name!r} is a ratio of sums; kind is for metrics of one column.")
+    return {n: "ratio" if spec[1] else named.get(n, "mean") for n, spec in specs.items()}
+
+def _estimand(spec, kind):
+    "What a metric estimates, in words."
+    return f"sum of {spec[0]} / sum of {spec[1]}" if spec[1] else KINDS[kind]
+
+def _at_least_one(frame, column, code, n):
+    "1 for each user with a row above 0, else 0."
+    return (np.bincount(code, _values(frame, column) > 0, n) > 0).astype(float)
 
 # %% ../nbs/11_abtest.ipynb #dda64b79
 def _metric(frame, spec, covariate, code, first):
@@ -282,7 +351,6 @@ def _metric(frame, spec, covariate, code, first):
         if not c: continue
         v = _values(frame, c)
         out[key] = v if len(v) == n else np.bincount(code, v, n)
-        if len(v) > n and spec[1] is None and np.isin(v, (0, 1)).all(): out[key] = np.minimum(out[key], 1)
     for key, c in zip(("bx", "bm"), covariate):
         if not c: continue
         v = _values(frame, c)
@@ -291,6 +359,25 @@ def _metric(frame, spec, covariate, code, first):
     for key, c in [("m", spec[1]), ("bm", covariate[1])]:
         if c and (out[key] < 0).any(): raise ExperimentError(f"the denominator {c!r} is negative for some users.")
     return out
+
+# %% ../nbs/11_abtest.ipynb #91bae483
+def _caps(winsorize, specs, kinds):
+    "The quantile at which each metric is capped; only the capped ones."
+    if winsorize is None:
+        return {}
+    means = [name for name, kind in kinds.items() if kind == "mean"]
+    named = dict(winsorize) if isinstance(winsorize, Mapping) else dict.fromkeys(means, winsorize)
+    for name, q in named.items():
+        if name not in means:
+            raise ExperimentError(f"winsorize names {name!r}; it is for means of one column, here {means}.")
+        if not .5 < q < 1:
+            raise ExperimentError(f"winsorize={q!r}: the quantile to cap at lies between .5 and 1, such as .99.")
+    return named
+
+def _winsorized(x, q):
+    "Amounts of users, capped at the quantile q; from below too where some are negative."
+    low = np.quantile(x, 1 - q) if x.min() < 0 else x.min()
+    return np.clip(x, low, np.quantile(x, q))
 
 # %% ../nbs/11_abtest.ipynb #f4adbfdc
 def _groups(frame, columns, code, first, what):
@@ -319,13 +406,18 @@ def _check_counts(name, spec, cols, label):
         if over.any(): raise ExperimentError(f"{spec[0]} exceeds {spec[1]} for {over.sum()} users, first for {label(np.argmax(over))!r}; fix them, or pass unbounded=[{name!r}] if that can be.")
 
 # %% ../nbs/11_abtest.ipynb #234d76a8
+def _mean(plain, grand, shift):
+    "Means of groups; those close to the mean of all by their distance from it, which keeps the digits."
+    return np.where(np.abs(shift) < 1e-6 * np.abs(grand), grand + shift, plain)
+
 def _moments(cols, group, shape):
     "Sizes, means and covariances of the columns {name: values} in each group of rows, arrays of `shape` (the last two axes: arms, strata)."
     n_groups, names = int(np.prod(shape)), list(cols)
     n, total = np.bincount(group, minlength=n_groups).reshape(shape), lambda v: np.bincount(group, v, n_groups).reshape(shape)
     c = {k: v - v.mean() for k, v in cols.items()}
     with np.errstate(divide="ignore", invalid="ignore"):
-        mean, shift = {k: total(v) / n for k, v in cols.items()}, {k: total(v) / n for k, v in c.items()}
+        shift = {k: total(v) / n for k, v in c.items()}
+        mean = {k: _mean(total(v) / n, v.mean(), shift[k]) for k, v in cols.items()}
         square = {(j, k): total(c[j] * c[k]) for i, k in enumerate(names) for j in names[:i + 1]}
         cov = {(j, k): (s - n * shift[j] * shift[k]) / (n - 1) for (j, k), s in square.items()}
         noise = {(j, k): 1e-12 * np.sqrt(square[j, j] * square[k, k]) / n for j, k in square}
@@ -369,21 +461,49 @@ def _guard(m0, v0, m1, v1, margin, t, df_sf):
     return "holds" if stat > t else "broken" if stat < -t else "not shown", float(df_sf(stat))
 
 # %% ../nbs/11_abtest.ipynb #366995b0
-def _compare(name, a, b, keys, alpha, margin=None, strict=True):
+def _spread_of(arm, keys):
+    "The variance of an arm's mean before anything is explained: the scale of its rounding errors."
+    x, m, *_ = keys
+    ratio = arm.mean(x) / arm.mean(m)
+    return float((arm.var(x) + ratio**2 * arm.var(m)) / arm.mean(m)**2 / arm.count())
+
+def _all_or_none(m0, n0, m1, n1, alpha):
+    "The row of two arms in each of which everybody, or nobody, converted."
+    table = [[m0 * n0, (1 - m0) * n0], [m1 * n1, (1 - m1) * n1]]
+    z = stats.norm.isf(alpha / 2)
+    low, high = _newcombe(m0 * n0, n0, m1 * n1, n1, z)
+    return dict(
+        control=m0, treatment=m1, difference=m1 - m0, low=low, high=high,
+        lift=m1 / m0 - 1 if m0 else np.nan,
+        lift_low=np.nan, lift_high=np.nan, fieller_low=np.nan, fieller_high=np.nan,
+        statistic=float(_pooled_z(m0 * n0, n0, m1 * n1, n1)),
+        p_value=float(stats.fisher_exact(table).pvalue), se=np.nan,
+    )
+
+def _untested(name, size, why, strict):
+    "The row of a metric that cannot be tested, an error where `strict`."
+    if strict:
+        raise ExperimentError(f"metric {name!r}{why}")
+    return size
+
+def _compare(name, a, b, keys, alpha, margin=None, strict=True, binary=False):
     "One row of the analysis: arm b against the control a; without variance an error, or no numbers where not `strict`."
     tt, size = _tea_tasting(), dict(n_control=a.count(), n_treatment=b.count())
     if any(k and s.mean(k) == 0 for k in (keys[1], keys[3]) for s in (a, b)):
-        if strict: raise ExperimentError(f"metric {name!r}: a denominator is 0 for every user of an arm.")
-        return size
+        return _untested(name, size, ": a denominator is 0 for every user of an arm.", strict)
     m0, v0, m1, v1 = map(float, _estimates(a, b, keys))
-    if v0 + v1 <= 0 or np.sqrt(v0 + v1) < 1e-12 * (abs(m0) + abs(m1)):
-        if strict: raise ExperimentError(f"metric {name!r} has zero variance: every user has the same value, so there is nothing to test.")
-        return size
+    if v0 + v1 <= 1e-12 * (_spread_of(a, keys) + _spread_of(b, keys)):
+        if binary and margin is None:
+            return size | _all_or_none(m0, a.count(), m1, b.count(), alpha)
+        why = f" has zero variance: every user of an arm has the same value ({m0:g} in the control, {m1:g} in the treatment), so there is nothing to test."
+        return _untested(name, size, why, strict)
     r = tt.RatioOfMeans(*keys, confidence_level=1 - alpha, use_t=True, equal_var=False, alternative="two-sided").analyze_aggregates(a, b)
     t, df = (r.effect_size_ci_upper - r.effect_size) / np.sqrt(v0 + v1), (v0 + v1)**2 / (v0**2 / (a.count() - 1) + v1**2 / (b.count() - 1))
     lift = (r.rel_effect_size, r.rel_effect_size_ci_lower, r.rel_effect_size_ci_upper) if min(m0, m1) > 0 else (m1 / m0 - 1 if m0 > 0 else np.nan, np.nan, np.nan)
     row = size | dict(control=m0, treatment=m1, difference=r.effect_size, low=r.effect_size_ci_lower, high=r.effect_size_ci_upper) | dict(zip(("lift", "lift_low", "lift_high"), lift))
-    row |= dict(zip(("fieller_low", "fieller_high"), _fieller(m0, v0, m1, v1, t))) | dict(statistic=r.statistic, p_value=r.pvalue)
+    row |= dict(zip(("fieller_low", "fieller_high"), _fieller(m0, v0, m1, v1, t))) | dict(statistic=r.statistic, p_value=r.pvalue, se=float(np.sqrt(v0 + v1)))
+    if binary:
+        row |= dict(low=max(row["low"], -1.), high=min(row["high"], 1.))
     if margin is not None: row |= dict(margin=margin) | dict(zip(("guardrail", "p_margin"), _guard(m0, v0, m1, v1, margin, t, lambda s: stats.t.sf(s, df))))
     return row
 
@@ -397,11 +517,18 @@ def _holm(p):
 
 _ADJUST = {"holm": _holm, "bh": stats.false_discovery_control, "none": np.asarray}
 
+def _adjust(p, correction):
+    "p-values corrected for their number; one that is NaN was no test, stays NaN and does not count."
+    p = np.asarray(p, float)
+    out, tested = np.full(len(p), np.nan), ~np.isnan(p)
+    if tested.any():
+        out[tested] = _ADJUST[correction](p[tested])
+    return out
+
 def _adjusted(table, correction, alpha):
     "Adds p_adjusted and significant; rows of guardrails, which must all hold, and rows without a p stand outside."
     tested = table.p_value.notna() & (table.margin.isna() if "margin" in table else True)
-    table["p_adjusted"] = np.nan
-    if tested.any(): table.loc[tested, "p_adjusted"] = _ADJUST[correction](table.p_value[tested].to_numpy(float))
+    table["p_adjusted"] = _adjust(table.p_value.where(tested), correction)
     table["significant"] = table.p_adjusted < alpha
     return table
 
@@ -450,10 +577,10 @@ class Analysis:
     control: object # name of the control arm
     alpha: float # significance level
     correction: str = "holm" # for several comparisons
-    segments: pd.DataFrame | None = None # the table by segment, and p_differs: the chance of so different effects in a segment's levels if they were the same
+    segments: pd.DataFrame | None = None # the table by segment; p_differs: the chance of so different effects in a segment's levels if they were the same; p_differs_adjusted: corrected for all segments, treatments and metrics
     def to_frame(self) -> pd.DataFrame: # see its text
-        """One row a metric and treatment: metric, variant, n_*, control, treatment, difference, low, high, lift, lift_* (log-ratio), fieller_*,
-        statistic, p_value, where there are guardrails margin, guardrail and p_margin, then p_adjusted and significant."""
+        """One row a metric and treatment: metric, estimand, variant, n_*, control, treatment, difference, low, high, lift, lift_* (log-ratio), fieller_*,
+        statistic, p_value, se, where there are guardrails margin, guardrail and p_margin, then p_adjusted and significant."""
         return self.table.copy()
     def __repr__(self): return _analysis_text(self)
     def plot(self, ax=None): return _forest(self, ax)
@@ -478,9 +605,13 @@ def _shown(a, t):
     if "margin" in t and t.margin.notna().any(): cols["guardrail"] = [dash if pd.isna(m) else f"{_pct(m)}: {g}" for m, g in zip(t.margin, t.guardrail)]
     return pd.DataFrame(cols)
 
+def _estimands(a):
+    "What each metric estimates, in one line."
+    return "; ".join(f"{m}: {e}" for m, e in dict(zip(a.table.metric, a.table.estimand)).items())
+
 def _analysis_text(a):
     "The split, the decision, the table, and the first metric by segment."
-    text = f"{a.srm}\n{a.decision}\n\n{_shown(a, a.table).to_string(index=False)}"
+    text = f"{a.srm}\n{a.decision}\n\n{_shown(a, a.table).to_string(index=False)}\n\n{_estimands(a)}"
     if a.segments is None: return text
     s = a.segments[a.segments.metric == a.table.metric.iloc[0]]
     return text + f"\n\n{_differs(a, s)}\n{_shown(a, s).to_string(index=False)}"
@@ -509,7 +640,7 @@ border-bottom:1px solid #ddd;text-align:right} th{background:#f4f4f4} td:first-c
 .decision{padding:.8rem 1rem;border-left:.4rem solid {{ color }};background:#f7f7f7;
 font-size:1.1rem} .srm{color:{{ "#b00020" if a.srm.mismatch else "#444" }}} dt{font-weight:600} dd{margin:0 0 .5rem 1rem}
 </style></head><body><h1>{{ title }}</h1><p class="srm">{{ a.srm }}</p><p class="decision">{{ a.decision }}</p>
-<h2>Every metric</h2><div class="scroll">{{ table }}</div><img alt="Lift of each metric with its interval" src="{{ forest }}">
+<h2>Every metric</h2><div class="scroll">{{ table }}</div><p>{{ estimands }}</p><img alt="Lift of each metric with its interval" src="{{ forest }}">
 {% if segments %}<h2>By segment</h2><p>{{ differs }}</p><div class="scroll">{{ segments }}</div>{% endif %}
 <h2>The split</h2><img style="max-width:28rem" alt="Share of users in each arm" src="{{ split }}">
 <h2>How to read this</h2><dl>{% for k, v in words %}<dt>{{ k }}</dt><dd>{{ v }}</dd>{% endfor %}</dl></body></html>"""
@@ -533,7 +664,7 @@ def _page(a, title):
     table = lambda t: Markup(_shown(a, t).to_html(index=False, border=0))
     first = None if a.segments is None else a.segments[a.segments.metric == a.table.metric.iloc[0]]
     return Environment(autoescape=True).from_string(_PAGE).render(
-        a=a, title=title, color=color, words=_WORDS, table=table(a.table), segments="" if first is None else table(first.drop(columns="metric")),
+        a=a, title=title, color=color, words=_WORDS, estimands=_estimands(a), table=table(a.table), segments="" if first is None else table(first.drop(columns="metric")),
         differs="" if first is None else _differs(a, first), forest=_picture(a.plot, (8, 1.6 + .45 * len(a.table))), split=_picture(a.srm.plot, (5, 3)))
 
 # %% ../nbs/11_abtest.ipynb #d4b81341
@@ -541,15 +672,17 @@ def _cochran(rows):
     "p of Cochran's Q for the differences of a segment's levels; nan with fewer than two."
     r = rows[rows.p_value.notna()]
     if len(r) < 2: return np.nan
-    w = (r.statistic / r.difference)**2 if (r.difference != 0).all() else 1 / ((r.high - r.low) / (2 * 1.96))**2
+    r = r[r.se > 0]
+    if len(r) < 2: return np.nan
+    w = 1 / r.se**2
     return float(stats.chi2.sf((w * (r.difference - np.average(r.difference, weights=w))**2).sum(), len(r) - 1))
 
 def _differs(a, segments):
     "A sentence for each segment and treatment."
     out = []
     for (s, v), rows in segments.groupby(["segment", "variant"], sort=False):
-        p = rows.p_differs.iloc[0]
-        says = "cannot be told" if np.isnan(p) else f"{'differs' if p < a.alpha else 'no sign that it differs'} ({_p_text(p)})"
+        p = rows.p_differs_adjusted.iloc[0]
+        says = "cannot be told" if np.isnan(p) else f"{'differs' if p < a.alpha else 'no sign that it differs'} ({'' if a.correction == 'none' else 'adjusted '}{_p_text(p)})"
         out.append(f"Does the effect on {rows.metric.iloc[0]} of {v!r} differ by {s}? {says}")
     return "\n".join(out)
 
@@ -566,7 +699,12 @@ def _check_options(specs, before, unbounded, guardrails, correction, alpha):
 def _rows(name, cols, group, arms, names, share, margin, alpha, strict=True):
     "A row for each of the treatments `arms`; `group` is arm * strata + stratum of each user."
     moments = _moments(cols, group, (len(names), len(share)))
-    return [dict(metric=name, variant=names[i]) | _compare(name, _pick(moments, 0, share), _pick(moments, i, share), _keys(cols), alpha, margin, strict) for i in arms]
+    binary = list(cols) == ["x"] and len(share) == 1 and np.isin(cols["x"], (0, 1)).all()
+    return [
+        dict(metric=name, variant=names[i])
+        | _compare(name, _pick(moments, 0, share), _pick(moments, i, share), _keys(cols), alpha, margin, strict, binary)
+        for i in arms
+    ]
 
 # %% ../nbs/11_abtest.ipynb #ee1b1815
 def _strata(frame, strata, code, first, arm, names):
@@ -593,11 +731,15 @@ def _by_segment(name, cols, segments, arm, names, margin, alpha):
             out += [dict(segment=column, level=label) | r for r in rows]
     return out
 
-_NUMBERS = ["control", "treatment", "difference", "low", "high", "lift", "lift_low", "lift_high", "fieller_low", "fieller_high", "statistic", "p_value"]
+_NUMBERS = ["control", "treatment", "difference", "low", "high", "lift", "lift_low", "lift_high", "fieller_low", "fieller_high", "statistic", "p_value", "se"]
 
 def _segment_table(rows, correction, alpha):
     t = _adjusted(pd.DataFrame([dict.fromkeys(_NUMBERS, np.nan) | r for r in rows]), correction, alpha)
-    for _, r in t.groupby(["metric", "segment", "variant"], sort=False): t.loc[r.index, "p_differs"] = _cochran(r)
+    tests = t.groupby(["metric", "segment", "variant"], sort=False)
+    found = pd.Series({key: _cochran(rows) for key, rows in tests})
+    number = tests.ngroup().to_numpy()
+    t["p_differs"] = found.to_numpy()[number]
+    t["p_differs_adjusted"] = _adjust(found, correction)[number]
     return t
 
 # %% ../nbs/11_abtest.ipynb #b79dddb5
@@ -616,10 +758,17 @@ def analyze(
     correction: str = "holm", # for several comparisons: 'holm', 'bh' (Benjamini-Hochberg) or 'none'
     expected: Mapping | None = None, # planned split, {arm: share}; None: equal
     unbounded: Sequence[str] = (), # metrics of whole numbers that are no counts: may be negative, or above their denominator
+    kind: str | Mapping[str, str] = "mean", # of metrics of one column: 'mean' (per user, rows summed) or 'share' (of users with at least one); or {metric name: kind}
+    winsorize: float | Mapping[str, float] | None = None, # cap what a user has at this quantile of all users, .99; for all means, or {metric name: quantile}
+    user_policy: str = "raise", # users in two arms: 'raise', 'first' (all their rows count for their first arm) or 'exclude'
+    time: str | None = None, # column with the time of the row, for user_policy='first'; None: the order of the rows
 ) -> Analysis: # .decision, .srm, .segments, .to_frame(), .plot(), .page()
     "From raw rows to a decision: the split first, then each metric by user, corrected for their number; ExperimentError where the data or options cannot be right."
     specs, before, guardrails = _specs(metrics), _specs(covariates) if covariates else {}, dict(guardrails or {})
     _check_options(specs, before, unbounded, guardrails, correction, alpha)
+    kinds = _kinds(kind, specs)
+    caps = _caps(winsorize, specs, kinds)
+    frame = _settle_users(frame, variant, user, user_policy, time)
     arm, names = _arms(frame, variant, control)
     code, first = _users(frame, user, arm, names)
     arm, label = arm[first], lambda i: _plain(frame[user].iloc[first[i]] if user else frame.index[i])
@@ -633,9 +782,17 @@ def analyze(
     for name, spec in specs.items():
         cols, margin = _metric(frame, spec, before.get(name, (None, None)), code, first), guardrails.get(name)
         if name not in unbounded: _check_counts(name, spec, cols, label)
-        rows += _rows(name, cols, arm * len(share) + stratum, range(1, len(names)), names, share, margin, alpha)
-        by += _by_segment(name, cols, parts, arm, names, margin, alpha)
+        if kinds[name] == "share":
+            cols["x"] = _at_least_one(frame, spec[0], code, len(first))
+        if name in caps:
+            cols["x"] = _winsorized(cols["x"], caps[name])
+        capped = f", capped at the {caps[name]:.4g} quantile" if name in caps else ""
+        of = {"estimand": _estimand(spec, kinds[name]) + capped}
+        found = _rows(name, cols, arm * len(share) + stratum, range(1, len(names)), names, share, margin, alpha)
+        rows += [r | of for r in found]
+        by += [r | of for r in _by_segment(name, cols, parts, arm, names, margin, alpha)]
     table = _adjusted(pd.DataFrame(rows), correction, alpha)
+    table.insert(1, "estimand", table.pop("estimand"))
     return Analysis(table, srm, _decide(table, srm, alpha), names[0], alpha, correction, _segment_table(by, correction, alpha) if by else None)
 
 # %% ../nbs/11_abtest.ipynb #21120498

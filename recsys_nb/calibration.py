@@ -5,7 +5,7 @@
 # %% ../nbs/07b_calibration.ipynb #311e2071
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -41,20 +41,54 @@ def _bins(p: np.ndarray, n_bins: int) -> np.ndarray:
     return pd.factorize(np.searchsorted(edges, p, side="right"), sort=True)[0]
 
 # %% ../nbs/07b_calibration.ipynb #21c8da21
-def _ece(y: np.ndarray, p: np.ndarray, unit: np.ndarray, bins: np.ndarray, n_boot: int, seed: int) -> tuple[float, np.ndarray, float]:
-    "The error, its resamples, and what chance alone would make of it if `p` were true."
-    n_bins, n_units, rng = bins.max() + 1, unit.max() + 1, np.random.default_rng(seed)
-    off = lambda y: np.abs(np.bincount(bins, y - p, n_bins)).sum() / len(p)
-    V = np.bincount(unit * n_bins + bins, y - p, n_units * n_bins).reshape(n_units, n_bins)
-    draws = _resample(np.c_[V, np.bincount(unit)], n_boot, seed)
-    return off(y), np.abs(draws[:, :-1]).sum(1) / draws[:, -1], float(np.mean([off(rng.random(len(p)) < p) for _ in range(50)]))
+def _distances(y: np.ndarray, p: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    "Observed less predicted of each bin, weighted by its rows (n_bins,): the ECE is the sum of their sizes."
+    return np.bincount(bins, y - p) / len(p)
+
+def _noise(y: np.ndarray, p: np.ndarray, unit: np.ndarray, bins: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
+    "Resamples of the distances less the distances, (n_boot, n_bins); at least as much as labels drawn from `p` have."
+    n_bins, n_units = bins.max() + 1, unit.max() + 1
+    sums = np.bincount(unit * n_bins + bins, y - p, n_units * n_bins).reshape(n_units, n_bins)
+    draws = _resample(np.c_[sums, np.bincount(unit)], n_boot, seed)
+    noise = draws[:, :-1] / draws[:, -1:] - _distances(y, p, bins)
+    least = np.sqrt(np.bincount(bins, p * (1 - p))) / len(p)
+    spread = noise.std(0)
+    drawn = np.random.default_rng(seed).normal(size=noise.shape) * least
+    return np.where(spread > 0, noise * np.maximum(1, least / np.where(spread > 0, spread, 1)), drawn)
+
+def _chance(p: np.ndarray, bins: np.ndarray, seed: int) -> float:
+    "The mean ECE of labels drawn from `p`."
+    rng = np.random.default_rng(seed)
+    return float(np.mean([np.abs(_distances(rng.random(len(p)) < p, p, bins)).sum() for _ in range(50)]))
+
+def _solve_size(too_small: Callable[[float], bool], most: float) -> float:
+    "The size at which a test stops to say that it is too small; 0 where it never does."
+    if not too_small(0.):
+        return 0.
+    low, high = 0., most
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if too_small(middle) else (low, middle)
+    return (low + high) / 2
+
+def _true_ece(distances: np.ndarray, noise: np.ndarray, level: float) -> tuple[float, float, float]:
+    "The estimate of the true ECE without the bias of noise, and the two ends of its interval."
+    seen, spread, tail = np.abs(distances).sum(), noise.std(0), (1 - level) / 2
+    most = seen + 10 * spread.sum() + 1e-12
+    def shown(shape, size): return np.abs(size * shape / max(np.abs(shape).sum(), 1e-300) + noise).sum(1)
+    alone, spread_out = np.eye(len(spread))[spread.argmin()], np.maximum(spread, 1e-300)
+    middle = _solve_size(lambda size: shown(distances, size).mean() < seen, most)
+    low = _solve_size(lambda size: (shown(alone, size) >= seen).mean() < tail, most)
+    at_least = max(seen, np.abs(noise).sum(1).mean()) # less than chance makes is luck, not a sign of a small error
+    high = _solve_size(lambda size: (shown(spread_out, size) <= at_least).mean() > tail, most)
+    return min(middle, high), min(low, middle), min(high, 1.)
 
 # %% ../nbs/07b_calibration.ipynb #5db11c53
 @dataclass
 class Reliability:
     "How predictions and outcomes agree, bin by bin; prints, plots, and gives frames."
     table: pd.DataFrame # a row a bin: rows, predicted (mean), observed (share), low, high (of the share)
-    values: dict # ece, ece_low, ece_high, ece_by_chance, predicted, observed, log_loss, normalised_entropy (NaN where all labels are alike)
+    values: dict # ece (as it is), ece_debiased, ece_low, ece_high (of the true one), ece_by_chance, predicted, observed, log_loss, normalised_entropy (NaN where all labels are alike)
     name: str # shown in plots
 
     def __getitem__(self, metric: str) -> float: return self.values[metric]
@@ -64,7 +98,7 @@ class Reliability:
 
     def __repr__(self) -> str:
         v = self.values
-        return (f"{self.name}: ECE {v['ece']:.4f} [{v['ece_low']:.4f}, {v['ece_high']:.4f}], {v['ece_by_chance']:.4f} by chance alone; predicted {v['predicted']:.4f}, observed {v['observed']:.4f}; "
+        return (f"{self.name}: ECE {v['ece_debiased']:.4f} [{v['ece_low']:.4f}, {v['ece_high']:.4f}]; {v['ece']:.4f} as it is, {v['ece_by_chance']:.4f} by chance alone; predicted {v['predicted']:.4f}, observed {v['observed']:.4f}; "
             f"log loss {v['log_loss']:.4f}, normalised entropy {v['normalised_entropy']:.4f}\n{self.table.round(4).to_string()}")
 
     def plot(self,
@@ -93,10 +127,11 @@ def reliability(
     y, p, unit = _checked(y_true, p, user_ids); bins = _bins(p, n_bins); q = (1 - level) / 2
     n, k, mean = np.bincount(bins), np.bincount(bins, y), np.bincount(bins, p); z = norm.isf(q)
     middle, half = (k + z * z / 2) / (n + z * z), z / (n + z * z) * np.sqrt(k * (n - k) / n + z * z / 4)
-    table = pd.DataFrame({"rows": n, "predicted": mean / n, "observed": k / n, "low": middle - half, "high": middle + half}).rename_axis("bin")
-    error, draws, chance = _ece(y, p, unit, bins, n_boot, seed); low, high = np.quantile(draws, [q, 1 - q]) if n_boot else (np.nan, np.nan)
+    table = pd.DataFrame({"rows": n, "predicted": mean / n, "observed": k / n, "low": np.maximum(middle - half, 0), "high": np.minimum(middle + half, 1)}).rename_axis("bin")
+    distances = _distances(y, p, bins)
+    debiased, low, high = _true_ece(distances, _noise(y, p, unit, bins, n_boot, seed), level) if n_boot else (np.nan,) * 3
     m = ranker_metrics(y, p, n_boot=0) if 0 < y.mean() < 1 else {"log_loss": np.nan, "normalised_entropy": np.nan}
-    found = {"ece": error, "ece_low": low, "ece_high": high, "ece_by_chance": chance, "predicted": p.mean(), "observed": y.mean(), "log_loss": m["log_loss"], "normalised_entropy": m["normalised_entropy"]}
+    found = {"ece": np.abs(distances).sum(), "ece_debiased": debiased, "ece_low": low, "ece_high": high, "ece_by_chance": _chance(p, bins, seed), "predicted": p.mean(), "observed": y.mean(), "log_loss": m["log_loss"], "normalised_entropy": m["normalised_entropy"]}
     return Reliability(table, {c: float(x) for c, x in found.items()}, name)
 
 # %% ../nbs/07b_calibration.ipynb #d9e5c5a5

@@ -231,6 +231,19 @@ def _unpacked(total: ir.Value, how: str) -> ir.Value:
     total = total.fill_null(0.); high = _float((total / _BASE).floor())
     return high if how == "high" else total - high * _BASE
 
+# %% ../nbs/03_features.ipynb #53f27478
+def _clock(at: ir.Value, side: ir.Value) -> ir.Value:
+    "Ticks of half a microsecond: moments (side 0) are even, events (side 1) odd."
+    seconds = at.truncate("s").epoch_seconds().cast("int64")
+    microseconds = seconds * 1_000_000 + at.microsecond().cast("int64")
+    return microseconds * 2 + side.cast("int64")
+
+def _within(table: ir.Table, key: str, column: str, days: float) -> ir.Value:
+    "The sum of a column over the days before each row, its own tick included."
+    ticks = round(days * 86400) * 2_000_000
+    frame = ibis.range_window(group_by=key, order_by="tick", preceding=ticks, following=0)
+    return table[column].sum().over(frame)
+
 # %% ../nbs/03_features.ipynb #b3fb82cc
 def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Feature]) -> tuple[ir.Table, Callable]:
     "Running totals at the edges of all windows, and how to read what a feature wants from them, grouped by moment."
@@ -242,14 +255,24 @@ def _running(events: ir.Table, moments: ir.Table, key: str, features: list[Featu
     e = e.select(key, "at", side=ibis.literal(1, "int8"), edge=ibis.null("int8"), as_of=ibis.null(e.at.type()), **columns)
     edges = [m.select(key, at=m.as_of - _days(w) if w else m.as_of, side=ibis.literal(0, "int8"), edge=ibis.literal(j, "int8"), as_of=m.as_of,
         **{c: ibis.null(e[c].type()) for c in columns}) for j, w in enumerate(windows)] # side 0: before the events of the same time
-    both = ibis.union(e, *edges)
+    both = ibis.union(e, *edges).mutate(tick=lambda t: _clock(t.at, t.side))
+    amounts = {
+        f.name: place[text][0]
+        for f in features if f.how == "sum" and f.window
+        for text in parts[f.name] if place[text][1] == "all"
+    }
+    within = {(c, f.window): f"within_{c}_{windows.index(f.window)}" for f in features if (c := amounts.get(f.name))}
     over = ibis.window(group_by=key, order_by=["at", "side"], preceding=None, following=0)
-    both = both.select(key, "edge", "as_of", **{c: getattr(both[c], c[:3])().over(over) for c in columns})
+    both = both.select(key, "edge", "as_of", **{c: getattr(both[c], c[:3])().over(over) for c in columns},
+        **{name: _within(both, key, c, days) for (c, days), name in within.items()})
     both = both.filter(both.edge.notnull())
     def read(text, w): return _unpacked(both[place[text][0]].max(where=both.edge == windows.index(w)), place[text][1])
     def value(f):
         first, last = [*parts[f.name]][0], [*parts[f.name]][-1]
         if f.how not in ("sum", "distinct"): return read(first, None)
+        if f.name in amounts:
+            name = within[amounts[f.name], f.window]
+            return both[name].max(where=both.edge == 0).fill_null(0.)
         total = read(first, None).fill_null(0.)
         return total - read(last, f.window).fill_null(0.) if f.window else total
     return both, value

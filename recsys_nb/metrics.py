@@ -18,6 +18,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import seaborn as sns
+from scipy.stats import norm
+from scipy.stats import t as student_t
 
 # %% auto #0
 __all__ = ['MetricsError', 'RecommendationsError', 'ProtocolError', 'compute_metrics', 'Report', 'evaluate', 'Comparison',
@@ -175,17 +177,33 @@ def _fingerprint(t: _Truth, gain: np.ndarray | None) -> str:
 def _gains(frame, gain: str) -> np.ndarray:
     "Of each row its `value`, or 2**value - 1."
     v, = _columns(frame, ["value"], "truth"); v = v.to_numpy(float); g = v if gain == "linear" else 2**v - 1
-    if len(g) and not g.min() > 0:
+    if len(g) and g.min() < 0:
         least = g.argmin(); row = _show(frame.index[least])
-        raise MetricsError(f"value is {v[least]:g} in row {row} of the truth; a gain must be above 0: leave out what should not be found.")
+        raise MetricsError(f"value is {v[least]:g} in row {row} of the truth; a gain is not negative: leave out what should not be found.")
     return g
+
+_relevance = ("value", "relevance") # columns of a truth that say how relevant an item is
+
+def _relevant(truth, frame, gain: str):
+    "The rows of a truth that are to be found: all of a Dataset's positives; of a frame those with a relevance above 0, where it has one."
+    column = next((c for c in _relevance if c in frame.columns), None)
+    if column is None or (hasattr(truth, "positives") and gain == "binary"):
+        return frame
+    if column != "value":
+        frame = frame.rename(columns={column: "value"})
+    value, = _columns(frame, ["value"], "truth")
+    if not pd.api.types.is_numeric_dtype(value):
+        raise MetricsError(f"{column} of the truth is {value.dtype}; it says how relevant an item is and must hold numbers.")
+    return frame[(value > 0).to_numpy() if gain == "binary" else (value != 0).to_numpy()]
 
 def _truth(truth, users, what: str = "truth", gain: str = "binary") -> _Truth:
     "The distinct pairs of `truth`, of these `users` only if given; of repeats the greatest gain counts."
-    frame = _events(truth); user, item = _columns(frame, ["user_id", "item_id"], what)
+    frame = _events(truth)
+    if what == "truth": frame = _relevant(truth, frame, gain)
+    user, item = _columns(frame, ["user_id", "item_id"], what)
     g = None if gain == "binary" else _gains(frame, gain)
     if users is not None: asked = user.isin(users); user, item, g = user[asked], item[asked], None if g is None else g[asked.to_numpy()]
-    if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else "."))
+    if not len(user) and what == "truth": raise MetricsError("the truth has no rows" + (": none of `users` is in it." if users is not None else ", or none that is relevant."))
     (u, user_ids), (i, item_ids) = _codes(user, sort=True), _codes(item)
     pair = u * len(item_ids); pair += i
     if g is None: pair.sort()
@@ -237,6 +255,36 @@ def _joined(parts: list):
     if all(isinstance(x, np.ndarray) for x in parts): return np.concatenate(parts or [[]])
     return pd.concat(map(pd.Series, parts), ignore_index=True).array
 
+# %% ../nbs/07_metrics.ipynb #24611c9f
+def _kind_of(ids: pd.Index) -> str:
+    "number or text; other where ids are neither, or both."
+    if pd.api.types.is_bool_dtype(ids):
+        return "other"
+    if pd.api.types.is_numeric_dtype(ids):
+        return "number"
+    kind = pd.api.types.infer_dtype(ids, skipna=True)
+    return {"string": "text", "integer": "number", "floating": "number"}.get(kind, "other")
+
+def _bare(ids: pd.Index) -> pd.Index:
+    "Text ids without blanks, leading zeros and capitals."
+    return pd.Index([str(x).strip().lstrip("0").casefold() for x in ids])
+
+def _check_kinds(ours: pd.Index, theirs: pd.Index, what: str, there: str) -> None:
+    "A MetricsError where ids cannot meet, or meet only when written alike; it shows one of each."
+    if not len(ours) or not len(theirs):
+        return
+    one, other = _kind_of(ours), _kind_of(theirs)
+    if {one, other} == {"number", "text"}:
+        raise MetricsError(f"{what} of the recommendations are {one} (e.g. {_show(ours[0])}), those of {there} are {other} (e.g. {_show(theirs[0])}): "
+            "make them of one type, e.g. df.astype({'user_id': str, 'item_id': str}).")
+    if one == other == "text" and not ours.isin(theirs).any():
+        mine, their = _bare(ours), _bare(theirs)
+        alike = mine.isin(their)
+        if alike.any():
+            at = int(alike.argmax())
+            twin = theirs[int((their == mine[at]).argmax())]
+            raise MetricsError(f"no {what[:-1]} of the recommendations is in {there}, but {_show(ours[at])} and {_show(twin)} differ by blanks, leading zeros or capitals only: write both alike.")
+
 # %% ../nbs/07_metrics.ipynb #45a46828
 def _cells(recs, users: pd.Index, K: int) -> tuple:
     "Of each row up to rank K the place in a matrix (n_users, K), and its item; and how many users are not among `users`."
@@ -250,6 +298,7 @@ def _cells(recs, users: pd.Index, K: int) -> tuple:
         cells.append(cell); items.append(i)
     strangers = pd.unique(_joined(strangers))
     if len(strangers) and not any(map(len, cells)):
+        _check_kinds(pd.Index(strangers), users, "users", "the truth")
         raise MetricsError(f"no user of the recommendations (e.g. {_show(strangers[0])}) is to be evaluated (e.g. {_show(users[0])}): "
             "are both ids of one type?")
     return np.concatenate(cells or [np.empty(0, int)]), _joined(items), len(strangers)
@@ -420,6 +469,50 @@ def _card(protocol: dict) -> str:
     computed = [_phrases[key].format(_words(protocol[key])) for key in shown]
     return "\n".join(" · ".join(line) for line in (told, computed) if line)
 
+# %% ../nbs/07_metrics.ipynb #60e4195a
+_unit_metrics = ("precision", "recall", "ndcg", "map", "mrr", "hit_rate", "coverage", "gini", "auc", "gauc")
+
+def _limits(metric: str, paired: bool) -> tuple[float, float] | None:
+    "The least and the greatest value that a metric, or a difference of two, can have."
+    if metric not in _unit_metrics:
+        return None
+    return (-1., 1.) if paired else (0., 1.)
+
+def _score_interval(value: float, spread: float, limits: tuple[float, float], level: float) -> tuple[float, float]:
+    "Wilson's interval of a mean within limits, for as many independent values as its spread stands for."
+    least, greatest = limits
+    width = greatest - least
+    share = (value - least) / width
+    z2 = norm.isf((1 - level) / 2) ** 2
+    per_unit = z2 * (spread / width) ** 2 / max(share * (1 - share), 1e-300) # z² / n
+    middle = (share + per_unit / 2) / (1 + per_unit)
+    half = np.sqrt(per_unit * (share * (1 - share) + per_unit / 4)) / (1 + per_unit)
+    return least + width * max(middle - half, 0.), least + width * min(middle + half, 1.)
+
+def _alike_interval(value: float, n: int, limits: tuple[float, float], level: float) -> tuple[float, float]:
+    "Where n values are all alike: the others that there may be, as in the rule of three (Clopper & Pearson 1934)."
+    others = 1 - ((1 - level) / 2) ** (1 / n)
+    return value - (value - limits[0]) * others, value + (limits[1] - value) * others
+
+def _interval(draws: np.ndarray, value: float, n: int, limits: tuple | None, level: float) -> tuple[float, float]:
+    "The percentile interval of the resamples; another where they are all alike or leave the limits."
+    if not len(draws) or np.isnan(value):
+        return np.nan, np.nan
+    low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
+    if limits is None:
+        return low, high
+    alike = draws.max() - draws.min() <= 1e-12
+    if alike and (value != 0 or limits[0] == 0):
+        return _alike_interval(value, n, limits, level)
+    if low < limits[0] or high > limits[1]:
+        inside = np.clip(value, *limits)
+        return _score_interval(inside, draws.std(), limits, level)
+    return low, high
+
+def _units(counts: dict) -> int:
+    "How many users, or else rows, the resamples draw."
+    return max(1, counts.get("users", counts.get("rows", 1)))
+
 # %% ../nbs/07_metrics.ipynb #10d7febb
 _other_scale = ("novelty", "calibration", "popularity_lift") # not from 0 to 1
 _labels = {"popularity_lift": "popularity lift", "gini": "Gini", "ndcg": "NDCG", "map": "MAP", "mrr": "MRR", "auc": "AUC", "gauc": "GAUC", "hit_rate": "hit rate", "log_loss": "log loss", "normalised_entropy": "normalised entropy"}
@@ -428,11 +521,18 @@ def _label(name: str) -> str:
     metric, at, k = name.partition("@")
     return _labels.get(metric, metric) + at + k
 
-def _tidy(draws: pd.DataFrame, level: float, **columns) -> pd.DataFrame:
-    "A row a metric: metric, k, the `columns`, and the percentile interval of its draws."
-    metric, k = zip(*[(m, int(k) if k else None) for m, _, k in (c.partition("@") for c in draws)])
-    q = draws.quantile([(1 - level) / 2, (1 + level) / 2])
-    return pd.DataFrame({"metric": metric, "k": pd.array(k, dtype="Int64"), **{c: v.to_numpy() for c, v in columns.items()}, "low": q.iloc[0].to_numpy(), "high": q.iloc[1].to_numpy()})
+def _tidy(draws: pd.DataFrame, level: float, n: int, estimate: str, **columns) -> pd.DataFrame:
+    "A row a metric: metric, k, the `columns`, and the interval of the one that is the estimate, of n units."
+    parts = [c.partition("@") for c in draws]
+    values = np.asarray(columns[estimate], float)
+    limits = [_limits(metric, estimate == "difference") for metric, _, _ in parts]
+    ends = [_interval(draws[c].to_numpy(), values[j], n, limits[j], level) for j, c in enumerate(draws)]
+    table = pd.DataFrame({
+        "metric": [metric for metric, _, _ in parts],
+        "k": pd.array([int(k) if k else None for *_, k in parts], dtype="Int64"),
+        **{c: np.asarray(v) for c, v in columns.items()},
+    })
+    return table.assign(low=[low for low, _ in ends], high=[high for _, high in ends])
 
 def _count(counts: dict[str, int]) -> str:
     "1,000 users · 3 without truth · 7 left out: nothing new"
@@ -500,7 +600,7 @@ class Report(_Drawn):
     def __getitem__(self, metric: str) -> float: return float(self.values[metric])
     def to_frame(self) -> pd.DataFrame: # metric, k, value, low, high
         "A row a metric."
-        return _tidy(self.draws, self.protocol["level"], value=self.values)
+        return _tidy(self.draws, self.protocol["level"], _units(self.counts), "value", value=self.values)
     def to_dict(self) -> dict: # name, metrics: {name: {value, low, high}}, counts, protocol; undefined numbers as None
         "Everything but the per-user values, ready for JSON."
         rows = zip(self.values.index, self.to_frame()[["value", "low", "high"]].to_dict("records"))
@@ -682,7 +782,7 @@ def _sources(wanted: list[str], t: _Truth, past: _Truth | None, popularity: pd.S
 # %% ../nbs/07_metrics.ipynb #9181cdd1
 def evaluate(
     recommendations: pd.DataFrame, # user_id, item_id, rank (from 1, no gaps, no item twice), or score, which is ranked; others are ignored
-    truth, # what should have been recommended: a frame of user_id, item_id (repeats count once), or a Dataset, of which the positives are taken
+    truth, # what should have been recommended: a frame of user_id, item_id (repeats count once; rows whose `value` or `relevance` is 0 are not relevant), or a Dataset, of which the positives are taken
     k: int | Sequence[int] = (10, 20), # cut-offs: only the first k of each list are looked at
     metrics: Sequence[str] | None = None, # precision, recall, ndcg, map, mrr, hit_rate, coverage, gini, novelty, diversity, calibration, popularity_lift; default: all possible
     items: Iterable | None = None, # the catalogue's item ids, for coverage and gini
@@ -709,6 +809,8 @@ def evaluate(
     wanted = _wanted(metrics, items=items, popularity=popularity, train=train, categories=categories, vectors=vectors)
     lists, shown, others = _lists(_ranked(recommendations, ties), t.users, ks[-1]); hits = _hits(lists, shown, t)
     past, counted = _past(train, t.users); counted = counted if popularity is None else popularity
+    _check_kinds(shown, t.items, "items", "the truth")
+    if counted is not None: _check_kinds(shown, counted.index, "items", "the train part or of popularity")
     seen = None if past is None else _seen(_hits(lists, shown, past), lists, shown, t.users, (protocol or {}).get("seen"))
     told, left_out = _stated(protocol, split=getattr(truth, "split", None), seen=seen)
     values = _per_user(hits, t, ks, map_denominator) | _beyond(wanted, ks, lists, shown, counted, past, categories, vectors)
@@ -724,10 +826,26 @@ def evaluate(
     return report
 
 # %% ../nbs/07_metrics.ipynb #826c3756
-def _p_value(draws: pd.DataFrame) -> np.ndarray:
-    "Two-sided bootstrap p-value of each column against zero; NaN without draws."
-    below, above = (1 + (draws <= 0).sum()) / (len(draws) + 1), (1 + (draws >= 0).sum()) / (len(draws) + 1)
-    return np.minimum(1, 2 * np.minimum(below, above)).to_numpy() if len(draws) else np.full(draws.shape[1], np.nan)
+_ENOUGH = 10 # resamples beyond zero for their share to be a p-value
+
+def _tail(value: np.ndarray, spread: np.ndarray, n: int) -> np.ndarray:
+    "Two-sided p of Student's t; where nothing varies that of the sign test, 1 for no difference."
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = 2 * student_t.sf(np.abs(value) / spread, max(n - 1, 1))
+    signs = np.where(value == 0, 1., min(1., 2. ** (1 - n)))
+    return np.where(spread <= 1e-12, signs, p)
+
+def _p_value(draws: pd.DataFrame, value: np.ndarray, n: int, differing: np.ndarray) -> np.ndarray:
+    """Two-sided p-value of each column against zero: the bootstrap's while resamples enough lie on the other side,
+    further out that of Student's t with the bootstrap's standard error; `differing` users that differ cannot show less than 2**(1 - differing)."""
+    if not len(draws):
+        return np.full(draws.shape[1], np.nan)
+    x, value = draws.to_numpy(), np.asarray(value, float)
+    beyond = np.minimum((x <= 0).sum(0), (x >= 0).sum(0))
+    share = np.minimum(1, 2 * (1 + beyond) / (len(x) + 1))
+    p = np.where(beyond >= _ENOUGH, share, _tail(value, x.std(0), n))
+    least = np.minimum(1, 2. ** (1 - np.asarray(differing, float)))
+    return np.where(np.isnan(value), np.nan, np.maximum(p, least))
 
 # %% ../nbs/07_metrics.ipynb #e959fbea
 @dataclass(repr=False)
@@ -747,7 +865,14 @@ class Comparison:
     def to_frame(self) -> pd.DataFrame: # metric, k, a, b, difference, low, high, p
         "A row a metric; in log_loss and normalised_entropy less is better."
         a, b = self.a.values, self.b.values
-        return _tidy(self.draws, self.a.protocol["level"], a=a, b=b, difference=b - a).assign(p=_p_value(self.draws))
+        draws, n = self.draws, _units(self.a.counts)
+        f = _tidy(draws, self.a.protocol["level"], n, "difference", a=a, b=b, difference=b - a)
+        return f.assign(p=_p_value(draws, f.difference, n, self._differing(draws, n)))
+    def _differing(self, draws: pd.DataFrame, n: int) -> list[int]:
+        "Of each metric how many users differ; all units where it is no mean of users' values."
+        each = self.per_user
+        own = [] if each is None else each.columns
+        return [int((each[c].fillna(0) != 0).sum()) if c in own else n for c in draws]
     def plot(self, ax=None): # the matplotlib axes
         "Each difference with its interval; those of another scale (novelty, calibration, popularity lift) are left out."
         f = self.to_frame().assign(name=self.a.values.index); f = f[~f.metric.isin(_other_scale)]
@@ -755,7 +880,7 @@ class Comparison:
         ax.set(title=f"{self.b.name} − {self.a.name}, in pairs", xlabel=f"difference, with {self.a.protocol['level']:.0%} interval")
         return ax
     def __repr__(self):
-        least = 2 / (len(self.draws) + 1); p = lambda p: f"p ≤ {least:.2g}" if p <= least else f"p = {p:.2g}"
+        p = lambda p: "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
         rows = [f"{_label(m):<14} {r.difference:+.3f} [{r.low:.3f}, {r.high:.3f}]  {p(r.p)}" for m, r in zip(self.a.values.index, self.to_frame().itertuples())]
         return "\n".join([f"{self.b.name} − {self.a.name}, paired over {_count(self.a.counts)} · {self.a.protocol['level']:.0%} intervals", *rows, self.a.card()])
 
@@ -805,8 +930,11 @@ class Comparisons:
 
 def _holm(p: np.ndarray) -> np.ndarray:
     "Holm's step-down p-values; NaN stays."
-    order = np.argsort(p); out = np.empty(len(p)); out[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)))
-    return np.where(np.isnan(p), np.nan, out)
+    order = np.argsort(p)[:np.count_nonzero(~np.isnan(p))] # NaN sorts last: no test, so it does not count
+    stepped = p[order] * np.arange(len(order), 0, -1)
+    out = np.full(len(p), np.nan)
+    out[order] = np.minimum(1, np.maximum.accumulate(stepped))
+    return out
 
 # %% ../nbs/07_metrics.ipynb #b2635021
 def compare_all(

@@ -14,7 +14,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import stats
 
-from .abtest import ExperimentError, _alpha, _p_text, _plain, delta_method
+from .abtest import ExperimentError, _alpha, _p_text, _plain, _wilson, delta_method
 
 # %% auto #0
 __all__ = ['team_draft', 'Interleaving', 'interleaving_test', 'OffPolicy', 'off_policy']
@@ -98,6 +98,14 @@ class Interleaving:
         ax.set(title=repr(self).split(":")[0], xlabel=f"clicks that went to b (%), {1 - self.alpha:.0%} interval", yticks=[])
         return ax
 
+# %% ../nbs/11c_offpolicy.ipynb #206786eb
+def _share_interval(share, se, n, alpha):
+    "Wilson's interval of a share, for as many independent values as its standard error stands for; of n users where there is no spread."
+    z = stats.norm.isf(alpha / 2)
+    size = share * (1 - share) / se**2 if se > 0 and 0 < share < 1 else n
+    low, high = _wilson(share * size, size, z)
+    return float(low), float(high)
+
 # %% ../nbs/11c_offpolicy.ipynb #dc3740a8
 def interleaving_test(
     shown: pd.DataFrame, # rows of interleaved lists: user_id, team ('a', 'b' or 'both'), clicked (0 or 1, or a count)
@@ -114,9 +122,17 @@ def interleaving_test(
     A, B = (np.bincount(code, y * (shown.team == t), len(ids)) for t in "ab")
     if len(ids) < 2 or (A == B).all(): raise ExperimentError("no user clicked more for one ranker than for the other: there is nothing to test.")
     share, sd = delta_method(B, A + B)
-    half = stats.norm.isf(_alpha(alpha) / 2) * sd / np.sqrt(len(ids))
-    wins, p = (int((A > B).sum()), int((B > A).sum()), int((A == B).sum())), float(stats.ttest_1samp(B - A, 0).pvalue)
-    return Interleaving(len(ids), (int(A.sum()), int(B.sum())), wins, float(share), (float(share - half), float(share + half)), p, alpha)
+    decided = int((A != B).sum())
+    p = max(_t_or_signs(B - A), 2. ** (1 - decided)) # the sign test's least p: few users cannot show more
+    wins = (int((A > B).sum()), int((B > A).sum()), int((A == B).sum()))
+    ci = _share_interval(float(share), float(sd / np.sqrt(len(ids))), int((A + B > 0).sum()), _alpha(alpha))
+    return Interleaving(len(ids), (int(A.sum()), int(B.sum())), wins, float(share), ci, float(p), alpha)
+
+def _t_or_signs(difference):
+    "Two-sided p of a t-test of the mean; where all are alike that of the sign test."
+    if np.ptp(difference) == 0:
+        return 2. ** (1 - len(difference))
+    return stats.ttest_1samp(difference, 0).pvalue
 
 # %% ../nbs/11c_offpolicy.ipynb #43f85ae3
 def _check_log(reward, target, logged, **others):
@@ -185,8 +201,17 @@ def off_policy(
     _check_support(raw, per_user)
     parts = {"logged": (r, 1.), "IPS": (w * r, 1.), "SNIPS": (w * r, w)} | ({} if q is None else {"DR": (v + w * (r - q), 1.)})
     rows = [(name, *_interval(per_user(x), per_user(m + 0 * r), alpha)) for name, (x, m) in parts.items()]
+    if 0 <= r.min() and r.max() <= 1:
+        rows = [_within_unit(row, code.max() + 1, alpha) for row in rows]
     table = pd.DataFrame(rows, columns=["method", "estimate", "se", "low", "high"])
     return OffPolicy(table, len(r), float((one * w).sum()**2 / ((one * w)**2).sum()), float(raw.max()), float((w < raw).mean()), float(np.average(raw, weights=one)), alpha)
+
+def _within_unit(row, n, alpha):
+    "The row of an estimator of a mean in [0, 1], its interval inside too: Wilson's for means of rewards, cut for the others."
+    name, estimate, se, low, high = row
+    if name in ("logged", "SNIPS"):
+        return name, estimate, se, *_share_interval(min(max(estimate, 0.), 1.), se, n, alpha)
+    return name, estimate, se, *np.clip((low, high), 0, 1).tolist()
 
 def _interval(x, m, alpha):
     "Ratio of sums over users with its standard error and interval."

@@ -5,6 +5,7 @@
 # %% ../nbs/11b_sequential.ipynb #c5d7d8f8
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,18 +16,22 @@ import pandas as pd
 import seaborn as sns
 from scipy import optimize, special, stats
 
-from .abtest import (ExperimentError, _alpha, _arms, _check_counts, _count, _metric, _pct, _plain, _specs, _users, delta_method, power, srm_test)
+from .abtest import (ExperimentError, _alpha, _arms, _at_least_one, _check_counts, _count, _estimand, _expected, _kinds, _metric, _pct, _plain,
+    _settle_users, _specs, _users, _values, delta_method, power, srm_test)
 
 # %% auto #0
-__all__ = ['Duration', 'duration', 'Boundaries', 'group_sequential', 'confidence_sequence', 'always_valid_p', 'tuned_tau',
-           'Monitor', 'monitor', 'Bayes', 'beta_binomial']
+__all__ = ['MIN_USERS', 'SCALES', 'Duration', 'duration', 'Boundaries', 'group_sequential', 'confidence_sequence',
+           'always_valid_p', 'tuned_tau', 'Monitor', 'monitor', 'Bayes', 'beta_binomial']
 
 # %% ../nbs/11b_sequential.ipynb #34e5101b
 def _times(frame, column):
     "The column as timestamps without nulls."
     if column not in frame.columns: raise ExperimentError(f"there is no column {column!r} of times; the frame has {list(frame.columns)}.")
     if pd.api.types.is_numeric_dtype(frame[column]): raise ExperimentError(f"column {column!r} is numeric; make it a time first, e.g. pd.to_datetime(frame[{column!r}], unit='s').")
-    t = pd.to_datetime(frame[column], errors="coerce")
+    try:
+        t = pd.to_datetime(frame[column], errors="coerce")
+    except ValueError: # offsets that differ, as before and after a clock change
+        t = pd.to_datetime(frame[column], errors="coerce", utc=True)
     if t.isna().any(): raise ExperimentError(f"column {column!r} is null or no time in {int(t.isna().sum())} rows, the first is row {_plain(frame.index[t.isna()][0])!r}.")
     return t
 
@@ -39,6 +44,7 @@ class Duration:
     power: float # chance to detect `mde`
     alpha: float # two-sided significance level
     target: float | None = None # the lift that matters
+    estimand: str = "" # what the metric estimates, in words
     def to_frame(self) -> pd.DataFrame: # columns days, users (seen by then), n (in each arm), baseline, sd (a user), mde (relative)
         "One row a duration."
         return self.table.copy()
@@ -51,7 +57,7 @@ class Duration:
         show = {"users": "{:,.0f}".format, "n": "{:,.0f}".format, "baseline": "{:.4g}".format, "sd": "{:.4g}".format, "mde": "{:+.2%}".format}
         when = "" if self.target is None else f"after {self.days:g} days" if self.days == self.days else f"in none of these durations; the longest detects {self.table.mde.iloc[-1]:+.2%}"
         answer = f"\nA lift of {self.target:+.1%} is detectable {when}." if when else ""
-        return f"{self.metric}: smallest lift detectable with power {self.power:.0%} at alpha = {self.alpha:g}, n in each arm{answer}\n{self.table.to_string(index=False, formatters=show)}"
+        return f"{self.metric} ({self.estimand}): smallest lift detectable with power {self.power:.0%} at alpha = {self.alpha:g}, n in each arm{answer}\n{self.table.to_string(index=False, formatters=show)}"
     def plot(self, ax=None):
         "The detectable lift against the days."
         ax, t = ax or plt.subplots(figsize=(6, 3.4))[1], self.table
@@ -72,19 +78,24 @@ def duration(
     target: float | None = None, # the lift that matters
     power: float = .8, # chance to detect
     alpha: float = .05, # two-sided significance level
+    kind: str = "mean", # of a metric of one column: 'mean' (per user, rows summed) or 'share' (of users with at least one)
 ) -> Duration: # .to_frame(), .plot(), .days
     "The smallest detectable lift by duration, from historical data: users, their returning and their variance as they were."
     if not 0 < share <= .5: raise ExperimentError(f"share={share!r} is the part of all users in one arm: above 0, at most .5.")
     t = _times(history, time); elapsed = (t - t.min()) / pd.Timedelta(days=1)
     if max(days) > np.ceil(elapsed.max()): raise ExperimentError(f"the history covers {elapsed.max():.1f} days, {max(days):g} are asked for; pass shorter days=... or a longer history.")
     (name, spec), = _specs(metric).items()
-    rows = [_horizon(history[elapsed < d], name, spec, user, d, share, power, alpha) for d in sorted(days)]
-    return Duration(pd.DataFrame(rows, columns=["days", "users", "n", "baseline", "sd", "mde"]), name, power, alpha, target)
+    kind = _kinds(kind, {name: spec})[name]
+    rows = [_horizon(history[elapsed < d], name, spec, user, d, share, power, alpha, kind) for d in sorted(days)]
+    table = pd.DataFrame(rows, columns=["days", "users", "n", "baseline", "sd", "mde"])
+    return Duration(table, name, power, alpha, target, _estimand(spec, kind))
 
-def _horizon(part, name, spec, user, days, share, target, alpha):
+def _horizon(part, name, spec, user, days, share, target, alpha, kind):
     "One row: what the rows of the first days tell."
     code, first = _users(part, user, np.zeros(len(part), int), ["all"])
     cols = _metric(part, spec, (None, None), code, first)
+    if kind == "share":
+        cols["x"] = _at_least_one(part, spec[0], code, len(first))
     ratio, sd = delta_method(cols["x"], cols.get("m", np.ones(len(first))))
     if ratio <= 0 or sd <= 0: raise ExperimentError(f"{name} is {ratio:g} with standard deviation {sd:g} in the first {days:g} days: there is nothing to detect a lift of.")
     n = int(len(first) * share)
@@ -129,7 +140,10 @@ def _boundaries(t, spend):
     inside, z = _start(), []
     for step, a, now in zip(np.diff(t, prepend=0), spend, t):
         top = 9 * np.sqrt(now)
-        c = top if a < 2 * stats.norm.sf(8.5) else optimize.brentq(lambda c: _cross(inside, step, c, 0.) - a, 0, top, xtol=1e-12)
+        if a < 2 * stats.norm.sf(8.5):
+            c = np.sqrt(now) * max(9, stats.norm.isf(a / 2) if not z else 9) # too far out to integrate; at the first look exact
+        else:
+            c = optimize.brentq(lambda c: _cross(inside, step, c, 0.) - a, 0, top, xtol=1e-12)
         inside = _carry(inside, step, c, 0., now); z.append(c / np.sqrt(now))
     return np.array(z)
 
@@ -152,7 +166,10 @@ class Boundaries:
         "What the looks cost and save if there is the effect that a single look would find with `power`; a ValueError for a power outside these bounds."
         if not .5 <= power < 1: raise ValueError(f"power must be at least .5 and below 1, got {power}")
         single = stats.norm.isf(self.alpha / 2) + stats.norm.ppf(power)
-        more = optimize.brentq(lambda d: self.exits(d).sum() - power, 0, single + 3)
+        most = single + 3
+        while self.exits(most).sum() < power: # looks that end early need a larger effect
+            most *= 2
+        more = optimize.brentq(lambda d: self.exits(d).sum() - power, 0, most)
         p, longer = self.exits(more), (more / single)**2
         used = longer * (p @ self.information + (1 - p.sum()) * self.information[-1])
         return {"power": float(self.exits(single).sum()), "inflation": float(longer), "expected_share": float(used)}
@@ -224,7 +241,11 @@ class Monitor:
     table: pd.DataFrame # as .to_frame() gives it
     metric: str # the metric watched
     alpha: float # chance that the truth is ever outside
-    def to_frame(self) -> pd.DataFrame: # columns time (end of the period), users, control, treatment, lift, low, high (always valid), plain_low, plain_high, p (always valid)
+    estimand: str = "" # what the metric estimates, in words
+    arms: tuple = ("control", "treatment") # names of the control and of the treatment
+    scale: str = "lift" # what is watched: 'lift' (relative) or 'difference'
+    min_users: int = 0 # users in each arm before which nothing is decided
+    def to_frame(self) -> pd.DataFrame: # columns time (end of the period), users, control, treatment, lift or difference, low, high (always valid), plain_low, plain_high, p (always valid)
         "One row a period."
         return self.table.copy()
     @property
@@ -232,47 +253,136 @@ class Monitor:
         "The first time at which the always-valid interval leaves 0 out; None: not yet."
         out = self.table.time[(self.table.low > 0) | (self.table.high < 0)]
         return out.iloc[0] if len(out) else None
-    def __repr__(self):
-        last, when = self.table.iloc[-1], self.decided
-        says = "not decided yet" if when is None else f"decided since {when:%Y-%m-%d %H:%M}"
-        t = self.table.tail(5).assign(**{c: self.table[c].map(_pct) for c in ("lift", "low", "high", "plain_low", "plain_high")}, p=self.table.p.map("{:.4f}".format))
-        interval = f"always-valid {1 - self.alpha:.0%} interval {_pct(last.low)} to {_pct(last.high)}"
-        return f"{self.metric}: {says}; lift {_pct(last.lift)}, {interval} after {last.users:,.0f} users\n{t.to_string(index=False)}"
+    def __repr__(self): return _monitor_text(self)
     def plot(self, ax=None):
         "The lift over time with both intervals."
         ax, t, color = ax or plt.subplots(figsize=(7.5, 3.6), layout="constrained")[1], self.table, sns.color_palette("colorblind")[0]
-        ax.fill_between(t.time, t.low * 100, t.high * 100, alpha=.25, color=color, label="always valid"); ax.plot(t.time, t.lift * 100, "o-", ms=3, color=color, label="lift")
-        for c in ("plain_low", "plain_high"): ax.plot(t.time, t[c] * 100, color="grey", lw=1, ls=":", label="plain interval, for one look" if c == "plain_low" else None)
+        times = 100 if self.scale == "lift" else 1
+        ax.fill_between(t.time, t.low * times, t.high * times, alpha=.25, color=color, label="always valid"); ax.plot(t.time, t[self.scale] * times, "o-", ms=3, color=color, label=self.scale)
+        for c in ("plain_low", "plain_high"): ax.plot(t.time, t[c] * times, color="grey", lw=1, ls=":", label="plain interval, for one look" if c == "plain_low" else None)
         ax.axhline(0, color="grey", ls="--")
         if self.decided is not None: ax.axvline(self.decided, color="black", lw=1, label="decided")
         tail = t.iloc[len(t) // 5:]
-        reach = np.array([min(tail.plain_low.min(), 0), max(tail.plain_high.max(), 0)]) * 100
+        reach = np.array([min(tail.plain_low.min(), 0), max(tail.plain_high.max(), 0)]) * times
         ax.set(title=f"{self.metric}: " + ("not decided yet" if self.decided is None else f"decided since {self.decided:%d %B}"),
-               xlabel="time", ylabel=f"lift (%), {1 - self.alpha:.0%}", ylim=reach + np.diff(reach) * [-.3, .5])
+               xlabel="time", ylabel=f"{self.scale}{' (%)' if times == 100 else ''}, {1 - self.alpha:.0%}", ylim=reach + np.diff(reach) * [-.3, .5])
         ax.legend(fontsize="small", ncols=2); ax.tick_params(axis="x", rotation=20)
         return ax
 
+# %% ../nbs/11b_sequential.ipynb #9094948b
+def _monitor_text(m):
+    "What is decided, the last interval, and the last five periods."
+    show = _pct if m.scale == "lift" else lambda v: "-" if np.isnan(v) else f"{v:+.4g}"
+    last, when = m.table.iloc[-1], m.decided
+    says = "not decided yet" if when is None else f"decided since {when:%Y-%m-%d %H:%M}"
+    interval = f"always-valid {1 - m.alpha:.0%} interval {show(last.low)} to {show(last.high)}"
+    what = f"{m.metric} ({m.estimand}) of {m.arms[1]!r} against {m.arms[0]!r}"
+    columns = (m.scale, "low", "high", "plain_low", "plain_high")
+    t = m.table.tail(5).assign(**{c: m.table[c].map(show) for c in columns})
+    t["p"] = t.p.map(lambda p: "-" if np.isnan(p) else f"{p:.4f}")
+    text = f"{what}: {says}; {m.scale} {show(last[m.scale])}, {interval} after {last.users:,.0f} users"
+    if m.table.low.isna().all():
+        text += f"\nNothing is decided before there are {m.min_users:,} users in each arm (min_users)."
+    return f"{text}\n{t.to_string(index=False)}"
+
+# %% ../nbs/11b_sequential.ipynb #140d84d8
+MIN_USERS = 500 # in each arm, before which monitor decides nothing
+
+# %% ../nbs/11b_sequential.ipynb #a2ce051b
+_CALENDAR = {"D": "D", "W": "W", "M": "M", "MS": "M", "ME": "M", "Q": "Q", "QS": "Q", "QE": "Q", "Y": "Y", "YS": "Y", "YE": "Y"}
+
+def _calendar_edges(t, number, freq):
+    "Starts of days, weeks, months … on the wall clock, the last one behind all of t."
+    wall = t.dt.tz_localize(None)
+    first, last = (pd.Period(x, freq=freq) for x in (wall.min(), wall.max()))
+    starts = pd.period_range(first, last + number, freq=freq)[::number].start_time
+    if t.dt.tz is None:
+        return starts
+    return starts.tz_localize(t.dt.tz, ambiguous=np.ones(len(starts), bool), nonexistent="shift_forward")
+
+def _elapsed_edges(t, every):
+    "Starts of hours, minutes …, the last one behind all of t."
+    zone = t.dt.tz
+    t = t if zone is None else t.dt.tz_convert("UTC")
+    first, width = t.min().floor(every), pd.Timedelta(pd.tseries.frequencies.to_offset(every))
+    edges = pd.date_range(first, periods=(t.max() - first) // width + 2, freq=width)
+    return edges if zone is None else edges.tz_convert(zone)
+
+def _period_edges(t, every):
+    "Starts of the periods of length `every` that hold the times t, and the end of the last."
+    found = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]+)?", str(every))
+    number, unit, anchor = found.groups(default="") if found else ("", "", "")
+    try:
+        if unit in _CALENDAR:
+            return _calendar_edges(t, int(number or 1), _CALENDAR[unit] + anchor)
+        return _elapsed_edges(t, every)
+    except (ValueError, TypeError, OverflowError) as e:
+        raise ExperimentError(
+            f"every={every!r} is no length of a period; give 'h', '6h', 'D', 'W', 'MS' "
+            "or another of pandas' aliases."
+        ) from e
+
 # %% ../nbs/11b_sequential.ipynb #daf64405
-def _so_far(frame, spec, code, arm, period, n_periods):
-    "After each period, for each arm: users seen, their ratio, its standard error; (periods, 2) each."
-    cols, n = _metric(frame, spec, (None, None), np.arange(len(frame)), np.arange(len(frame))), len(arm)
-    x, m, seen, out = np.zeros(n), np.zeros(n), np.zeros(n, bool), []
-    once = spec[1] is None and np.isin(cols["x"], (0, 1)).all()
-    order = np.argsort(period, kind="stable"); ends = np.searchsorted(period[order], np.arange(n_periods), side="right")
+def _so_far(frame, spec, kind, code, arm, period, n_periods):
+    "After each period, for each arm (0, 1): users seen, their ratio, its standard error, their skewness; (periods, 2) each."
+    n, out = len(arm), []
+    top = _values(frame, spec[0])
+    below = _values(frame, spec[1]) if spec[1] else None
+    x, m, seen = np.zeros(n), np.zeros(n), np.zeros(n, bool)
+    order = np.argsort(period, kind="stable")
+    ends = np.searchsorted(period[order], np.arange(n_periods), side="right")
     for rows in np.split(order, ends[:-1]):
-        np.add.at(x, code[rows], cols["x"][rows]); seen[code[rows]] = True
-        if spec[1]: np.add.at(m, code[rows], cols["m"][rows])
-        each = [_ratio_so_far((np.minimum(x, 1) if once else x)[at], m[at] if spec[1] else np.ones(at.sum())) for at in (seen & (arm == 0), seen & (arm == 1))]
-        out.append(list(zip(*each)))
+        seen[code[rows]] = True
+        if kind == "share":
+            np.maximum.at(x, code[rows], top[rows] > 0)
+        else:
+            np.add.at(x, code[rows], top[rows])
+        if below is None:
+            m[code[rows]] = 1
+        else:
+            np.add.at(m, code[rows], below[rows])
+        out.append(_look(x, m, seen & (arm == 0), seen & (arm == 1)))
     return (np.array(v) for v in zip(*out))
 
+def _look(x, m, *arms):
+    "Users, ratio, standard error and skewness of each arm; an arm where all users are alike takes the spread of all."
+    each = [_ratio_so_far(x[at], m[at]) for at in arms]
+    sizes, ratios, spreads, skews = map(list, zip(*each))
+    if min(spreads) == 0 and max(spreads) > 0:
+        everybody = np.any(arms, axis=0)
+        pooled = _ratio_so_far(x[everybody], m[everybody])[2]
+        spreads = [s or pooled for s in spreads]
+    errors = [s / np.sqrt(max(n, 1)) for s, n in zip(spreads, sizes)]
+    return sizes, ratios, errors, skews
+
 def _ratio_so_far(x, m):
-    "Users, ratio and its standard error; nan while there are too few."
-    if len(x) < 2 or m.sum() <= 0: return len(x), np.nan, np.nan
+    "Users, ratio, and by user its standard deviation and skewness; nan while there are too few."
+    if len(x) < 2 or m.sum() <= 0:
+        return len(x), np.nan, np.nan, np.nan
     ratio, sd = delta_method(x, m)
-    return len(x), float(ratio), float(sd / np.sqrt(len(x)))
+    off = x - ratio * m
+    size = np.sqrt((off**2).mean())
+    skew = ((off / size)**3).mean() if size > 0 else 0.
+    return len(x), float(ratio), float(sd), float(skew)
 
 # %% ../nbs/11b_sequential.ipynb #39e08bb0
+SCALES = ("auto", "lift", "difference")
+
+def _watched(names, treatment):
+    "The place of the treatment among the arms' names."
+    if treatment is None and len(names) > 2: raise ExperimentError(f"which treatment shall be watched? treatment=... is one of {names[1:]}.")
+    if treatment is not None and treatment not in names[1:]: raise ExperimentError(f"treatment={treatment!r} is not one of {names[1:]}.")
+    return 1 if treatment is None else names.index(treatment)
+
+def _check_split(counts, names, expected):
+    "Warn if the split of the two watched arms is not the planned one."
+    shares = expected
+    if isinstance(expected, Mapping):
+        _expected(expected, names)
+        shares = {arm: expected[arm] for arm in counts}
+    srm = srm_test(counts, shares)
+    if srm.mismatch: warnings.warn(str(srm), stacklevel=3)
+
 def monitor(
     frame: pd.DataFrame, # rows with a time: events, sessions
     metric: str, # 'column' or 'numerator/denominator', as for analyze
@@ -283,51 +393,120 @@ def monitor(
     treatment: object = None, # the other arm; None: the only other one
     user: str = "user_id", # column with the user's id
     time: str = "timestamp", # column with the time of the row
-    every: str = "D", # length of a period, as for pandas: 'D' a day, 'h' an hour
+    every: str = "D", # length of a period, as for pandas: 'h' an hour, 'D' a day, 'W' a week, 'MS' a month; days and longer by the clock of the column's time zone
     alpha: float = .05, # chance that the truth is ever outside
+    kind: str = "mean", # of a metric of one column: 'mean' (per user, rows summed) or 'share' (of users with at least one)
+    expected: Mapping | Sequence[float] | None = None, # planned split, {arm: share}; None: equal
+    scale: str = "auto", # what is watched: 'lift', 'difference', or 'auto': the lift, the difference where an arm's value is not above 0 at the end
+    min_users: int | None = None, # users in each arm before which nothing is decided; None: 500, or 10 times the squared skewness of the users' values so far, whichever is more
+    unbounded: bool = False, # whole numbers that are no counts: may be negative, or above their denominator
+    user_policy: str = "raise", # users in two arms: 'raise', 'first' (by time) or 'exclude'
 ) -> Monitor: # .decided, .to_frame(), .plot()
     "The lift period by period, with a confidence sequence that may be looked at any time."
     (name, spec), = _specs(metric).items()
     if not effect > 0: raise ExperimentError(f"effect={effect!r} must be positive: the size of the lifts that matter, .05 for 5%.")
+    if scale not in SCALES: raise ExperimentError(f"scale={scale!r} is not one of {list(SCALES)}.")
+    kind = _kinds(kind, {name: spec})[name]
+    frame = _settle_users(frame, variant, user, user_policy, time)
     arm, names = _arms(frame, variant, control)
     code, first = _users(frame, user, arm, names)
-    if treatment is None and len(names) > 2: raise ExperimentError(f"which treatment shall be watched? treatment=... is one of {names[1:]}.")
-    if treatment is not None and treatment not in names[1:]: raise ExperimentError(f"treatment={treatment!r} is not one of {names[1:]}.")
-    i = 1 if treatment is None else names.index(treatment)
+    i = _watched(names, treatment)
     whole = _metric(frame, spec, (None, None), code, first)
-    _check_counts(name, spec, whole, lambda u: _plain(frame[user].iloc[first[u]]))
-    t = _times(frame, time).dt.floor(every)
-    periods = pd.date_range(t.min(), t.max(), freq=every)
-    users, ratio, se = _so_far(frame, spec, code, np.where(arm == 0, 0, np.where(arm == i, 1, 2))[first], periods.get_indexer(t), len(periods))
-    srm = srm_test(users[-1].astype(int))
-    if srm.mismatch: warnings.warn(str(srm), stacklevel=2)
-    return Monitor(_lifts(periods + (periods + pd.tseries.frequencies.to_offset(every) - periods)[0], users, ratio, se, float(np.log1p(effect)), _alpha(alpha)), name, alpha)
+    if not unbounded: _check_counts(name, spec, whole, lambda u: _plain(frame[user].iloc[first[u]]))
+    t = _times(frame, time).dt.as_unit("us")
+    edges = _period_edges(t, every)
+    period = edges.searchsorted(t, side="right") - 1
+    pair = np.where(arm == 0, 0, np.where(arm == i, 1, 2))[first]
+    users, ratio, se, skew = _so_far(frame, spec, kind, code, pair, period, len(edges) - 1)
+    watched = (names[0], names[i])
+    _check_split(dict(zip(watched, users[-1].astype(int).tolist())), names, expected)
+    if scale == "auto":
+        scale = "lift" if (ratio[-1] > 0).all() else "difference"
+    needed = _needed_users(skew) if min_users is None else np.full(len(users), min_users)
+    table = _watch(edges[1:], users, ratio, se, effect, _alpha(alpha), scale, needed)
+    return Monitor(table, name, alpha, _estimand(spec, kind), watched, scale, int(needed[-1]))
 
-def _lifts(times, users, ratio, se, tau, alpha):
-    "The table of lifts: intervals of log(treatment/control), brought back."
+def _log_lift(ratio, se):
+    "Log of treatment / control and its standard error; nan where there is none."
     with np.errstate(divide="ignore", invalid="ignore"):
-        d, s = np.log(ratio[:, 1] / ratio[:, 0]), np.sqrt(((se / ratio)**2).sum(1))
-    ok = np.isfinite(d) & (s > 0); d, s = np.where(ok, d, np.nan), np.where(ok, s, np.nan)
-    (low, high), z, lift = confidence_sequence(d, s, tau, alpha), stats.norm.isf(alpha / 2), np.expm1
-    low, high = np.where(ok, np.fmax.accumulate(low), np.nan), np.where(ok, np.fmin.accumulate(high), np.nan)
+        return np.log(ratio[:, 1] / ratio[:, 0]), np.sqrt(((se / ratio)**2).sum(1))
+
+def _needed_users(skew):
+    "Users in each arm that a mean needs to be about normal, after each period."
+    worst = np.abs(np.nan_to_num(skew)).max(1)
+    return np.maximum(MIN_USERS, np.ceil(10 * worst**2)).astype(int)
+
+def _watch(times, users, ratio, se, effect, alpha, scale, needed):
+    "The table of lifts (intervals of log(treatment/control), brought back) or of differences."
+    if scale == "lift":
+        d, s, back = *_log_lift(ratio, se), np.expm1
+        tau = float(np.log1p(effect))
+    else:
+        d, s, back = ratio[:, 1] - ratio[:, 0], np.hypot(se[:, 0], se[:, 1]), np.asarray
+        tau = effect * _first_level(users, ratio, s, needed)
+    known = np.isfinite(d) & (s > 0)
+    d, s = np.where(known, d, np.nan), np.where(known, s, np.nan)
+    enough = known & (users.min(1) >= needed)
+    begun = known & np.maximum.accumulate(enough)
+    d_late, s_late = np.where(enough, d, np.nan), np.where(enough, s, np.nan)
+    low, high = confidence_sequence(d_late, s_late, tau, alpha)
+    low, high = np.where(begun, np.fmax.accumulate(low), np.nan), np.where(begun, np.fmin.accumulate(high), np.nan)
     if (low > high).any(): warnings.warn(f"the intervals of different times exclude each other, first at {times[np.argmax(low > high)]}: the effect changes over time", stacklevel=3)
-    return pd.DataFrame({"time": times, "users": users.sum(1).astype(int), "control": ratio[:, 0], "treatment": ratio[:, 1], "lift": lift(d),
-                         "low": lift(low), "high": lift(high), "plain_low": lift(d - z * s), "plain_high": lift(d + z * s), "p": always_valid_p(d, s, tau)})
+    z = stats.norm.isf(alpha / 2)
+    return pd.DataFrame({"time": times, "users": users.sum(1).astype(int), "control": ratio[:, 0], "treatment": ratio[:, 1], scale: back(d),
+                         "low": back(low), "high": back(high), "plain_low": back(d - z * s), "plain_high": back(d + z * s), "p": always_valid_p(d_late, s_late, tau)})
+
+def _first_level(users, ratio, s, needed):
+    "Size of the metric when watching begins: the unit of `effect` where differences are watched."
+    level = np.abs(np.nan_to_num(ratio) * users).sum(1) / np.maximum(users.sum(1), 1)
+    at = (users.min(1) >= needed) & (level > 0) & (s > 0)
+    return float(level[np.argmax(at)]) if at.any() else 1.
 
 # %% ../nbs/11b_sequential.ipynb #8484efe5
+_FARTHEST = 700. # a logit beyond which a probability is 0 or 1 to a computer
+
 def _grid(a, b, points=4_000):
-    "Points and weights that cover all posteriors Beta(a_i, b_i)."
-    edge = stats.beta.ppf([1e-14, .001, .5, .999, 1 - 1e-14], a[:, None], b[:, None]).ravel()
-    cuts = np.unique(np.concatenate([[0, 1], edge]))
+    "Logits and weights that cover all posteriors Beta(a_i, b_i)."
+    levels = np.array([1e-14, .001, .5, .999, 1 - 1e-14])
+    low, high = stats.beta.ppf(levels, a[:, None], b[:, None]), stats.beta.ppf(1 - levels, b[:, None], a[:, None])
+    with np.errstate(divide="ignore"):
+        edges = np.where(low < .5, np.log(low) - np.log1p(-np.minimum(low, .5)), np.log1p(-np.minimum(high, .5)) - np.log(high))
+    cuts = np.unique(np.clip(edges, -_FARTHEST, _FARTHEST))
     x, w = np.polynomial.legendre.leggauss(max(20, points // len(cuts)))
     half = np.diff(cuts)[:, None] / 2
     return (cuts[:-1, None] + half * (x + 1)).ravel(), (half * w).ravel()
 
+def _density(t, a, b):
+    "Density of the logit t of a probability of Beta(a, b); bounded for parameters below 1 too."
+    log_p, log_q = -np.logaddexp(0, -t), -np.logaddexp(0, t)
+    return np.exp(a * log_p + b * log_q - special.betaln(a, b))
+
+def _below(t, a, b):
+    "Probability that a probability of Beta(a, b) has a logit below t."
+    t = np.clip(t, -_FARTHEST, _FARTHEST)
+    near_0, near_1 = special.betainc(a, b, special.expit(t)), 1 - special.betainc(b, a, special.expit(-t))
+    return np.where(t < 0, near_0, near_1)
+
 def _lift_quantiles(a0, b0, a1, b1, level):
     "Posterior quantiles of p1/p0 - 1."
-    p, w = _grid(np.array([a0]), np.array([b0])); f = w * stats.beta.pdf(p, a0, b0)
-    below = lambda q: lambda r: f @ stats.beta.cdf(r * p, a1, b1) - q
-    return [optimize.brentq(below(q), 0, 1e9, xtol=1e-9) - 1 for q in ((1 - level) / 2, .5, (1 + level) / 2)]
+    t, w = _grid(np.array([a0]), np.array([b0]))
+    mass, log_p = w * _density(t, a0, b0), -np.logaddexp(0, -t)
+    def below(log_ratio):
+        log_p1 = np.minimum(log_ratio + log_p, 0)
+        with np.errstate(divide="ignore"):
+            return mass @ _below(log_p1 - np.log(-np.expm1(log_p1)), a1, b1) / mass.sum()
+    quantiles = ((1 - level) / 2, .5, (1 + level) / 2)
+    with np.errstate(over="ignore"):
+        return np.expm1([_solve_below(below, q) for q in quantiles])
+
+def _solve_below(below, q):
+    "Where the rising function `below` reaches q; infinite where that is too far out for a computer."
+    far = 2 * _FARTHEST
+    if below(-far) >= q:
+        return -np.inf
+    if below(far) <= q:
+        return np.inf
+    return optimize.brentq(lambda r: below(r) - q, -far, far, xtol=1e-10)
 
 # %% ../nbs/11b_sequential.ipynb #2a74e050
 @dataclass(frozen=True, repr=False, eq=False)
@@ -366,10 +545,12 @@ def beta_binomial(
     x, n = (np.array([_count(f"the number of {what} of {v!r}", c) for v, c in d.items()]) for what, d in (("successes", successes), ("trials", trials)))
     if (x > n).any(): raise ExperimentError(f"arm {list(trials)[int(np.argmax(x > n))]!r} has more successes than trials.")
     a, b = prior[0] + x, prior[1] + n - x
-    p, w = _grid(a, b)
-    F = stats.beta.cdf(p, a[:, None], b[:, None])
-    best = [w @ (stats.beta.pdf(p, a[i], b[i]) * np.delete(F, i, 0).prod(0)) for i in range(len(a))]
+    t, w = _grid(a, b)
+    F = _below(t, a[:, None], b[:, None])
+    first = [w * _density(t, a[i], b[i]) * np.delete(F, i, 0).prod(0) for i in range(len(a))] # i has the probability, all others less
+    best = np.sum(first, 1) / np.sum(first)
+    highest = np.sum(first, 0) @ special.expit(t)
     lifts = [(0., np.nan, np.nan)] + [(lambda q: (q[1], q[0], q[2]))(_lift_quantiles(a[0], b[0], a[i], b[i], _alpha(level))) for i in range(1, len(a))]
     low, high = stats.beta.ppf([[(1 - level) / 2], [(1 + level) / 2]], a, b)
     table = pd.DataFrame({"variant": list(trials), "rate": a / (a + b), "low": low, "high": high}).join(pd.DataFrame(lifts, columns=["lift", "lift_low", "lift_high"]))
-    return Bayes(table.assign(p_best=best, expected_loss=w @ (1 - F.prod(0)) - a / (a + b)), a, b, level)
+    return Bayes(table.assign(p_best=best, expected_loss=np.maximum(highest - a / (a + b), 0)), a, b, level)

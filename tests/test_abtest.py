@@ -102,7 +102,7 @@ def test_events_equal_users():
     part = d.assign(impressions=first, clicks=np.minimum(d.clicks, first), revenue=d.revenue / 4)
     rest = d.assign(impressions=d.impressions - part.impressions, clicks=d.clicks - part.clicks, revenue=d.revenue * .75)
     events = pd.concat([part, rest]).sample(frac=1, random_state=0)
-    kw = dict(metrics=METRICS, covariates={"ctr": "clicks_before/impressions_before"})
+    kw = dict(metrics=METRICS, covariates={"ctr": "clicks_before/impressions_before"}, kind={"conversion": "share"})
     pd.testing.assert_frame_equal(analyze(events, **kw).to_frame(), analyze(d, **kw).to_frame())
 
 

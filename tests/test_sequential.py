@@ -65,8 +65,8 @@ def log(n=400, days=5, seed=0):
 
 def test_monitor_is_the_analysis_of_each_day():
     d = log().sample(frac=1, random_state=0)
-    for metric in ("clicks/impressions", "clicks", "bought"):
-        t = monitor(d, metric).to_frame()
+    for metric, kind in (("clicks/impressions", "mean"), ("clicks", "mean"), ("bought", "share")):
+        t = monitor(d, metric, kind=kind).to_frame()
         assert len(t) == 5
         for day in range(5):
             past = d[d.timestamp < t.time[day]]
@@ -87,7 +87,7 @@ def test_monitor_says_what_is_wrong():
     early_day = d.timestamp < "2024-05-02"
     flips = d.assign(clicks=np.where(early_day == (d.variant == "control"), 0, d.impressions).astype(int), impressions=np.where(early_day, d.impressions, 50 * d.impressions))
     flips["clicks"] = np.where(flips.clicks > 0, flips.impressions, 1)
-    with pytest.warns(UserWarning, match="the effect changes over time"): monitor(flips, "clicks/impressions", effect=1.)
+    with pytest.warns(UserWarning, match="the effect changes over time"): monitor(flips, "clicks/impressions", effect=1., min_users=0)
     with pytest.warns(UserWarning, match="SAMPLE RATIO MISMATCH"): monitor(d[(d.variant == "control") | (d.user_id < 200)], "clicks/impressions")
     with pytest.raises(ExperimentError, match="is in two variants"): monitor(pd.concat([d, d.head(1).assign(variant="treatment")]), "clicks")
     with pytest.raises(ExperimentError, match="null or no time in 1 rows, the first is row 3"):
