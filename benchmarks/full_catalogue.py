@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 import psutil
 
-from recsys_nb.data import BaseRecommender, Dataset
+from recsys_nb.data import Dataset
+from recsys_nb.recommenders.base import BaseRecommender
 
 
 class Vectors(BaseRecommender):

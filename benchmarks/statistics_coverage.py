@@ -147,7 +147,9 @@ def hit_reports(rates, seed, users=400):
 
 def share_p(draws):
     "The two-sided p-value that shares of resamples give."
-    low, high = ((1 + (side).sum()) / (len(draws) + 1) for side in (draws <= 0, draws >= 0))
+    low, high = (
+        (1 + (side).sum()) / (len(draws) + 1) for side in (draws <= 0, draws >= 0)
+    )
     return min(1.0, 2 * min(low, high))
 
 
@@ -157,11 +159,20 @@ def alarm_models(tests=TESTS // 4):
     for name, better in (("all alike", 0.0), ("one better by .3", 0.3)):
         plain, here = 0, 0
         for seed in range(tests):
-            found = compare_all(hit_reports([0.4 + better] + [0.4] * 7, seed), "hit_rate@1")
+            found = compare_all(
+                hit_reports([0.4 + better] + [0.4] * 7, seed), "hit_rate@1"
+            )
             p = np.array([share_p(c.draws.iloc[:, 0].to_numpy()) for c in found.pairs])
             plain += bool((_holm(p) < 0.05).any())
             here += bool((found.to_frame().p_holm < 0.05).any())
-        rows.append({"models": name, "tests": tests, "plain": plain / tests, "here": here / tests})
+        rows.append(
+            {
+                "models": name,
+                "tests": tests,
+                "plain": plain / tests,
+                "here": here / tests,
+            }
+        )
     return rows
 
 

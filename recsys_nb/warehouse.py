@@ -21,7 +21,7 @@ from ibis.backends import BaseBackend
 from ibis.common.exceptions import TableNotFound
 
 from .data import (DataError, Dataset, DuplicateRowError, EmptyLogError, IdTypeError, MissingColumnError, NullIdError, TimestampError, UnknownIdError,
-    _guess, _share, _told)
+    YEARS, check_share, guess_column, mark_split)
 
 # %% auto #0
 __all__ = ['Pulled', 'Warehouse', 'read_table']
@@ -204,7 +204,7 @@ def _side(con, t: ir.Table | None, key: str, column: str, pulled: Pulled) -> ir.
     "The users or items table with its `key`, checked: there, no null, unique."
     if t is None: return None
     what = f"the {key[:4]}s table"
-    found = column if column in t.columns else key if key in t.columns else _guess(key[:4], t.columns) or ("id" if "id" in t.columns else None)
+    found = column if column in t.columns else key if key in t.columns else guess_column(key[:4], t.columns) or ("id" if "id" in t.columns else None)
     if found is None: raise MissingColumnError(f"{what} has no column {column!r}; it has {list(t.columns)}. Rename one in a view, or with .rename({key}=...).")
     if found != key and key in t.columns: raise DataError(f"{what} has a column {key!r} beside {found!r}, which is to become {key!r}; drop or rename one.")
     t = t.rename({key: found}) if found != key else t; _id_type(t, key, what)
@@ -231,7 +231,7 @@ def _stranger(con, t: ir.Table, side: ir.Table, key: str, drop: bool, pulled: Pu
 def _md5(text: str) -> str: "The engine's own function: 32 hexadecimal digits."
 
 def _hash(prefix: str, *columns: ir.Value) -> ir.StringValue:
-    "As `data._hash`: the MD5 of the values, joined by '|'."
+    "As `data.hash_rows`: the MD5 of the values, joined by '|'."
     text = ibis.literal(prefix) if prefix else None
     for c in columns: text = c.cast("string") if text is None else text + "|" + c.cast("string")
     return _md5(text)
@@ -309,15 +309,15 @@ class _ByTime(_Counted):
         "Train and test from a mask of the rows of `t`; both say `how` they came about."
         k = _one(self.con, t.agg(n=t.count(where=held)), self.pulled)["n"]; n = len(self); columns = self.events.columns
         if k in (0, n): raise EmptyLogError(f"the {'train' if k else 'test'} set would be empty: {n} interactions are too few for this split.")
-        return _told(how, self._with(t.filter(~held).select(columns), _n=n - k), self._with(t.filter(held).select(columns), _n=k))
+        return mark_split(how, self._with(t.filter(~held).select(columns), _n=n - k), self._with(t.filter(held).select(columns), _n=k))
     def _timed(self, what):
         if "timestamp" not in self.events.columns: raise MissingColumnError(f"{what}: the log has no column 'timestamp'; it has {list(self.events.columns)}. Name yours: timestamp='...'.")
 
     def split_by_time(self,
-        test: float = 0.2, # as of `data.split_by_time`
+        test: float = 0.2, # as of `split_by_time`
     ) -> tuple[Warehouse, Warehouse]: # train, test
         "Cut the log at one moment."
-        _share(test, "test"); self._timed("split_by_time"); t, n = self.events, len(self)
+        check_share(test, "test"); self._timed("split_by_time"); t, n = self.events, len(self)
         each = t.group_by("timestamp").agg(n=t.count()) # engines disagree on OFFSET, so the rows up to each time are counted
         each = each.mutate(upto=each.n.sum().over(ibis.cumulative_window(order_by="timestamp")))
         at = n - max(1, round(test * n)); first = lambda ok: each.timestamp.min(where=ok)
@@ -346,7 +346,7 @@ _of = lambda share, n: _float(n) * ibis.literal(share, "float64") # Spark and Du
 # %% ../nbs/00b_warehouse.ipynb #e7fbc7db
 class _LastOut(_ByTime):
     def split_leave_last_out(self,
-        last: float = 1, # as of `data.split_leave_last_out`
+        last: float = 1, # as of `split_leave_last_out`
     ) -> tuple[Warehouse, Warehouse]: # train, test
         "Hold out each user's last new items and all that followed."
         self._timed("split_leave_last_out")
@@ -364,12 +364,12 @@ class _LastOut(_ByTime):
 # %% ../nbs/00b_warehouse.ipynb #e9c75d13
 class _ByUser(_LastOut):
     def split_by_user(self,
-        test: float = 0.1, # as of `data.split_by_user`; the log needs timestamps
+        test: float = 0.1, # as of `split_by_user`; the log needs timestamps
         holdout: float = 0.2, # likewise
         seed: int = 0, # draws the users, by the hash of their ids
     ) -> tuple[Warehouse, Warehouse]: # train; test, with the earlier events of its users in `test.given`
         "Hold out whole users, and show the model only the first part of what they did."
-        _share(test, "test"); _share(holdout, "holdout"); self._timed("split_by_user"); user = ibis.window(group_by="user_id")
+        check_share(test, "test"); check_share(holdout, "holdout"); self._timed("split_by_user"); user = ibis.window(group_by="user_id")
         t = _ordered(self.events, self.positive); t = t.mutate(end=t.o.max(where=t.p == 1).over(ibis.window(group_by=["user_id", "item_id", "unit"])))
         t = t.mutate(ends=(t.o == t.end).ifelse(1, 0))
         t = t.mutate(n=t.ends.sum().over(user), rank=t.ends.sum().over(ibis.cumulative_window(group_by="user_id", order_by="o")))
@@ -387,7 +387,7 @@ class _ByUser(_LastOut):
         last = _one(self.con, able.agg(h=able.h.max(where=able.place < n_test)), self.pulled)["h"]
         chosen = (t.n >= 2) & (t.h <= last); columns = self.events.columns
         train, given, out = (self._with(t.filter(m).select(columns)) for m in (~chosen, chosen & ~t.held, chosen & t.held))
-        out.given = given; _told(how, train, given, out)
+        out.given = given; mark_split(how, train, given, out)
         return train, out
 
 # %% ../nbs/00b_warehouse.ipynb #857599d5
@@ -395,7 +395,7 @@ class Warehouse(_ByUser):
     "A Dataset whose events stay in their engine; made by `read_table`."
     def check_split(self,
         test: Dataset, # the other part
-    ) -> pd.Series: # as of `data.check_split`
+    ) -> pd.Series: # as of `check_split`
         "What a split holds out, and where test and train touch, counted in the engine."
         if not isinstance(test, Warehouse): raise TypeError(f"test is a {type(test).__name__} and train a Warehouse: give both as the split made them.")
         a, b, keys = self.events, test.events, ["user_id", "item_id"]; count = lambda t: _one(self.con, t.agg(n=t.count()), self.pulled)["n"]
@@ -413,7 +413,7 @@ class Warehouse(_ByUser):
 def _roles(t: ir.Table, name: str, given: Mapping) -> dict[str, str]: # canonical name -> column
     "Which column plays which part: given, guessed, or (False) none."
     free = [c for c in t.columns if c not in list(given.values())]
-    roles = {r: _guess(r, free) if c is None else None if c is False else c for r, c in given.items()}
+    roles = {r: guess_column(r, free) if c is None else None if c is False else c for r, c in given.items()}
     for role, c in roles.items():
         if c is None and role in ("user", "item"): raise MissingColumnError(f"{name}: which column holds the {role} ids? It has {list(t.columns)}; name one with {role}='...'.")
         if c is not None and c not in t.columns: raise MissingColumnError(f"{name} has no column {c!r}; it has {list(t.columns)}. Name yours: {role}='...'.")
@@ -438,7 +438,7 @@ def _checked(con, t: ir.Table, names: Mapping, sides: Mapping, unknown: str, nam
     for key in ("user_id", "item_id"): _id_type(t, key, f"table {name}"); faults |= {(key, kind): bad for kind, bad in _id_faults(t, key).items()}
     nulls = {key: faults.pop((key, "null")) for key in ("user_id", "item_id")} if unknown == "drop" else {}
     times, bad = _times(con, t, "timestamp", pulled) if "timestamp" in names else (None, None)
-    if bad is not None: faults["timestamp", "time"] = bad
+    if bad is not None: faults["timestamp", "time"] = bad | (times.year() < YEARS[0]).fill_null(False) | (times.year() > YEARS[1]).fill_null(False)
     if not _raise_faults(con, t, faults, names, name, pulled): raise EmptyLogError(f"there are no interactions: {name} has 0 rows. Check the filter or query that made it.")
     found = _one(con, t.agg(n=t.count(), **{k: t.count(where=m) for k, m in nulls.items()}), pulled) if nulls else {}
     for key in nulls:

@@ -11,6 +11,12 @@ from urllib.parse import quote
 import ibis
 import pyarrow as pa
 import pytest
+from hypothesis import HealthCheck, settings
+
+for profile, examples in (("tests", 50), ("nightly", 500)):
+    settings.register_profile(profile, max_examples=examples, deadline=None, derandomize=profile == "tests",
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
 
 PASSWORD = "s3cret/p@ss"
 

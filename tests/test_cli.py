@@ -124,7 +124,6 @@ def test_own_csv_with_own_names(tmp_path, capsys):
     own_log(numbers=True).to_csv(tmp_path / "mine.csv", sep=";", index=False, date_format="%d/%m/%Y %H:%M:%S")
     names = ["--user-col", "customer", "--item-col", "article", "--time-col", "when", "--event-col", "what", "--sep", ";", "--positive", "click", "add_cart", "purchase"]
     run = ["run", "--data", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out"), "--quick", *names]
-    assert main(run) == 2 and "--time-format '%d/%m/%Y" in capsys.readouterr().err
     assert main([*run, "--time-format", "%d/%m/%Y"]) == 2 and "in row 0" in capsys.readouterr().err
     assert main([*run, "--time-format", "%d/%m/%Y %H:%M:%S"]) == 0
     lists = pd.read_parquet(tmp_path / "out" / "recommendations.parquet")

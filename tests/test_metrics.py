@@ -222,7 +222,7 @@ def test_the_protocol_is_kept_told_and_checked():
 
 def test_a_split_is_known_from_its_dataset():
     from recsys_nb.data import split_by_time
-    log = pd.DataFrame({"user_id": np.arange(200) % 9, "item_id": np.arange(200) % 13, "timestamp": np.arange(200)}); train, test = split_by_time(Dataset(log))
+    log = pd.DataFrame({"user_id": np.arange(200) % 9, "item_id": np.arange(200) % 13, "timestamp": 1_700_000_000 + np.arange(200)}); train, test = split_by_time(Dataset(log))
     recs = pd.DataFrame({"user_id": [1, 1], "item_id": [3, 4], "rank": [1, 2]})
     assert evaluate(recs, test, n_boot=0).protocol["split"] == test.split and "split: time (test 0.2" in repr(evaluate(recs, test, n_boot=0))
     assert evaluate(recs, test, protocol={"split": "mine"}, n_boot=0).protocol["split"] == "mine"

@@ -1,0 +1,379 @@
+"""Situations from public trackers: what a user did with a file, and what is right."""
+
+import gzip
+import json
+
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from recsys_nb.data import (
+    AmbiguousColumnError,
+    DataError,
+    Dataset,
+    IdMismatchError,
+    MissingColumnError,
+    NullIdError,
+    TimestampError,
+    as_frame,
+    compare_ids,
+    load,
+    parse_timestamps,
+    read_frame,
+    split_leave_last_out,
+    split_random,
+)
+
+
+@pytest.fixture
+def write(tmp_path):
+    "Write a text file; its path."
+
+    def write_file(name, text, encoding="utf-8"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write_file
+
+
+# --- ids ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.tsv", "x.txt", "x.inter", "x.dat"])
+def test_padded_ids_stay_two(write, name):
+    separator = "\t" if name.endswith(("tsv", "inter")) else ","
+    text = "user_id,item_id\na,00123\nb,123\n".replace(",", separator)
+    data = load(write(name, text))
+    assert data.interactions.item_id.tolist() == ["00123", "123"]
+
+
+@pytest.mark.parametrize(
+    "texts, expected",
+    [
+        (["7", "12"], [7, 12]),
+        (["007", "7"], ["007", "7"]),
+        (["+7", "7"], ["+7", "7"]),
+        (["-0", "0"], ["-0", "0"]),
+        (["1.0", "2.0"], ["1.0", "2.0"]),
+        (["1e5", "2"], ["1e5", "2"]),
+        (["True", "False"], ["True", "False"]),
+        (["1234567890123456001", "5"], [1234567890123456001, 5]),
+        ([str(2**63), "5"], [2**63, 5]),
+        ([str(2**64 - 1), "5"], [2**64 - 1, 5]),
+        ([str(2**64), "5"], [str(2**64), "5"]),
+        ([str(2**63), "-5"], [str(2**63), "-5"]),
+        (["NA", "N/A"], ["NA", "N/A"]),
+        (["2024-01-01", "x"], ["2024-01-01", "x"]),
+    ],
+)
+def test_ids_are_what_is_written(write, texts, expected):
+    rows = "".join(f"{text},{place}\n" for place, text in enumerate(texts))
+    data = load(write("x.csv", f"user_id,item_id\n{rows}"), timestamp=False)
+    assert data.interactions.user_id.tolist() == expected
+
+
+def test_long_ids_with_a_gap_stay_exact(write):
+    rows = f"user_id,item_id\n{2**60 + 1},1\n,2\n{2**60 + 2},3\n"
+    with pytest.warns(UserWarning, match="user_id is null"):
+        data = load(write("x.csv", rows), unknown="drop")
+    assert data.interactions.user_id.tolist() == [2**60 + 1, 2**60 + 2]
+
+
+def test_null_customers_are_named_and_can_be_dropped(write):
+    path = write("x.csv", "customer,item\n17850,a\n,b\nNULL,c\n17851,d\n")
+    with pytest.raises(NullIdError, match="unknown='drop'") as error:
+        load(path)
+    assert error.value.argument == "unknown"
+    with pytest.warns(UserWarning, match="2 of 4"):
+        data = load(path, unknown="drop")
+    assert data.user_ids.tolist() == [17850, 17851]
+
+
+def test_ids_of_log_and_table_files_of_two_types(write):
+    log = write("log.csv", "user,item\n1,7\n2,8\n")
+    items = write("items.csv", "item,price\n7,1\n8,1\ngift,2\n")
+    assert list(load(log, items=items).item_ids) == ["7", "8", "gift"]
+
+
+@pytest.mark.parametrize(
+    "left, right, shown",
+    [
+        (pd.Series([7]), pd.Series(["7"]), "'7'"),
+        (pd.Series(["007"]), pd.Series(["7"]), "'007'"),
+        (pd.Series(["Ada "]), pd.Series(["Ada"]), "'Ada '"),
+        (pd.Series(["Control "]), pd.Series(["Control"]), "'Control '"),
+        (pd.Series(["ada"]), pd.Series(["Ada"]), "'Ada'"),
+        (pd.Series(["7.0"]), pd.Series(["7"]), "'7.0'"),
+    ],
+)
+def test_ids_that_nearly_match(left, right, shown):
+    with pytest.raises(IdMismatchError, match="left.*right") as error:
+        compare_ids(left, right, "left", "right")
+    assert shown in str(error.value)
+
+
+def test_some_items_of_the_log_are_missing_in_the_table(write):
+    log = write("log.csv", "user,item\n1,a\n2,b\n3,c\n")
+    items = write("items.csv", "item,price\na,1\nb,1\n")
+    with pytest.raises(DataError, match="unknown='drop'"):
+        load(log, items=items)
+    with pytest.warns(UserWarning, match="1 of 3.*'c'"):
+        assert len(load(log, items=items, unknown="drop")) == 2
+
+
+# --- times --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("t_dat", "2018-09-20"),
+        ("InvoiceDate", "12/1/2010 8:26"),
+        ("unixReviewTime", "1370304000"),
+        ("order_date", "20180920"),
+        ("ts", "1370304000123"),
+        ("created_at", "2018-09-20T10:00:00+02:00"),
+    ],
+)
+def test_common_names_of_times_are_used(write, name, value):
+    second = value.replace("12/1/", "12/13/")
+    text = f"customer_id,article_id,{name}\n1,2,{value}\n1,3,{second}\n"
+    assert "timestamp" in load(write("x.csv", text)).interactions
+
+
+def test_an_unknown_name_of_times_asks(write):
+    path = write("x.csv", "user,item,bought_when\n1,2,2018-09-20\n1,3,2018-09-21\n")
+    with pytest.raises(AmbiguousColumnError, match="timestamp='bought_when'") as error:
+        load(path)
+    assert error.value.argument == "timestamp"
+    assert "timestamp" in load(path, timestamp="bought_when").interactions
+    assert "timestamp" not in load(path, timestamp=False).interactions
+
+
+def test_two_candidates_ask(write):
+    text = "user,item,order_date,ship_date\n1,2,2018-09-20,2018-09-22\n"
+    with pytest.raises(AmbiguousColumnError, match="order_date.*ship_date"):
+        load(write("x.csv", text))
+
+
+def test_date_and_time_are_joined_when_both_are_named(write):
+    path = write("x.csv", "user,item,date,time\n1,2,2018-09-20,8:26\n")
+    with pytest.raises(AmbiguousColumnError, match=r"\('date', 'time'\)"):
+        load(path)
+    times = load(path, timestamp=("date", "time")).interactions.timestamp
+    assert times.tolist() == [pd.Timestamp("2018-09-20 08:26")]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        ["0000-00-00", "2024-01-01", "2024-01-02"],
+        ["2024-01-01", "9999-12-31", "2024-01-02"],
+        ["2024-01-01", "2024-01-02", "null"],
+        ["2024-01-01", "2024-01-02", None],
+        [1_700_000_000, 1_700_000_000_000, 1_700_000_001],
+        [1_700_000_000, 0, 1_700_000_001],
+        [20240101, 20240102, 99991231],
+        [pd.Timestamp("2024-01-01"), pd.Timestamp("1970-01-01"), pd.NaT],
+        ["2024-01-01", "2611-01-01", "2024-01-02"],
+        ["20240101", "1700000000", "20240102"],
+    ],
+)
+def test_what_is_no_time_is_named_and_can_be_dropped(column):
+    values = pd.Series(column)
+    with pytest.raises(TimestampError, match=r"row \d.*such row"):
+        parse_timestamps(values)
+    times = parse_timestamps(values, unknown="drop")
+    assert 1 <= times.isna().sum() <= 2
+    assert times.dropna().dt.year.between(1990, 2100).all()
+
+
+def test_a_date_that_is_ambiguous_asks_how_it_is_written():
+    with pytest.raises(TimestampError, match="time_format='%d/%m/%Y") as error:
+        parse_timestamps(pd.Series(["01/02/2024", "02/03/2024"]))
+    assert error.value.argument == "time_format"
+
+
+@pytest.mark.parametrize("digits", ["202401311200", "20240131120000", 202401311200])
+def test_dates_of_12_and_14_digits(digits):
+    found = parse_timestamps(pd.Series([digits]))
+    assert found.tolist() == [pd.Timestamp("2024-01-31 12:00")]
+
+
+def test_faulty_times_are_dropped_with_a_count(write):
+    path = write("x.csv", "user,item,ts\n1,2,2024-01-01\n1,3,0000-00-00\n2,2,\n")
+    with pytest.raises(TimestampError, match="0000-00-00"):
+        load(path)
+    with pytest.warns(UserWarning, match="2 of 3"):
+        assert len(load(path, unknown="drop")) == 1
+
+
+# --- files --------------------------------------------------------------------------
+
+
+def test_json_lines(write):
+    lines = [json.dumps({"user_id": place, "item_id": 1}) for place in range(3)]
+    data = load(write("log.jsonl", "\n".join(lines)))
+    assert data.item_ids.tolist() == [1] and len(data) == 3
+    with pytest.raises(DataError, match="jsonl"):
+        load(write("log.csv", "\n".join(lines)))
+
+
+def test_the_file_named_is_the_file_read(write):
+    head = "user_id:token\titem_id:token\n"
+    for part, item in (("train", "1"), ("valid", "2"), ("test", "3")):
+        path = write(f"ds/ds.{part}.inter", f"{head}u\t{item}\n")
+    for part, item in (("train", 1), ("valid", 2), ("test", 3)):
+        data = load(path.with_name(f"ds.{part}.inter"))
+        assert data.interactions.item_id.tolist() == [item]
+    with pytest.raises(DataError, match="train="):
+        load(path.parent)
+
+
+def test_event_types_as_integer_codes(write):
+    path = write("x.csv", "user,item,action_type\n1,2,0\n1,3,2\n2,3,3\n")
+    data = load(path, event="action_type", positive=("2", "3"))
+    assert data.is_positive().tolist() == [False, True, True]
+    data = load(path, event="action_type", positive=(2, 3))
+    assert data.is_positive().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8-sig", "utf-16-le"])
+def test_encodings(write, encoding):
+    path = write("x.csv", "user,item\nZoë,1\n", encoding)
+    if encoding in ("latin-1", "utf-16-le"):
+        with pytest.raises(DataError, match="encoding=") as error:
+            load(path)
+        assert error.value.argument == "encoding"
+    assert load(path, encoding=encoding).user_ids.tolist() == ["Zoë"]
+
+
+def test_decimal_commas(write):
+    path = write("x.csv", "user;item;rating\n1;2;4,5\n2;2;3,0\n")
+    with pytest.raises(DataError, match="decimal=','") as error:
+        load(path)
+    assert error.value.argument == "decimal"
+    assert load(path, decimal=",").interactions.value.tolist() == [4.5, 3.0]
+
+
+def test_a_file_without_a_header(write):
+    path = write("x.csv", "196,242,3,881250949\n186,302,3,891717742\n")
+    with pytest.raises(DataError, match="line 1") as error:
+        load(path)
+    assert error.value.argument == "header"
+    data = load(path, names="user,item,rating,timestamp")
+    assert len(data) == 2 and data.interactions.timestamp.dt.year.tolist() == [
+        1997,
+        1998,
+    ]
+    words = write("y.csv", "Ada,tea\nBen,mug\n")
+    with pytest.raises(MissingColumnError, match="names='user_id,item_id"):
+        load(words)
+
+
+@pytest.mark.parametrize(
+    "text, line",
+    [
+        ("user,item\n1,2\n3\n", 3),
+        ("user,item\n1,2\n\n3,4,5\n", 4),
+        ('user,item\n1,2\n3,"x\n4,5\n', 3),
+        ('user,item\n1,2\n3,"x"y\n', 3),
+        ("user;item\n1;2\n1;2;3;4\n", 3),
+    ],
+)
+def test_a_line_that_cannot_be_read_is_named(write, text, line):
+    with pytest.raises(DataError, match=f"line {line}"):
+        load(write("x.csv", text))
+
+
+def test_a_lone_quote_in_a_file_of_tabs(write):
+    text = 'user\titem\ttitle\n1\t2\t"Heat\n2\t3\tX\n'
+    frame = read_frame(write("x.tsv", text))
+    assert frame.title.tolist() == ['"Heat', "X"]
+
+
+@pytest.mark.parametrize("end", [",", ""])
+def test_a_trailing_separator(write, end):
+    data = load(write("x.csv", f"user,item{end}\n1,2,\n3,4,\n"))
+    assert data.interactions.columns.tolist() == ["user_id", "item_id"]
+    assert data.interactions.values.tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("name", ["x.xlsx", "x", "x.pdf"])
+def test_unknown_suffixes_are_refused(write, name):
+    with pytest.raises(DataError, match="format="):
+        load(write(name, "user,item\n1,2\n"))
+    assert len(load(write(name, "user,item\n1,2\n"), format="csv")) == 1
+
+
+def test_a_parquet_file_called_csv(tmp_path):
+    path = tmp_path / "x.csv"
+    pd.DataFrame({"user_id": [1], "item_id": [2]}).to_parquet(path)
+    with pytest.raises(DataError, match="parquet"):
+        load(path)
+
+
+def test_a_damaged_gzip(tmp_path):
+    path = tmp_path / "x.csv.gz"
+    path.write_bytes(gzip.compress(b"user,item\n1,2\n" * 99)[:-20])
+    with pytest.raises(DataError, match="gzip"):
+        load(path)
+
+
+def test_libfm_rows(write):
+    data = write(
+        "frappe.train.libfm", "1 451:1 4149:1 5041:1\n-1 451:1 5000:1 5041:1\n"
+    )
+    log = load(data, user="field_1", item="field_2", value="label", positive=1)
+    assert log.interactions.user_id.tolist() == [451, 451]
+    assert log.is_positive().tolist() == [True, False]
+
+
+def test_sequences_keep_their_order(write):
+    data = load(write("s.txt", "1 5 3 5 9\n2 9 3\n"), format="sequences")
+    train, test = split_leave_last_out(data)
+    assert test.interactions.item_id.tolist() == [9, 3]
+
+
+def test_parts_of_a_split_share_a_catalogue(write):
+    write("d/train.csv", "user,item\n1,7\n2,8\n")
+    write("d/valid.csv", "user,item\n1,8\n")
+    folder = write("d/test.csv", "user,item\n1,gift\n").parent
+    names = {part: f"{part}.csv" for part in ("train", "valid", "test")}
+    parts = load(folder, **names)
+    assert [list(part.item_ids) for part in parts] == [["7", "8", "gift"]] * 3
+    assert parts[0].split == {"kind": "given", "files": ", ".join(names.values())}
+
+
+# --- frames of other libraries ------------------------------------------------------
+
+
+def frames():
+    "The same log in the types of other libraries."
+    log = {"user_id": [2**60 + 1, 3], "item_id": ["a", "b"], "value": [1.5, None]}
+    table = pa.table(log)
+    yield table
+    yield table.to_batches()[0]
+    yield table.to_pandas(types_mapper=pd.ArrowDtype)
+    yield pd.DataFrame(log).convert_dtypes()
+    yield pd.DataFrame(log).convert_dtypes(dtype_backend="pyarrow")
+
+
+@pytest.mark.parametrize("frame", list(frames()))
+def test_frames_of_other_libraries(frame):
+    data = Dataset(frame)
+    assert data.interactions.user_id.tolist() == [2**60 + 1, 3]
+    kinds = data.interactions.dtypes.map(str).tolist()
+    assert kinds == ["int64", "str", "float64"]
+    assert len(split_random(data, 0.5)[0]) == 1
+
+
+def test_polars_frames():
+    polars = pytest.importorskip("polars")
+    log = polars.DataFrame({"user_id": [2**60 + 1, None], "item_id": ["a", "b"]})
+    for frame in (log, log.lazy()):
+        assert as_frame(frame).user_id[0] == 2**60 + 1
+        with pytest.warns(UserWarning, match="1 of 2"):
+            assert len(Dataset.from_frame(frame, unknown="drop")) == 1
