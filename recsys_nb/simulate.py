@@ -191,6 +191,12 @@ def _codes(known, ids):
     return codes.reshape(ids.shape)
 
 # %% ../nbs/01_simulate.ipynb #05bfcf4e
+def _best(scores: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]: # columns (n, k) and their scores, best first, ties by column
+    "The k best of each row."
+    k = min(k, scores.shape[1]); columns = np.sort(np.argpartition(-scores, k - 1, axis=1)[:, :k], axis=1)
+    values = np.take_along_axis(scores, columns, 1); order = np.argsort(-values, axis=1, kind="stable")
+    return np.take_along_axis(columns, order, 1), np.take_along_axis(values, order, 1)
+
 class Oracle(Shop):
     "A shop that answers questions about its truth."
     def _pairs(self, users, items): return np.broadcast_arrays(_codes(self.users.user_id, users), _codes(self.items.item_id, items))
@@ -228,14 +234,8 @@ class Oracle(Shop):
     ) -> pd.DataFrame: # user_id, item_id, rank (from 1), score: the click probability at the first position
         "The items each user is truly likeliest to click."
         users, k, step = np.atleast_1d(np.asarray(user, dtype=object)), _count(k, "k"), max(1, 2**24 // len(self.items))
-        codes, scores = [], []
-        for start in range(0, len(users), step):
-            chances = self.probabilities(users[start:start + step])
-            best = np.argsort(-chances, axis=1, kind="stable")[:, :k]
-            codes.append(best)
-            scores.append(np.take_along_axis(chances, best, 1))
-        codes, scores = np.concatenate(codes), np.concatenate(scores)
-        n, k = codes.shape
+        top = [_best(self.probabilities(users[s:s + step]), k) for s in range(0, len(users), step)]
+        codes, scores = (np.concatenate(c) for c in zip(*top)); n, k = codes.shape
         return pd.DataFrame({"user_id": users.repeat(k), "item_id": self.items.item_id.array.take(codes.ravel()),
             "rank": np.tile(np.arange(1, k + 1), n), "score": scores.ravel()})
 

@@ -11,10 +11,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import recsys_nb.training.looping.checkpoints as checkpoints_module
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+import recsys_nb.training.checkpoints as checkpoints_module
 from recsys_nb.models.sampled_softmax import sampled_softmax_loss
 from recsys_nb.models.two_tower import TwoTowerConfig, TwoTowerModel
 from recsys_nb.training.checkpoints import CheckpointError, read_checkpoint
