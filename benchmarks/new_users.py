@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from recsys_nb.metrics import compare, evaluate
-from recsys_nb.recommend import TwoTowerRetriever
+from recsys_nb.recommenders import TwoTowerRetriever
 
 from retrieval import CACHE, read
 
