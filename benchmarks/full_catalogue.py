@@ -27,10 +27,10 @@ from recsys_nb.recommenders.base import BaseRecommender
 class Vectors(BaseRecommender):
     "Random vectors: the dot product is the score."
     def __init__(self, dim): self.dim = dim
-    def _fit(self, train):
+    def learn(self, train):
         rng = np.random.default_rng(1)
-        self.user, self.item = (rng.normal(size=(len(ids), self.dim)).astype(np.float32) for ids in (self.user_ids, self.item_ids))
-    def _scores(self, h): return self.user[h.rows] @ self.item.T
+        self.user, self.item = (rng.normal(size=(len(ids), self.dim)).astype(np.float32) for ids in (self.user_ids_, self.item_ids_))
+    def score_all(self, h): return self.user[h.rows] @ self.item.T
 
 
 def shop(n_users, n_items, length):
@@ -55,7 +55,7 @@ def measured(f):
 def naive(model, users, k, sort):
     "Whole matrix, a loop over users, whole rows."
     scores = model.user[users] @ model.item.T
-    for row, u in enumerate(users): scores[row, model.histories.items[model.histories.offsets[u]:model.histories.offsets[u + 1]]] = -np.inf
+    for row, u in enumerate(users): scores[row, model.histories_.items[model.histories_.offsets[u]:model.histories_.offsets[u + 1]]] = -np.inf
     if sort: return np.argsort(-scores, axis=1)[:, :k]
     best = np.argpartition(-scores, k, axis=1)[:, :k]
     return np.take_along_axis(best, np.argsort(-np.take_along_axis(scores, best, 1), axis=1), 1)
@@ -67,7 +67,7 @@ def checked(model, lists, users, k):
     for some in np.array_split(users, max(1, len(users) // 200)):
         got = lists[lists.user_id.isin(some)].item_id.to_numpy().reshape(len(some), k); scores = model.user[some] @ model.item.T; want = naive(model, some, k, True)
         for row, u in enumerate(some):
-            seen = model.histories.items[model.histories.offsets[u]:model.histories.offsets[u + 1]]
+            seen = model.histories_.items[model.histories_.offsets[u]:model.histories_.offsets[u + 1]]
             assert not np.isin(got[row], seen).any(), f"user {u} is recommended what was seen"
             left = scores[row].copy(); left[seen] = -np.inf; mine = left[got[row]]; left[got[row]] = -np.inf
             assert len(set(got[row])) == k and mine.min() >= left.max() - 1e-4 and (np.diff(mine) <= 1e-4).all(), f"user {u}'s list is not the best"

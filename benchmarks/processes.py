@@ -20,10 +20,14 @@ import torch
 import torch.distributed as dist
 from scipy import stats
 
-from recsys_nb.cli import new_pairs
 from recsys_nb.data import split_by_time
 from recsys_nb.metrics import evaluate, ranker_metrics
+<<<<<<< HEAD
 from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever
+=======
+from recsys_nb.recommenders import DLRMRanker, TwoTowerRetriever
+from recsys_nb.recommenders.gate import new_pairs
+>>>>>>> w-bench
 from recsys_nb.simulate import simulate
 from recsys_nb.training.processes import together
 
@@ -40,15 +44,16 @@ def worker(o, seed: int):
     "Fit both models; the first process prints what came out as JSON."
     torch.set_num_threads(1)
     train, test = split_by_time(simulate(o.users, o.items, o.events, seed=1))
-    s = dict(seed=seed) | (dict(epochs=o.epochs, patience=o.epochs) if o.epochs else {}); both = Recommender(TwoTowerRetriever(**s), DLRMRanker(**s)); out = {}
+    s = dict(seed=seed) | (dict(epochs=o.epochs, patience=o.epochs) if o.epochs else {}); retriever, ranker, out = TwoTowerRetriever(**s), DLRMRanker(**s), {}
     with together() as rank:
-        for name, fit in [("retriever", lambda: both.retriever.fit(train.positives())), ("ranker", lambda: both.ranker.fit(train, both.retriever))]:
-            out[f"{name} wall"], out[f"{name} CPU"] = clocked(fit); out[f"{name} epochs"] = len(getattr(both, name).result.epochs)
+        for name, fit in [("retriever", lambda: retriever.fit(train.positives())), ("ranker", lambda: ranker.fit(train, retriever))]:
+            out[f"{name} wall"], out[f"{name} CPU"] = clocked(fit)
+    out["retriever epochs"] = len(retriever.result_.epochs)
     if rank: return
-    both._adopt(); past = train.positives().interactions; truth, _ = new_pairs(past, test.positives().interactions)
-    lists = both.retriever.recommend(truth.user_id.unique(), k=20); shown = test.labelled(); shown = shown[shown.item_id.isin(both.item_ids)]
+    past = train.positives().interactions; truth, _ = new_pairs(past, test.positives().interactions)
+    lists = retriever.recommend(truth.user_id.unique(), k=20); shown = test.labelled(); shown = shown[shown.item_id.isin(retriever.item_ids_)]
     out["NDCG@10"] = evaluate(lists, truth, k=(10, 20), n_boot=10)["ndcg@10"]
-    out["AUC"] = ranker_metrics(shown.label, both.ranker.predict(shown), shown.user_id, n_boot=10)["auc"]
+    out["AUC"] = ranker_metrics(shown.label, ranker.predict(shown), shown.user_id, n_boot=10)["auc"]
     print(json.dumps(out))
 
 

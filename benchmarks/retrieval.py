@@ -39,6 +39,7 @@ import pandas as pd
 from _common import PEERS as CACHE, memory, peer_python
 
 K = 20 # items a user
+START = 1_700_000_000 # seconds since 1970: times of a log that has none
 BASELINES = ("Popularity", "ItemKNN", "EASE", "ALS", "BPR")
 DRAWN = ("ALS", "BPR") # baselines that take a seed
 PEERS = { # module, and what to install; RecTools asks for numpy 1, RecBole needs it and an older scipy without saying so
@@ -77,9 +78,14 @@ def dataset(folder, features=True):
 
 def own(name):
     "A contestant out of recsys_nb."
+<<<<<<< HEAD
     import recsys_nb.baselines as b
     from recsys_nb.recommenders import TwoTowerRetriever
     make = {n: getattr(b, n) for n in BASELINES} | {"Two-Tower": TwoTowerRetriever, "Two-Tower, ids only": TwoTowerRetriever}
+=======
+    from recsys_nb.recommenders import BASELINES as baselines, TwoTowerRetriever
+    make = {n: baselines[n] for n in BASELINES} | {"Two-Tower": TwoTowerRetriever, "Two-Tower, ids only": TwoTowerRetriever}
+>>>>>>> w-bench
 
     def run(folder, users, seed, params):
         drawn = name not in BASELINES or name in DRAWN
@@ -101,8 +107,8 @@ def torch_rechub():
         train = pd.read_parquet(folder/"train.parquet")[["user_id", "item_id"]]
         codes, items = pd.factorize(train.item_id, sort=True)
         u, who = pd.factorize(train.user_id, sort=True)
-        log = pd.DataFrame({"user_id": u + 1, "item_id": codes + 1, "timestamp": np.arange(len(u))}) # 0 is padding
-        ask = log.groupby("user_id").tail(1).assign(timestamp=len(u)) # its examples leave out each user's last event: one more there asks with the whole history
+        log = pd.DataFrame({"user_id": u + 1, "item_id": codes + 1, "timestamp": START + np.arange(len(u))}) # 0 is padding
+        ask = log.groupby("user_id").tail(1).assign(timestamp=START + len(u)) # its examples leave out each user's last event: one more there asks with the whole history
         examples, asked = generate_seq_feature_match(pd.concat([log, ask]), "user_id", "item_id", "timestamp",
             item_attribute_cols=[], sample_method=1, mode=0, neg_ratio=3, min_item=0)
         profiles = pd.DataFrame({"user_id": range(1, len(who) + 1)}), pd.DataFrame({"item_id": range(1, len(items) + 1)})
@@ -185,16 +191,28 @@ def contestant(name, folder, seed, params):
     (folder/"cost.json").write_text(json.dumps(cost))
 
 
+def tower(dim=128, temperature=.1, dropout=.3, lr=2e-3, trend_half_life=None, trend_weight=1., popularity_debias=0.):
+    "A Two-Tower retriever with what is searched for; the search begins with these values."
+    from recsys_nb.recommenders import TwoTowerRetriever
+    return TwoTowerRetriever(dim=dim, temperature=temperature, dropout=dropout, lr=lr, trend_half_life=trend_half_life, trend_weight=trend_weight, popularity_debias=popularity_debias)
+
+
 def search(name, folder, trials, split):
     "Tune a contestant of recsys_nb on a part of its training data; write the hyperparameters, the score and the cost."
     from functools import partial
-    import recsys_nb.baselines as b
     from recsys_nb.data import split_by_time, split_leave_last_out
+<<<<<<< HEAD
     from recsys_nb.recommenders import TwoTowerRetriever
     model = TwoTowerRetriever if name.startswith("Two-Tower") else getattr(b, name)
+=======
+    from recsys_nb.recommenders import BASELINES as baselines, Range, tune
+    model, space = baselines.get(name, tower), None
+    if model is tower: space = {"dim": [64, 128], "temperature": Range(.05, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True),
+        "trend_half_life": [None, 3, 10, 30], "trend_weight": [1., 2., 4., 8.], "popularity_debias": [0., .5]}
+>>>>>>> w-bench
     cpu = time.process_time()
     hold_out = {"time": split_by_time, "last": partial(split_leave_last_out, last=.2)}[split]
-    found = b.tune(model, dataset(folder, "ids only" not in name), trials=trials, split=hold_out, progress=False)
+    found = tune(model, dataset(folder, "ids only" not in name), space, trials=trials, split=hold_out, progress=False)
     (folder/"params.json").write_text(json.dumps({"params": found.best, "score": found.score, "default": float(found.trials.score[0]), "cpu": time.process_time() - cpu}))
 
 
@@ -236,7 +254,8 @@ def read(name, cache):
 
 def prepare(ds, split, folder):
     "Write the training positives and what else contestants may read, ids as numbers from 0; the truth, and who was left out."
-    from recsys_nb.cli import choose_split, new_pairs
+    from recsys_nb.cli import choose_split
+    from recsys_nb.recommenders.gate import new_pairs
     train, test, _, _ = choose_split(ds, split)
     coded = lambda frame: frame.assign(**{c: ids.get_indexer(frame[c]) for c, ids in (("user_id", ds.user_ids), ("item_id", ds.item_ids)) if c in frame})
     past = coded(train.positives().interactions)

@@ -45,18 +45,21 @@ def _zipf(n: int, a: float) -> np.ndarray: p = np.arange(1., n + 1) ** -a; retur
 
 def worker(name: str, folder: str, threads: int, seed: int) -> dict:
     import torch
-    import recsys_nb.baselines as b
     from recsys_nb.data import load
     from recsys_nb.metrics import evaluate
+<<<<<<< HEAD
     from recsys_nb.recommenders import TwoTowerRetriever
+=======
+    from recsys_nb.recommenders import BASELINES, TwoTowerRetriever
+>>>>>>> w-bench
     torch.set_num_threads(threads)
     train, test = load(folder, format="user-lists")
-    model = TwoTowerRetriever(seed=seed) if name == "TwoTowerRetriever" else getattr(b, name)()
+    model = TwoTowerRetriever(seed=seed) if name == "TwoTowerRetriever" else BASELINES[name]()
     wall, cpu = time.perf_counter(), time.process_time()
     lists = model.fit(train).recommend(test.interactions.user_id.unique(), k=20)
     cost = {"minutes": (time.perf_counter() - wall) / 60, "CPU minutes": (time.process_time() - cpu) / 60, "MB": memory("VmHWM")}
     report = evaluate(lists, test, k=20, metrics=["recall", "ndcg"], n_boot=0)
-    epochs = {"epochs": len(model.result.epochs)} if hasattr(model, "result") else {}
+    epochs = {"epochs": len(model.result_.epochs)} if hasattr(model, "result_") else {}
     return {"users": len(train.user_ids), "items": len(train.item_ids), "pairs": len(train), "Recall@20": report["recall@20"], "NDCG@20": report["ndcg@20"]} | cost | epochs
 
 
