@@ -21,7 +21,7 @@ import pandas as pd
 import psutil
 
 from recsys_nb.data import Dataset
-from recsys_nb.recommenders.base import BaseRecommender
+from recsys_nb.recommenders import BaseRecommender
 
 
 class Vectors(BaseRecommender):

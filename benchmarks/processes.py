@@ -22,12 +22,8 @@ from scipy import stats
 
 from recsys_nb.data import split_by_time
 from recsys_nb.metrics import evaluate, ranker_metrics
-<<<<<<< HEAD
-from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever
-=======
 from recsys_nb.recommenders import DLRMRanker, TwoTowerRetriever
 from recsys_nb.recommenders.gate import new_pairs
->>>>>>> w-bench
 from recsys_nb.simulate import simulate
 from recsys_nb.training.processes import together
 

@@ -103,13 +103,8 @@ def naive(rows: int, dim: int) -> Callable[[dict], None]:
 
 
 def ours(rows: int, dim: int, precision: str = "fp32", compiled: str = "") -> Callable[[dict], None]:
-<<<<<<< HEAD
-    from recsys_nb.models import DLRM, DLRMConfig
-    from recsys_nb.training import train
-=======
     from recsys_nb.models.dlrm import DLRM, DLRMConfig
     from recsys_nb.training.loop import train
->>>>>>> w-bench
     def fit(data):
         model = DLRM(DLRMConfig(sparse_cardinalities=[rows] * S, sparse_embedding_dim=dim, num_dense_features=D, bottom_mlp_dims=[512, 256, dim]))
         train(model, log_loss, {k: torch.from_numpy(v) for k, v in data.items()}, epochs=1, batch_size=B, device="cpu", precision=precision, compile=bool(compiled), progress=False)
@@ -236,13 +231,8 @@ def teacher(seed: int, n: int = 100_000, n_test: int = 50_000) -> tuple[dict, di
 def quality(args, folder: Path, part: str) -> None:
     from sklearn.metrics import roc_auc_score
 
-<<<<<<< HEAD
-    from recsys_nb.models import DLRM, DLRMConfig
-    from recsys_nb.training import train
-=======
     from recsys_nb.models.dlrm import DLRM, DLRMConfig
     from recsys_nb.training.loop import train
->>>>>>> w-bench
     torch.set_num_threads(1)
     ways, rows = {"fp32": ("fp32", False), "bf16": ("bf16", False), "bf16 compiled": ("bf16", True)}, []
     for seed in range(args.seeds):

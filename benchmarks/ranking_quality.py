@@ -43,19 +43,11 @@ from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from recsys_nb.data import load, split_by_time
-<<<<<<< HEAD
-from recsys_nb.models import DLRM, DLRMConfig
-=======
->>>>>>> w-bench
 from recsys_nb.features import FeatureEncoder, Features
 from recsys_nb.metrics import ranker_metrics
 from recsys_nb.models.dlrm import DLRM, DLRMConfig
 from recsys_nb.simulate import World
-<<<<<<< HEAD
-from recsys_nb.training import train
-=======
 from recsys_nb.training.loop import train
->>>>>>> w-bench
 
 from _common import keep
 

@@ -78,14 +78,8 @@ def dataset(folder, features=True):
 
 def own(name):
     "A contestant out of recsys_nb."
-<<<<<<< HEAD
-    import recsys_nb.baselines as b
-    from recsys_nb.recommenders import TwoTowerRetriever
-    make = {n: getattr(b, n) for n in BASELINES} | {"Two-Tower": TwoTowerRetriever, "Two-Tower, ids only": TwoTowerRetriever}
-=======
     from recsys_nb.recommenders import BASELINES as baselines, TwoTowerRetriever
     make = {n: baselines[n] for n in BASELINES} | {"Two-Tower": TwoTowerRetriever, "Two-Tower, ids only": TwoTowerRetriever}
->>>>>>> w-bench
 
     def run(folder, users, seed, params):
         drawn = name not in BASELINES or name in DRAWN
@@ -201,15 +195,10 @@ def search(name, folder, trials, split):
     "Tune a contestant of recsys_nb on a part of its training data; write the hyperparameters, the score and the cost."
     from functools import partial
     from recsys_nb.data import split_by_time, split_leave_last_out
-<<<<<<< HEAD
-    from recsys_nb.recommenders import TwoTowerRetriever
-    model = TwoTowerRetriever if name.startswith("Two-Tower") else getattr(b, name)
-=======
     from recsys_nb.recommenders import BASELINES as baselines, Range, tune
     model, space = baselines.get(name, tower), None
     if model is tower: space = {"dim": [64, 128], "temperature": Range(.05, .3, log=True), "dropout": Range(0., .7), "lr": Range(1e-3, 5e-3, log=True),
         "trend_half_life": [None, 3, 10, 30], "trend_weight": [1., 2., 4., 8.], "popularity_debias": [0., .5]}
->>>>>>> w-bench
     cpu = time.process_time()
     hold_out = {"time": split_by_time, "last": partial(split_leave_last_out, last=.2)}[split]
     found = tune(model, dataset(folder, "ids only" not in name), space, trials=trials, split=hold_out, progress=False)

@@ -50,18 +50,10 @@ def files(folder: Path, rows: int) -> list[Path]: return [folder / f"part-{k:04d
 
 def worker(role: str, folder: str, rows: int, test: str, buffer: int) -> None:
     "One run in this process; the last line of its output is JSON."
-<<<<<<< HEAD
-    from recsys_nb.models import DLRM, DLRMConfig
-=======
->>>>>>> w-bench
     from recsys_nb.features import FeatureEncoder
     from recsys_nb.models.dlrm import DLRM, DLRMConfig
     from recsys_nb.stream import Examples, ParquetStream, fit_batches
-<<<<<<< HEAD
-    from recsys_nb.training import train
-=======
     from recsys_nb.training.loop import train
->>>>>>> w-bench
     torch.set_num_threads(1); bare, clock = memory("VmRSS"), [time.process_time()]
     encoder, paths = FeatureEncoder(categorical=CATEGORIES, numeric=NUMBERS), files(Path(folder), rows)
     if role == "streamed":

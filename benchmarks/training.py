@@ -130,19 +130,10 @@ def sweep(args, path: Path) -> None:
 def retriever_ndcg(train, test, seed: int, precision: str, sparse: bool) -> float:
     "NDCG@10 of a TwoTowerRetriever whose tables are updated by RowAdam or by dense Adam."
     from recsys_nb.metrics import evaluate
-<<<<<<< HEAD
-    from recsys_nb.recommenders import TwoTowerRetriever
-    init = two_tower.Tower.__init__
-    two_tower.Tower.__init__ = lambda self, *a, **k: init(self, *a, **k | {"sparse": sparse})
-    try: model = TwoTowerRetriever(seed=seed, device="cpu", precision=precision, epochs=15).fit(train)
-    finally: two_tower.Tower.__init__ = init
-    assert all(o.sparse == sparse for o in model.model.modules() if isinstance(o, torch.nn.Embedding))
-=======
     from recsys_nb.recommenders import TwoTowerRetriever, towers
     with patch.object(towers, "SPARSE_TABLE", -1 if sparse else float("inf")): # one profile for all, so that the ways alone differ
         model = TwoTowerRetriever(seed=seed, device="cpu", precision=precision, epochs=15, profile="sparse").fit(train)
     assert all(tower.table.sparse == sparse for tower in (model.model_.user_tower, model.model_.item_tower))
->>>>>>> w-bench
     return evaluate(model.recommend(k=10), test, k=10, metrics=["ndcg"], n_boot=0).values["ndcg@10"]
 
 
@@ -161,11 +152,7 @@ def dlrm_examples(ds) -> tuple[dict, dict, list[int]]:
 
 def dlrm_loss(train, valid, cards, seed: int, precision: str, sparse: bool) -> float:
     "The best validation log loss of a DLRM."
-<<<<<<< HEAD
-    from recsys_nb.models import DLRM, DLRMConfig
-=======
     from recsys_nb.models.dlrm import DLRM, DLRMConfig
->>>>>>> w-bench
     from recsys_nb.training.loop import train as fit
     torch.manual_seed(seed)
     model = DLRM(DLRMConfig(sparse_cardinalities=cards, sparse_embedding_dim=16, num_dense_features=2, bottom_mlp_dims=[32, 16], top_mlp_dims=[64, 32, 1]))

@@ -28,15 +28,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 import pandas as pd
 import torch
-<<<<<<< HEAD
-
-from recsys_nb.cli import choose_split, new_pairs
-from recsys_nb.data import split_by_time
-from recsys_nb.metrics import evaluate, ranker_metrics
-from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever, _with_ids
-from recsys_nb.simulate import World
-=======
->>>>>>> w-bench
 from _common import keep
 from retrieval import CACHE, read
 

@@ -47,11 +47,7 @@ def worker(name: str, folder: str, threads: int, seed: int) -> dict:
     import torch
     from recsys_nb.data import load
     from recsys_nb.metrics import evaluate
-<<<<<<< HEAD
-    from recsys_nb.recommenders import TwoTowerRetriever
-=======
     from recsys_nb.recommenders import BASELINES, TwoTowerRetriever
->>>>>>> w-bench
     torch.set_num_threads(threads)
     train, test = load(folder, format="user-lists")
     model = TwoTowerRetriever(seed=seed) if name == "TwoTowerRetriever" else BASELINES[name]()
