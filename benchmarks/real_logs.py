@@ -1,7 +1,7 @@
 """The default product and every baseline on real logs, with default settings.
 
     python benchmarks/real_logs.py [--data steam anime ...] [--seeds 3]
-        [--baselines ALS BPR ...] [--trials N] [--threads 1] [--out FILE]
+        [--models Recommender ALS ...] [--trials N] [--threads 1] [--out FILE]
 
 Each log and seed runs in a process of its own. The split is the one that
 `recsys-nb run` would choose, or the official one where a log comes split; lists are of
