@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import tracemalloc
 import warnings
 import zipfile
 from collections import Counter
@@ -17,8 +16,8 @@ import pandas as pd
 import pytest
 
 import recsys_nb.data as data
-from recsys_nb.data import (BaseRecommender, DataError, Dataset, DownloadError, DuplicateRowError, EmptyLogError, IdTypeError, MissingColumnError, NullIdError, TimestampError,
-                            UnknownIdError, check_split, load, read_log, split_by_time, split_by_user, split_leave_last_out, split_random, top_k)
+from recsys_nb.data import (DataError, Dataset, DownloadError, DuplicateRowError, EmptyLogError, IdTypeError, MissingColumnError, NullIdError, TimestampError,
+                            UnknownIdError, check_split, load, read_log, split_by_time, split_by_user, split_leave_last_out, split_random)
 
 SPLITS = [split_by_time, split_leave_last_out, split_by_user, split_random]
 
@@ -168,81 +167,6 @@ def test_splits_refuse(split):
     if split is not split_leave_last_out:
         for bad in (0, 1, -0.1, 20, float("nan")):
             with pytest.raises(ValueError, match="between 0 and 1"): split(random_log(0), test=bad)
-
-
-# --- recommenders -----------------------------------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("seed", range(30))
-def test_top_k_is_a_full_sort(seed):
-    r = np.random.default_rng(seed); n, m, k = r.integers(1, 40, 3)
-    s = r.choice([-np.inf, -1, 0, 0.5, 3], (n, m)).astype([np.float32, np.float64][seed % 2])
-    want = np.argsort(-s, axis=1, kind="stable")[:, :k]; best = np.take_along_axis(s, want, 1)
-    cols, got = top_k(s, k)
-    assert (got == best).all() and (cols == np.where(np.isneginf(best), -1, want)).all()
-
-
-class Fixed(BaseRecommender):
-    "Scores that depend on the user's code and the length of the history."
-    def _fit(self, train): pass
-    def _scores(self, h):
-        return ((h.rows[:, None] * 7 + np.arange(h.n_items) * 5 + np.diff(h.offsets)[:, None]) % 11).astype(float)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_recommend(seed):
-    ds = random_log(seed, exposures=False); model = Fixed().fit(ds); r = np.random.default_rng(seed); k = int(r.integers(1, 20))
-    seen = set(zip(ds.interactions.user_id, ds.interactions.item_id)); recs = model.recommend(k=k)
-    assert not seen & set(zip(recs.user_id, recs.item_id))
-    left = len(ds.item_ids) - ds.interactions.groupby("user_id").item_id.nunique()
-    assert recs.groupby("user_id").size().reindex(left.index, fill_value=0).equals(left.clip(upper=k))
-    assert (recs.groupby("user_id")["rank"].apply(lambda x: list(x) == list(range(1, len(x) + 1)))).all() and (recs.groupby("user_id").score.diff().dropna() <= 0).all()
-    for budget_gib in (1e-9, 0.0626, 0.07): pd.testing.assert_frame_equal(model.recommend(k=k, budget_gib=budget_gib), recs)
-    events = ds.interactions.sample(5, random_state=seed); stranger = events.assign(user_id="zz" if seed % 2 else -1)
-    more = model.recommend(events=pd.concat([events, stranger]), k=99)
-    assert set(more.source) <= {"events"} and not seen & set(zip(more.user_id, more.item_id))
-    assert not set(more[more.user_id == stranger.user_id.iloc[0]].item_id) & set(stranger.item_id)
-    unknown = model.recommend(["never" if seed % 2 else -2], k=3)
-    assert set(unknown.source) == {"popular"} and unknown.score.tolist() == sorted(ds.interactions.item_id.value_counts(), reverse=True)[:3]
-
-
-class Stored(BaseRecommender):
-    "Hands out its own matrix, which nobody may write into."
-    def _fit(self, train): self.matrix = np.random.default_rng(0).integers(0, 9, (len(self.user_ids), len(self.item_ids))).astype(np.float32)
-    def _scores(self, h): return self.matrix if len(h) == len(self.matrix) else self.matrix[h.rows]
-
-
-def test_the_scores_of_a_model_are_not_written_into():
-    model = Stored().fit(random_log(3)); before = model.matrix.copy(); model.recommend(k=3)
-    assert (model.matrix == before).all()
-
-
-@pytest.mark.parametrize("budget_mib", [100, 400])
-def test_a_large_catalogue_stays_in_its_budget(budget_mib):
-    "Everything on the way to the lists of 3,000 users out of 50,000 items: 600 MB of scores, were they made at once."
-    r = np.random.default_rng(0); n, m, k = 3_000, 50_000, 20
-    class Vectors(BaseRecommender):
-        def _fit(self, train): self.u, self.v = r.normal(size=(n, 8)).astype(np.float32), r.normal(size=(m, 8)).astype(np.float32)
-        def _scores(self, h): return self.u[h.rows] @ self.v.T
-    log = pd.DataFrame({"user_id": np.repeat(np.arange(n), 5), "item_id": r.integers(0, m, 5 * n)})
-    model = Vectors().fit(Dataset(log, users=pd.DataFrame({"user_id": range(n)}), items=pd.DataFrame({"item_id": range(m)})))
-    tracemalloc.start(); lists = model.recommend(k=k, budget_gib=budget_mib / 1024); peak = tracemalloc.get_traced_memory()[1]; tracemalloc.stop()
-    assert peak < budget_mib * 2**20
-    for u in (0, 1, 2_999):
-        scores = model.u[u] @ model.v.T; scores[log.item_id[log.user_id == u]] = -np.inf
-        got = lists[lists.user_id == u]
-        np.testing.assert_allclose(got.score, np.sort(scores)[::-1][:k], rtol=1e-5); np.testing.assert_allclose(scores[got.item_id], got.score, rtol=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_top_k_of_wide_rows(seed):
-    "Heaps of columns, ties of all kinds, a column left over, rows that are cut to blocks."
-    r = np.random.default_rng(seed); n, m, k = int(r.integers(1, 60)), int(r.integers(2_000, 40_000)), int(r.choice([1, 5, 100, 1_000]))
-    s = [r.normal(size=(n, m)), r.integers(0, 3, (n, m)), np.where(r.random((n, m)) < .999, -np.inf, r.integers(0, 9, (n, m)))][seed % 3].astype(np.float32)
-    s[0, :] = 0; s = np.asfortranarray(s) if seed % 2 else s
-    want = np.argsort(-s, axis=1, kind="stable")[:, :k]; best = np.take_along_axis(s, want, 1); cols, got = top_k(s, k)
-    assert (got == best).all() and (cols == np.where(np.isneginf(best), -1, want)).all()
-    s[-1, r.integers(m)] = np.nan
-    with pytest.raises(ValueError, match=f"row {n - 1} hold NaN"): top_k(s, k)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------------------------------------
