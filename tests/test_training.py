@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -11,10 +12,10 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import recsys_nb.training.looping.checkpoints as checkpoints_module
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+import recsys_nb.training.checkpoints as checkpoints_module
 from recsys_nb.models.sampled_softmax import sampled_softmax_loss
 from recsys_nb.models.two_tower import TwoTowerConfig, TwoTowerModel
 from recsys_nb.training.checkpoints import CheckpointError, read_checkpoint
@@ -386,8 +387,11 @@ def test_a_disk_that_is_really_full(disk, whole):
     size = max(path.stat().st_size for path in folder.iterdir())
     room = shutil.disk_usage(disk).free - size // 2
     (disk / "others").write_bytes(bytes(room))  # half a checkpoint is left
-    with pytest.raises(CheckpointError, match="is full"):
+    with pytest.raises(CheckpointError, match="is full") as error:
         run(folder)
+    said = re.search("It needs ([0-9,]+) bytes", str(error.value))
+    need = int(said[1].replace(",", ""))
+    assert size / 2 < need <= 2 * size
     (disk / "others").unlink()
     assert_goes_on(folder, whole)
 
