@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 
 from recsys_nb.calibration import IsotonicCalibrator, PlattCalibrator, by_segment, calibrator, reliability
-from recsys_nb.data import DataError
 from recsys_nb.metrics import MetricsError
 from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever, predict_shown
 from recsys_nb.simulate import World
@@ -32,7 +31,7 @@ def test_saved_and_loaded(calibrated, shop, tmp_path):
 
 def test_exported_probabilities_are_the_calibrated_ones(calibrated, tmp_path):
     for module in ("onnx", "onnxscript", "onnxruntime"): pytest.importorskip(module)
-    from recsys_nb.serve import Exported, export
+    from recsys_nb.serving.export import Exported, export
     served, k = Exported(export(calibrated, tmp_path/"onnx")), calibrated.ranker_
     past, items = calibrated.histories_.take(np.array([3])), np.arange(40)
     owner, nothing = np.zeros(40, int), np.zeros((40, 1), np.float32)

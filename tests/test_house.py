@@ -142,10 +142,10 @@ def check(house): return run(".ci/check.py", cwd=house)
 
 
 def test_check_finds_a_module_edited_by_hand(house):
-    file = house/"recsys_nb/baselines.py"
+    file = house/"recsys_nb/recommenders/baselines.py"
     file.write_text(file.read_text(encoding="utf-8").replace("# %%", "# edited\n# %%", 1), encoding="utf-8")
     r = check(house)
-    assert r.returncode == 1 and "recsys_nb/baselines.py is not the export" in r.stderr, r.stderr
+    assert r.returncode == 1 and "recsys_nb/recommenders/baselines.py is not the export" in r.stderr, r.stderr
 
 
 def test_check_finds_a_module_without_a_notebook(house):

@@ -1,13 +1,12 @@
-"Long jobs: whatever ends a process, and whatever the disk does to a checkpoint, the same command goes on to the same weights."
+"Long jobs: whatever ends a process, the same command goes on to the same weights."
+
 import errno
 import multiprocessing
 import os
 import random
-import re
 import resource
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
-from test_training import EPOCHS, run
+from test_training import EPOCHS, STEPS, assert_equal, list_events, run
 
 import recsys_nb.cli
 import recsys_nb.recommenders.storage
@@ -23,269 +22,280 @@ import recsys_nb.training.checkpoints
 import recsys_nb.training.loop
 from recsys_nb.training import CheckpointError
 
-processes = multiprocessing.get_context("forkserver") # fresh processes that don't have to import everything
+# fresh processes that don't have to import everything
+processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.cli"])
 
 
 @pytest.fixture(scope="module")
-def whole(): return run(None)
+def whole():
+    return run()
 
 
-def goes_on(folder, whole):
-    "The run in `folder` ends as the uninterrupted one, and leaves two checkpoints and nothing else."
+def assert_goes_on(folder, whole):
+    "The run in a folder ends as the quiet one, and leaves two checkpoints alone."
     weights, epochs = run(folder)
-    assert epochs == whole[1] and all(torch.equal(weights[name], w) for name, w in whole[0].items())
-    assert sorted(p.name for p in folder.iterdir()) == [f"epoch-{e:05d}.safetensors" for e in (EPOCHS - 1, EPOCHS)]
+    assert epochs == whole[1]
+    assert_equal(weights, whole[0])
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"epoch-{e:05d}.safetensors" for e in (EPOCHS - 1, EPOCHS)]
+
+
+def start(function, *args):
+    process = processes.Process(target=function, args=args)
+    process.start()
+    return process
+
+
+def wait_for(process):
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 # Killed
 
-def watched(event, patch):
-    "Call `event` with a name before and after each thing that the writing of a checkpoint does, and in the middle of the file."
-    def around(owner, name):
-        real = getattr(owner, name)
-        def f(*args, **kwargs):
-            event(f"before {name}")
-            out = real(*args, **kwargs)
-            if name == "save_file":
-                content = Path(args[1]).read_bytes(); os.truncate(args[1], len(content) // 2); event("half of the file"); Path(args[1]).write_bytes(content)
-            event(f"after {name}")
-            return out
-        patch(owner, name, f)
-    for owner, name in [(recsys_nb.training.checkpoints, "save_file"), (os, "fsync"), (os, "replace"), (Path, "unlink"), (shutil, "rmtree")]: around(owner, name)
+WRITES = [
+    (os, "fsync"),
+    (os, "replace"),
+    (Path, "unlink"),
+    (shutil, "rmtree"),
+]
 
 
-def killed_at(folder, at):
-    "In a process of its own: the run, killed by itself at its event number `at`."
-    count = 0
+def watch_writes(event, patch):
+    "Call `event` around each thing that a write does, and in the middle of the file."
+    owner = recsys_nb.training.checkpoints
+    real = owner.save_file
+
+    def save_in_halves(tensors, path, header):
+        event("before save_file")
+        real(tensors, path, header)
+        content = Path(path).read_bytes()
+        os.truncate(path, len(content) // 2)
+        event("half of the file")
+        Path(path).write_bytes(content)
+        event("after save_file")
+
+    patch(owner, "save_file", save_in_halves)
+    list_events(WRITES, event, patch)
+
+
+def kill_at(folder, moment):
+    "The run, in a process that kills itself at an event of this number."
+    seen = []
+
     def event(name):
-        nonlocal count
-        count += 1
-        if count == at: os.kill(os.getpid(), signal.SIGKILL)
-    watched(event, setattr)
+        seen.append(name)
+        if len(seen) == moment:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    watch_writes(event, setattr)
     run(folder, lambda: event("step"))
-
-
-def start(f, *args):
-    p = processes.Process(target=f, args=args); p.start()
-    return p
-
-
-def ended(p):
-    p.join(60)
-    assert p.exitcode is not None
-    return p.exitcode
 
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory):
     "The names of all events of the run, in order."
     seen, folder = [], tmp_path_factory.mktemp("events")
-    with pytest.MonkeyPatch.context() as m: watched(seen.append, m.setattr); run(folder, lambda: seen.append("step"))
+    with pytest.MonkeyPatch.context() as patch:
+        watch_writes(seen.append, patch.setattr)
+        run(folder, lambda: seen.append("step"))
     return seen
 
 
 def test_killed_at_every_moment_of_a_write(tmp_path, events, whole):
     first = [i for i, name in enumerate(events) if name == "before save_file"][2]
     last = first + events[first:].index("step")
-    assert {"half of the file", "before fsync", "after replace", "before unlink"} <= set(events[first:last])
+    expected = {"half of the file", "before fsync", "after replace", "before unlink"}
+    assert expected <= set(events[first:last])
     for i in range(first, last):
         folder = tmp_path / str(i)
-        assert ended(start(killed_at, folder, i + 1)) == -signal.SIGKILL, events[i]
-        goes_on(folder, whole)
+        process = start(kill_at, folder, i + 1)
+        assert wait_for(process) == -signal.SIGKILL, events[i]
+        assert_goes_on(folder, whole)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_killed_again_and_again(tmp_path, events, whole, seed):
     "At seeded events, until a process comes through."
-    draw, kills = random.Random(seed), 0
-    while code := ended(start(killed_at, tmp_path, draw.randint(1, len(events) // 2))):
+    draw, kills, latest = random.Random(seed), 0, len(events) // 2
+    while code := wait_for(start(kill_at, tmp_path, draw.randint(1, latest))):
         assert code == -signal.SIGKILL
         kills += 1
     assert kills >= 2
-    goes_on(tmp_path, whole)
+    assert_goes_on(tmp_path, whole)
 
 
-def slow(folder, begun):
-    def step(): begun.set(); time.sleep(.01)
-    run(folder, step)
+def run_slowly(folder, begun):
+    def on_step():
+        begun.set()
+        time.sleep(0.01)
+
+    run(folder, on_step)
 
 
 def test_killed_from_outside(tmp_path, whole):
     "After seeded times, wherever the process is then."
     draw, kills = random.Random(2), 0
     while True:
-        begun = processes.Event(); p = start(slow, tmp_path, begun)
-        while p.is_alive() and not begun.wait(.05): pass # it may have nothing left to do
-        p.join(draw.uniform(0, .2 + .1 * kills)); p.kill()
-        if ended(p) == 0: break
-        assert p.exitcode == -signal.SIGKILL; kills += 1
-    assert kills >= 2 # the steps alone take longer than the first two draws may
-    goes_on(tmp_path, whole)
+        begun = processes.Event()
+        process = start(run_slowly, tmp_path, begun)
+        while process.is_alive() and not begun.wait(0.05):
+            pass  # it may have nothing left to do
+        process.join(draw.uniform(0, 0.2 + 0.1 * kills))
+        process.kill()
+        if wait_for(process) == 0:
+            break
+        assert process.exitcode == -signal.SIGKILL
+        kills += 1
+    assert kills >= 2  # the steps alone take longer than the first two draws may
+    assert_goes_on(tmp_path, whole)
 
 
-# No memory
+# Limits of the system
 
-def hungry(folder, at):
-    "The run, whose process may not have more memory and asks for it in step `at`."
+
+def ask_for_too_much(folder, moment):
+    "The run, in a process that may have no more memory and asks for it."
     count = 0
-    def step():
+
+    def on_step():
         nonlocal count
         count += 1
-        if count < at: return
-        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + 2**26, used + 2**26))
+        if count < moment:
+            return
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        limit = pages * resource.getpagesize() + 2**26
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
         torch.ones(2**28)
-    run(folder, step)
+
+    run(folder, on_step)
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="/proc says how much memory a process has")
+HAS_STATM = Path("/proc/self/statm").exists()
+
+
+@pytest.mark.skipif(not HAS_STATM, reason="/proc says how much memory there is")
 def test_no_memory_in_a_step(tmp_path, whole):
-    assert ended(start(hungry, tmp_path, 2 * 20 + 7)) == 1
+    process = start(ask_for_too_much, tmp_path, 2 * (STEPS + 1) + 7)
+    assert wait_for(process) == 1
     assert (tmp_path / "epoch-00002.safetensors").exists()
-    goes_on(tmp_path, whole)
+    assert_goes_on(tmp_path, whole)
 
 
-def test_no_memory_for_a_checkpoint(tmp_path, monkeypatch, whole):
-    def none(*args): raise MemoryError
-    run(tmp_path, epochs=2)
-    for name in "pack_state", "save_file":
-        with monkeypatch.context() as m:
-            m.setattr(recsys_nb.training.checkpoints, name, none)
-            with pytest.raises(MemoryError): run(tmp_path)
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["epoch-00001.safetensors", "epoch-00002.safetensors"]
-    goes_on(tmp_path, whole)
-
-
-# No room
-
-@pytest.fixture
-def disk(tmp_path):
-    "A disk of one megabyte."
-    if os.name != "posix" or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", tmp_path], capture_output=True).returncode: pytest.skip("a small disk can only be mounted by root")
-    yield tmp_path
-    subprocess.run(["umount", "-l", tmp_path], check=True) # files that were read stay mapped for a while
-
-
-def test_full_disk(disk, whole):
-    folder = disk / "run"; run(folder, epochs=2)
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    size = max(map(len, before.values()))
-    room = shutil.disk_usage(disk).free - size // 2
-    (disk / "others").write_bytes(bytes(room)) # half a checkpoint is left
-    with pytest.raises(CheckpointError, match=f"the disk of the folder {folder} is full. It needs [0-9,]+ bytes and") as e: run(folder)
-    need = int(str(e.value).split("needs ")[1].split(" ")[0].replace(",", ""))
-    assert .5 * size < need <= 2 * size
-    assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
-    (disk / "others").unlink()
-    goes_on(folder, whole)
-
-
-def limited(folder, size):
+def run_with_small_files(folder, size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
-    with pytest.raises(CheckpointError, match="File too large"): run(folder)
+    with pytest.raises(CheckpointError, match="File too large"):
+        run(folder)
 
 
 def test_file_too_large(tmp_path, whole):
     run(tmp_path, epochs=1)
-    assert ended(start(limited, tmp_path, 10_000)) == 0
-    assert [p.name for p in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
-    goes_on(tmp_path, whole)
-
-
-# Spoilt by the disk
-
-def cut(content, draw): return content[:draw.randrange(len(content))]
-def flip(content, draw): spoilt = bytearray(content); spoilt[draw.randrange(len(content))] ^= 1 << draw.randrange(8); return bytes(spoilt)
-def zeros(content, draw): start = draw.randrange(len(content) - 512); return content[:start] + bytes(512) + content[start + 512:]
-
-
-@pytest.mark.parametrize("spoil", [cut, flip, zeros])
-def test_damaged(tmp_path, whole, spoil):
-    "A spoilt file is named and the one before is used; where all are spoilt, all are named."
-    draw = random.Random(3)
-    run(tmp_path, epochs=3)
-    latest, before = tmp_path / "epoch-00003.safetensors", tmp_path / "epoch-00002.safetensors"
-    good = {p: p.read_bytes() for p in (before, latest)}
-    for _ in range(5):
-        for p in tmp_path.iterdir(): p.unlink()
-        before.write_bytes(good[before]); latest.write_bytes(spoil(good[latest], draw))
-        with pytest.warns(UserWarning, match="epoch-00003.* goes on from the one before, epoch-00002.safetensors"): goes_on(tmp_path, whole)
-        for p in tmp_path.iterdir(): p.unlink()
-        for p in good: p.write_bytes(spoil(good[p], draw))
-        with pytest.raises(CheckpointError, match="no checkpoint that is whole: .*epoch-00003.*epoch-00002.*resume=False"): run(tmp_path)
-        for p in good: p.write_bytes(good[p])
-    goes_on(tmp_path, whole)
+    size = next(tmp_path.iterdir()).stat().st_size
+    assert wait_for(start(run_with_small_files, tmp_path, size // 2)) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001.safetensors"]
+    assert_goes_on(tmp_path, whole)
 
 
 # The whole command
 
-SMALL = ["run", "--data", "simulated", "--n-users", "200", "--n-items", "80", "--n-interactions", "3000", "--quick", "--no-ab"]
-KILLS = [("epoch", 3), ("_rank", 1), ("_save", 1), ("rename", 2)] # what, and when it comes so often
+SMALL = (
+    "run --data simulated --n-users 200 --n-items 80 --n-interactions 3000 "
+    "--quick --no-ab"
+).split()
+# what ends the command, and when it comes so often
+KILLS = [("epoch", 3), ("_rank", 1), ("_save", 1), ("rename", 2)]
 
 
 def watch_command(event, patch):
-    "Call `event` with the names of stages, epochs and checkpoints before they begin, and of checkpoints when they are there."
-    def before(owner, name, called, after=None):
+    "Call `event` with the names of stages, epochs and renamings before they begin."
+    watched = {
+        "_rank": (recsys_nb.cli, "_rank"),
+        "_save": (recsys_nb.cli, "_save"),
+        "epoch": (recsys_nb.training.loop, "open_epoch"),
+        "rename": (Path, "rename"),
+    }
+    for called, (owner, name) in watched.items():
         real = getattr(owner, name)
-        def f(*args, **kwargs):
+
+        def announced(*args, real=real, called=called, **options):
             event(called)
-            out = real(*args, **kwargs)
-            if after: event(after)
-            return out
-        patch(owner, name, f)
-    for stage in "_rank", "_save": before(recsys_nb.cli, stage, stage)
-    before(recsys_nb.training.loop, "open_epoch", "epoch"); before(recsys_nb.training.checkpoints.Checkpoints, "save", "save", "saved"); before(Path, "rename", "rename")
+            return real(*args, **options)
+
+        patch(owner, name, announced)
 
 
 def command(words, kill, times, epochs):
-    "The command line, killed by itself when `kill` comes for the `times`-th time; `epochs` counts those of all processes."
+    "The command line, killed by itself; `epochs` counts those of all processes."
     seen = []
+
     def event(name):
         seen.append(name)
-        if name == kill and seen.count(name) == times: os.kill(os.getpid(), signal.SIGKILL)
+        if name == kill and seen.count(name) == times:
+            os.kill(os.getpid(), signal.SIGKILL)
         if name == "epoch":
-            with epochs.get_lock(): epochs.value += 1
+            with epochs.get_lock():
+                epochs.value += 1
+
     watch_command(event, setattr)
     sys.exit(recsys_nb.cli.main(words))
 
 
 def content(out):
     "What a run has made, but for its log."
-    metrics, lists = (out / "metrics.json").read_text(), pd.read_parquet(out / "recommendations.parquet")
-    return metrics, lists.to_csv(), {p.name: p.read_bytes() for p in (out / "model").iterdir()}
+    lists = pd.read_parquet(out / "recommendations.parquet").to_csv()
+    model = {path.name: path.read_bytes() for path in (out / "model").iterdir()}
+    return (out / "metrics.json").read_text(), lists, model
 
 
 def test_command_killed_at_every_stage(tmp_path):
     assert recsys_nb.cli.main([*SMALL, "--out", str(tmp_path / "whole")]) == 0
-    epochs, folder = processes.Value("i", 0), tmp_path / "killed"; folder.mkdir()
+    epochs, folder = processes.Value("i", 0), tmp_path / "killed"
+    folder.mkdir()
+    words = [*SMALL, "--out", str(folder / "out")]
+    trained = {}
     for kill, times in KILLS:
-        assert ended(start(command, [*SMALL, "--out", str(folder / "out")], kill, times, epochs)) == -signal.SIGKILL, kill
-        assert [p.name[:12] for p in folder.iterdir()] == ["out.partial-"]
-        if kill == "_rank": trained = epochs.value
-        if kill == "_save": assert epochs.value == trained # what was trained is kept
-    assert ended(start(command, [*SMALL, "--out", str(folder / "out")], None, 0, epochs)) == 0
+        process = start(command, words, kill, times, epochs)
+        assert wait_for(process) == -signal.SIGKILL, kill
+        assert [path.name[:12] for path in folder.iterdir()] == ["out.partial-"]
+        trained[kill] = epochs.value
+    assert trained["epoch"] < trained["_rank"]
+    assert trained["_rank"] == trained["_save"]  # what was trained is kept
+    assert wait_for(start(command, words, None, 0, epochs)) == 0
     assert content(folder / "out") == content(tmp_path / "whole")
-    assert [p.name for p in folder.iterdir()] == ["out"] and not (folder / "out" / "kept").exists()
+    assert [path.name for path in folder.iterdir()] == ["out"]
+    assert not (folder / "out" / "kept").exists()
 
 
 def test_command_with_a_full_disk(tmp_path, monkeypatch, capsys):
-    "One line that says what is full, and the same command works when there is room."
-    def full(*args): raise OSError(errno.ENOSPC, "No space left on device")
+    "One line that says so, and the same command works when there is room."
+
+    def fail(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     words = [*SMALL, "--out", str(tmp_path / "out")]
-    with monkeypatch.context() as m:
-        m.setattr(recsys_nb.recommenders.storage, "save_file", full)
+    with monkeypatch.context() as patch:
+        patch.setattr(recsys_nb.recommenders.storage, "save_file", fail)
         assert recsys_nb.cli.main(words) == 2
     assert "No space left on device" in capsys.readouterr().err
-    assert recsys_nb.cli.main(words) == 0 and [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert recsys_nb.cli.main(words) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_command_with_other_options_does_not_go_on(tmp_path, monkeypatch):
-    words, out = [*SMALL, "--no-ranker", "--out", str(tmp_path / "out")], tmp_path / "out"
-    def none(run): raise MemoryError
-    with monkeypatch.context() as m:
-        m.setattr(recsys_nb.cli, "_save", none)
-        with pytest.raises(MemoryError): recsys_nb.cli.main(words)
-    kept = [p.name for p in next(tmp_path.iterdir()).joinpath("kept").iterdir()]
+    out = tmp_path / "out"
+    words = [*SMALL, "--no-ranker", "--out", str(out)]
+
+    def fail(run):
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(recsys_nb.cli, "_save", fail)
+        with pytest.raises(MemoryError):
+            recsys_nb.cli.main(words)
+    unfinished = next(tmp_path.iterdir())
+    assert len(list((unfinished / "kept").iterdir())) == 1
     assert recsys_nb.cli.main([*words, "--seed", "7"]) == 0
-    assert len(kept) == 1 and "kept" not in (out / "run.log").read_text() and [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert "kept" not in (out / "run.log").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

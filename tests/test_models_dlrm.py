@@ -8,6 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as bce
 from torch.nn.functional import embedding, linear
 
 from recsys_nb.models.dlrm import DLRM, DLRMConfig, log_loss
+from recsys_nb.training import CheckpointError, train
 
 CARDINALITIES = (40, 7)
 COMPILER = shutil.which("g++") or shutil.which("clang++")
@@ -149,3 +150,67 @@ def test_compiled_gives_the_same_logits():
         compiled(batch["dense"], batch["sparse"]),
         model(batch["dense"], batch["sparse"]),
     )
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
+def test_compiled_as_on_a_gpu():
+    "Where the compiler looks inside the model, which it does on a GPU."
+    model, batch = make_model((300_000, 7)), make_batch(50)
+    gradients = []
+    for logits in (model, torch.compile(model._logits, backend="aot_eager")):
+        model.zero_grad()
+        bce(logits(batch["dense"], batch["sparse"]), batch["label"]).backward()
+        gradients.append([p.grad.to_dense() for p in model.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert all(gradient.abs().sum() > 0 for gradient in gradients[0])
+
+
+@pytest.mark.skipif(not COMPILER, reason="torch.compile needs a C++ compiler")
+@pytest.mark.filterwarnings("ignore::FutureWarning:torch")
+@pytest.mark.parametrize("cardinalities", [CARDINALITIES, (300_000, 7)], ids=str)
+def test_compiled_training_is_the_same_course(cardinalities, tmp_path):
+    "Sparse gradients too; codes are still checked; its checkpoints are its own."
+    data = make_batch()
+    settings = {
+        "epochs": 3,
+        "batch_size": 250,
+        "lr": 0.01,
+        "device": "cpu",
+        "precision": "fp32",
+        "progress": False,
+    }
+    compiling = settings | {"compile": True}
+    plain, compiled = make_model(cardinalities), make_model(cardinalities)
+    one = train(plain, log_loss, data, **settings)
+    other = train(compiled, log_loss, data, **compiling, folder=tmp_path)
+    losses = [row["loss"] for row in one.epochs]
+    assert losses == pytest.approx([row["loss"] for row in other.epochs], abs=1e-5)
+    assert losses[-1] < losses[0]
+    for p, q in zip(plain.parameters(), compiled.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-3)
+    with pytest.raises(CheckpointError, match="compile"):
+        train(make_model(cardinalities), log_loss, data, **settings, folder=tmp_path)
+    wrong = data | {"sparse": data["sparse"] + torch.tensor([0, 1])}
+    with pytest.raises(IndexError, match="feature 1 has code 7"):
+        train(make_model(cardinalities), log_loss, wrong, **compiling)
+
+
+class Elsewhere(torch.nn.Module):
+    "A table without a weight of its own, as one in parts."
+
+    sparse = True
+
+    def __init__(self, table):
+        super().__init__()
+        self.tables = torch.nn.ModuleList([table])
+
+    def forward(self, codes):
+        return self.tables[0](codes)
+
+
+def test_a_table_that_is_no_embedding_gives_rows_too():
+    model, batch = make_model(), make_batch(20)
+    expected = model(batch["dense"], batch["sparse"])
+    model.table = Elsewhere(model.table)
+    torch.testing.assert_close(model(batch["dense"], batch["sparse"]), expected)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,8 @@ from recsys_nb.recommenders.baselines import (
     solve_sparse_ease,
     solve_users,
 )
-from recsys_nb.recommenders.tuning import SPACES, TuneError, tune
+from recsys_nb.recommenders.retriever import TwoTowerRetriever
+from recsys_nb.recommenders.tuning import SPACES, Range, TuneError, tune
 from recsys_nb.simulate import simulate
 
 SMALL = {
@@ -241,3 +243,18 @@ def test_a_file_that_is_no_search_stays_as_it_was(train, tmp_path):
     with pytest.raises(TuneError, match="is no saved search"):
         tune(EASE, train, trials=2, file=file, progress=False)
     assert file.read_text(encoding="utf-8") == text
+
+
+def test_the_two_tower_retriever_is_searched_like_a_baseline(train):
+    space = {
+        "dim": Range(8, 32, log=True),
+        "temperature": Range(0.1, 1.0, log=True),
+        "hidden_dims": [(), (16,)],
+    }
+    quick = partial(TwoTowerRetriever, epochs=1, profile="dense")
+    found = tune(quick, train, space, trials=3, progress=False)
+    assert found.name.startswith("TwoTowerRetriever(epochs=1")
+    assert found.score == found.to_frame().score.max() > 0
+    assert found.model.settings.temperature == found.best["temperature"]
+    assert found.model.settings.epochs == 1
+    assert set(found.to_frame().hidden_dims) <= {(), (16,)}

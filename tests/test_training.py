@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -386,8 +387,11 @@ def test_a_disk_that_is_really_full(disk, whole):
     size = max(path.stat().st_size for path in folder.iterdir())
     room = shutil.disk_usage(disk).free - size // 2
     (disk / "others").write_bytes(bytes(room))  # half a checkpoint is left
-    with pytest.raises(CheckpointError, match="is full"):
+    with pytest.raises(CheckpointError, match="is full") as error:
         run(folder)
+    said = re.search("It needs ([0-9,]+) bytes", str(error.value))
+    need = int(said[1].replace(",", ""))
+    assert size / 2 < need <= 2 * size
     (disk / "others").unlink()
     assert_goes_on(folder, whole)
 

@@ -220,7 +220,7 @@ def do_the_rest(folder, rank):
 # How they are started
 
 
-def start_two(case, folder, timeout=300):
+def start_two(case, folder, timeout=300, program=__file__):
     "Two processes that do `case`; their exit codes."
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(7)]
     ports = [str(s.getsockname()[1]) for s in sockets]
@@ -235,7 +235,7 @@ def start_two(case, folder, timeout=300):
     }
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, case, folder],
+            [sys.executable, program, case, folder],
             env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
         )
         for rank in range(2)
