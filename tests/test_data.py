@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-import tracemalloc
 import warnings
 import zipfile
 from collections import Counter
