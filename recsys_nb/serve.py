@@ -166,7 +166,9 @@ def create_app(
     def recommend(user_id: str, k: K = 10, exclude_seen: bool = True): return service.recommend(user_id, k, exclude_seen)
 
     @app.post("/recommend", response_model=Recommendations)
-    def recommend_events(q: Question): return service.recommend(q.user_id, q.k, q.exclude_seen, [e.model_dump() for e in q.events])
+    def recommend_events(q: Question):
+        try: return service.recommend(q.user_id, q.k, q.exclude_seen, [e.model_dump() for e in q.events])
+        except DataError as e: raise fastapi.HTTPException(422, str(e)) from e
 
     @app.get("/item/{item_id:path}/similar", response_model=Similar)
     def similar(item_id: str, k: K = 10):

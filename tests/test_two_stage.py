@@ -84,7 +84,8 @@ def repeating(seed=0):
     items = favourites[users, rng.integers(0, 3, len(users))]
     other = rng.random(len(users)) < 0.25
     items[other] = rng.integers(0, 60, other.sum())
-    times = pd.to_datetime(rng.integers(0, 10**7, len(users)), unit="s")
+    seconds = 1_700_000_000 + rng.integers(0, 10**7, len(users))
+    times = pd.to_datetime(seconds, unit="s")
     frame = {"user_id": users, "item_id": items, "timestamp": times}
     return Dataset(pd.DataFrame(frame), name="groceries")
 
