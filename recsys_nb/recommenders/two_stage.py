@@ -704,7 +704,7 @@ class Recommender(BaseRecommender):
         new.take_over(unpack_parts(settings, arrays, catalogue))
         return new
 
-# %% ../../nbs/42_recommenders.two_stage.ipynb #37f33875
+# %% ../../nbs/42_recommenders.two_stage.ipynb #2f40c5fd
 KEPT = ("candidates", "seed", "max_gib", "holdout")  # settings that are saved
 
 
@@ -721,7 +721,11 @@ def pack_parts(recommender: Recommender) -> tuple[dict, dict[str, np.ndarray]]:
         arrays |= {f"source.{number}.{key}": value for key, value in own.items()}
     for task in ("answer", "answer_again"):
         answer = getattr(recommender, f"{task}_")
-        settings[task] = {"sources": answer.sources, "votes": answer.votes}
+        settings[task] = {
+            "sources": answer.sources,
+            "votes": answer.votes,
+            "is_ranked": answer.ranker is not None,
+        }
     ranker = recommender.ranker_
     settings["ranker"] = None
     if ranker is not None:
@@ -752,10 +756,8 @@ def unpack_parts(settings: dict, arrays: dict, catalogue: Catalogue) -> Outcome:
         kind = find_class(part["class"], BaseRanker)
         own = select_arrays(arrays, "ranker.")
         ranker = kind.from_state(part["settings"], own, catalogue)
-    first, second = settings["answer"], settings["answer_again"]
-    same = first == second
-    answer = unpack_answer(first, ranker)
-    again = answer if same else unpack_answer(second, None)
+    answer = unpack_answer(settings["answer"], ranker)
+    again = unpack_answer(settings["answer_again"], ranker)
     verdict = Verdict.from_dict(settings["verdict"])
     return Outcome(answer, again, sources, verdict, arrays["popularity"], None)
 
@@ -763,6 +765,7 @@ def unpack_parts(settings: dict, arrays: dict, catalogue: Catalogue) -> Outcome:
 def unpack_answer(part: dict, ranker: BaseRanker | None) -> Answer:
     "An answer of its sources and votes."
     votes = part["votes"]
+    ranker = ranker if part["is_ranked"] else None
     return Answer(tuple(part["sources"]), votes and tuple(votes), ranker)
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #0a5c29c5

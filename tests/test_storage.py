@@ -1,0 +1,117 @@
+"Every recommender answers after loading as before saving; a damaged folder is refused."
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys_nb.data import DataError
+from recsys_nb.recommenders.base import BaseRecommender
+from recsys_nb.recommenders.baselines import (
+    ALS,
+    BPR,
+    EASE,
+    ItemKNN,
+    Popularity,
+    Repeats,
+)
+from recsys_nb.recommenders.retriever import TwoTowerRetriever
+from recsys_nb.recommenders.two_stage import Recommender
+from recsys_nb.simulate import simulate
+
+MODELS = {
+    "popularity": lambda: Popularity(trend_half_life=5.0),
+    "item-kNN": lambda: ItemKNN(neighbours=20),
+    "EASE": lambda: EASE(l2=50.0),
+    "sparse EASE": lambda: EASE(neighbours=10),
+    "ALS": lambda: ALS(factors=8),
+    "BPR": lambda: BPR(factors=8, iterations=5),
+    "repeats": lambda: Repeats(),
+    "two-tower": lambda: TwoTowerRetriever(dim=8, epochs=1, profile="sparse"),
+    "blend": lambda: Recommender([Popularity(), EASE()], ranker=None, answer="blend"),
+    "two stages": lambda: Recommender(
+        [Popularity(), EASE()], ranker="dlrm", answer="two stages"
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def log():
+    return simulate(n_users=300, n_items=80, n_interactions=6_000, seed=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_loaded_model_answers_as_the_saved_one(name, log, tmp_path):
+    if name in ("ALS", "BPR"):
+        pytest.importorskip("implicit")
+    model = MODELS[name]()
+    model.fit(log if isinstance(model, Recommender) else log.positives())
+    folder = model.save(tmp_path / "model")
+    back = BaseRecommender.load(folder)
+    assert type(back) is type(model)
+    new = pd.DataFrame({"user_id": "new", "item_id": log.item_ids[:3]})
+    questions = [
+        {"user_ids": log.user_ids[:50], "k": 7},
+        {"events": new},
+        {"user_ids": log.user_ids[:9], "exclude_seen": False},
+        {"user_ids": log.user_ids[:9], "candidates": log.item_ids[5:30]},
+    ]
+    for question in questions:
+        ours, theirs = model.recommend(**question), back.recommend(**question)
+        pd.testing.assert_frame_equal(ours, theirs)
+    suffixes = {path.suffix for path in folder.iterdir()}
+    assert suffixes == {".json", ".parquet", ".safetensors"}
+
+
+def change_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("harm", [change_a_byte, remove])
+@pytest.mark.parametrize("name", ["arrays.safetensors", "item_ids.parquet"])
+def test_a_damaged_folder_is_refused(name, harm, log, tmp_path):
+    folder = EASE().fit(log.positives()).save(tmp_path / "model")
+    harm(folder / name)
+    with pytest.raises(DataError, match=name):
+        BaseRecommender.load(folder)
+
+
+def test_another_class_is_refused(log, tmp_path):
+    folder = EASE().fit(log.positives()).save(tmp_path / "model")
+    with pytest.raises(DataError, match="no ItemKNN here"):
+        ItemKNN.load(folder)
+    about = json.loads((folder / "recommender.json").read_text())
+    about["class"] = "os.system"
+    (folder / "recommender.json").write_text(json.dumps(about))
+    with pytest.raises(DataError, match=r"holds a os\.system"):
+        BaseRecommender.load(folder)
+
+
+def test_a_failed_save_leaves_what_was_there(log, tmp_path, monkeypatch):
+    model = EASE().fit(log.positives())
+    folder = model.save(tmp_path / "model")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def fail(*args):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("recsys_nb.recommenders.storage.save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        model.save(folder, overwrite=True)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_moved_folder_is_the_same_model(log, tmp_path):
+    model = ItemKNN().fit(log.positives())
+    shutil.move(model.save(tmp_path / "here"), tmp_path / "there")
+    back = ItemKNN.load(tmp_path / "there")
+    np.testing.assert_array_equal(back.weights_.toarray(), model.weights_.toarray())
