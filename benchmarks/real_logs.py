@@ -1,14 +1,13 @@
-"""The default product and every baseline on real logs, with default settings.
+"""The default recommender beside every baseline on real logs, nothing set:
+NDCG@10 on the test part of each log, with seconds, CPU seconds and memory.
 
-    python benchmarks/real_logs.py [--data steam anime ...] [--seeds 3]
-        [--models Recommender ALS ...] [--trials N] [--threads 1] [--out FILE]
+    python benchmarks/real_logs.py                        # all logs that are here
+    python benchmarks/real_logs.py --data steam --seeds 1 --models Recommender EASE
+    python benchmarks/real_logs.py --tuned                # baselines tuned too
 
-Each log and seed runs in a process of its own. The split is the one that
-`recsys-nb run` would choose, or the official one where a log comes split; lists are of
-all items that a user has not had. The default `Recommender` is fitted once; the sources
-that it has fitted to the whole training part are judged as they are, and so are the
-baselines that are named. A row of the file says what was measured, so that a run can be
-continued log by log. RECSYS_NB_DATA names the folder in which the logs lie.
+Every row is written to results/real_logs.json as soon as it is there, and a row that
+is there is not made again, so the table can be made in pieces. Logs that are not on
+this machine are named and left out. RECSYS_NB_DATA names the folder of the logs.
 """
 
 from __future__ import annotations
@@ -19,220 +18,249 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import torch
 from _common import memory
 
-from recsys_nb.data import Dataset, load, split_leave_last_out
+from recsys_nb.data import Dataset, load
 from recsys_nb.metrics import evaluate
-from recsys_nb.recommenders import BASELINES, Recommender, tune
-from recsys_nb.recommenders.gate import new_pairs, split_as_served
+from recsys_nb.recommenders import (
+    BASELINES,
+    Recommender,
+    TwoTowerRetriever,
+    new_pairs,
+    split_as_served,
+    tune,
+)
 
-ROOT = Path(os.environ.get("RECSYS_NB_DATA", "data"))
-OUT = Path(__file__).parent / "results" / "real_logs.json"
-KS = (10, 20)
-
-
-@dataclass
-class Log:
-    "A log in two parts."
-
-    train: Dataset
-    test: Dataset
-    protocol: str
+HOME = Path(os.environ.get("RECSYS_NB_DATA", "data"))
+RESULTS = Path(__file__).parent / "results" / "real_logs.json"
+KEYS = ["user_id", "item_id"]
 
 
-def read_pairs(file: str, **options) -> Dataset:
-    "User and item of a table without times."
-    frame = pd.read_csv(ROOT / file, **options)
-    frame = frame.iloc[:, :2].set_axis(["user_id", "item_id"], axis=1)
-    return Dataset(
-        frame.drop_duplicates(ignore_index=True), name=Path(file).parent.name
-    )
+def read_table(path: str, **options) -> pd.DataFrame:
+    "A file of the folder of logs."
+    return pd.read_csv(HOME / path, **options)
 
 
-def read_events(file: str, *kinds: str) -> Dataset:
-    "Events of some kinds, with times."
-    frame = pd.read_csv(ROOT / file)
-    frame = frame[frame.event.isin(kinds)].reset_index(drop=True)
-    columns = {"user": "user", "item": "item", "timestamp": "ts"}
-    return Dataset.from_frame(frame, **columns, name=Path(file).parent.name)
+def read_pairs(path: str, name: str) -> Dataset:
+    "Users and items, separated by tabs, without times."
+    frame = read_table(path, sep="\t", usecols=[0, 1])
+    frame.columns = KEYS
+    return Dataset(frame.drop_duplicates(), name=name)
 
 
-def split_log(log: Dataset, seed: int) -> Log:
-    "Split as `recsys-nb run` does."
-    train, test, kind, _ = split_as_served(log, seed=seed)
-    return Log(train, test, f"split by {kind}, a fifth")
+def read_events(path: str, name: str, positive: tuple[str, ...]) -> Dataset:
+    "A log of user, item, event, ts."
+    frame = read_table(path)
+    frame.columns = [*KEYS, "event_type", "timestamp"]
+    frame["timestamp"] = pd.to_datetime(frame.timestamp, unit="s")
+    return Dataset(frame, positive=positive, name=name)
 
 
-def read_given(folder: str) -> Log:
-    "The official split of a folder with train.txt and test.txt."
-    train, test = load(ROOT / folder, format="user-lists")
-    return Log(train, test, "official split")
+def read_user_lists(path: str) -> pd.DataFrame:
+    "Lines `user item item …`, in their order."
+    lines = (HOME / path).read_text(encoding="ascii").split("\n")
+    rows = [line.split() for line in lines if line]
+    users = [row[0] for row in rows for _ in row[1:]]
+    items = [item for row in rows for item in row[1:]]
+    place = [place for row in rows for place in range(len(row) - 1)]
+    frame = {"user_id": users, "item_id": items, "place": place}
+    return pd.DataFrame(frame).astype(int)
 
 
-def read_sequences(file: str) -> Log:
-    "The last item of each sequence is the test."
-    log = load(ROOT / file, format="sequences")
-    train, test = split_leave_last_out(log)
-    return Log(train, test, "leave last out")
+def split_whole(log: Dataset, seed: int) -> tuple[Dataset, Dataset]:
+    "A log that is not split yet, as the command line splits it."
+    return split_as_served(log, seed=seed)[:2]
 
 
-SPLIT_SEED = 42  # of random splits: the seeds that vary are those of the models
+def read_yelp(seed: int) -> tuple[Dataset, Dataset]:
+    "The published split: the same for every seed."
+    parts = [read_user_lists(f"yelp2018/{part}.txt") for part in ("train", "test")]
+    ids = pd.concat(parts)
+    users = pd.DataFrame({"user_id": ids.user_id.unique()})
+    items = pd.DataFrame({"item_id": sorted(ids.item_id.unique())})
+    logs = [Dataset(part[KEYS], users, items, name="yelp2018") for part in parts]
+    return logs[0], logs[1]
 
 
-def split_pairs(file: str) -> Log:
-    return split_log(read_pairs(file, sep="\t"), SPLIT_SEED)
+def read_toys(seed: int) -> tuple[Dataset, Dataset]:
+    "Each user's last item is the test; places are days, as no times are there."
+    frame = read_user_lists("toys/sequences.txt")
+    frame["timestamp"] = pd.Timestamp("2000-01-01") + pd.to_timedelta(frame.place, "D")
+    last = frame.groupby("user_id").place.transform("max") == frame.place
+    items = pd.DataFrame({"item_id": sorted(frame.item_id.unique())})
+    users = pd.DataFrame({"user_id": frame.user_id.unique()})
+    columns = [*KEYS, "timestamp"]
+    parts = [frame.loc[~last, columns], frame.loc[last, columns]]
+    logs = [Dataset(part, users, items, name="toys") for part in parts]
+    return logs[0], logs[1]
 
 
-def split_events(file: str, *kinds: str) -> Log:
-    return split_log(read_events(file, *kinds), SPLIT_SEED)
-
-
-def leave_last_out(name: str) -> Log:
-    return Log(*split_leave_last_out(load(name)), "leave last out")
-
-
-LOGS = {
-    "steam": lambda: split_pairs("steam/game_purchase.dat"),
-    "anime": lambda: split_pairs("anime/anime_history.dat"),
-    "tmall buys": lambda: split_events("tmall/events.csv.gz", "buy"),
-    "tmall carts": lambda: split_events("tmall/events.csv.gz", "cart"),
-    "retailrocket": lambda: split_events("retailrocket/events.csv", "cart", "buy"),
-    "movielens-small": lambda: split_log(load("movielens-small"), SPLIT_SEED),
-    "movielens-100k": lambda: split_log(load("movielens-100k"), SPLIT_SEED),
-    "yelp2018": lambda: read_given("yelp2018"),
-    "gowalla": lambda: read_given("gowalla"),
-    "toys": lambda: read_sequences("toys/sequences.txt"),
-    "beauty": lambda: read_sequences("beauty/sequences.txt"),
-    "sports": lambda: read_sequences("sports/sequences.txt"),
-    "movielens-1m": lambda: leave_last_out("movielens-1m"),
+# name -> file that must be there, what reads and splits it for a seed
+LOGS: dict[str, tuple[str, Callable]] = {
+    "steam": (
+        "steam/game_purchase.dat",
+        lambda seed: split_whole(read_pairs("steam/game_purchase.dat", "steam"), seed),
+    ),
+    "anime": (
+        "anime/anime_history.dat",
+        lambda seed: split_whole(read_pairs("anime/anime_history.dat", "anime"), seed),
+    ),
+    "tmall buys": (
+        "tmall/events.csv.gz",
+        lambda seed: split_whole(
+            read_events("tmall/events.csv.gz", "tmall buys", ("buy",)), seed
+        ),
+    ),
+    "tmall carts": (
+        "tmall/events.csv.gz",
+        lambda seed: split_whole(
+            read_events("tmall/events.csv.gz", "tmall carts", ("cart",)), seed
+        ),
+    ),
+    "retailrocket carts": (
+        "retailrocket/events.csv",
+        lambda seed: split_whole(
+            read_events("retailrocket/events.csv", "retailrocket", ("cart", "buy")),
+            seed,
+        ),
+    ),
+    "ml-latest-small": (
+        "ml-latest-small/ratings.csv",
+        lambda seed: split_whole(load(HOME / "ml-latest-small", positive=4.0), seed),
+    ),
+    "ml-100k": (
+        "ml-100k/ml-100k.inter",
+        lambda seed: split_whole(load(HOME / "ml-100k", positive=4.0), seed),
+    ),
+    "yelp2018": ("yelp2018/train.txt", read_yelp),
+    "toys": ("toys/sequences.txt", read_toys),
 }
+MODELS = {
+    **BASELINES,
+    "Two-Tower": TwoTowerRetriever,
+    "Recommender": Recommender,
+}
+SEEDED = ("ALS", "BPR", "Two-Tower", "Recommender")
 
 
-class Clock:
-    "CPU and wall seconds of a block."
-
-    def __enter__(self):
-        self.start = time.process_time(), time.perf_counter()
-        return self
-
-    def __exit__(self, *error):
-        self.cpu = round(time.process_time() - self.start[0], 1)
-        self.wall = round(time.perf_counter() - self.start[1], 1)
-
-
-def judge(model, truth: pd.DataFrame) -> dict:
-    "Metrics of a model's lists of new items."
-    users = truth.user_id.unique()
-    lists = model.recommend(users, k=max(KS))
-    names = ["ndcg", "recall", "hit_rate"]
-    report = evaluate(lists, truth, k=KS, metrics=names, n_boot=200, seed=0)
-    table = report.to_frame()
-    found = {}
-    for name in report.values.index:
-        row = table[(table.metric == name.split("@")[0])]
-        row = row[row.k == int(name.split("@")[1])].iloc[0]
-        found[name] = round(float(row.value), 5)
-        found[f"{name} low"] = round(float(row.low), 5)
-        found[f"{name} high"] = round(float(row.high), 5)
-    return found
+def fit_model(name: str, train: Dataset, seed: int, tuned: bool):
+    "A fitted model, and what is to be said of it."
+    options = {"seed": seed} if name in SEEDED else {}
+    if name == "Recommender":
+        model = Recommender(**options, say=lambda text: print(" ", text, flush=True))
+        model.fit(train)
+        return model, {"gate": model.summary().to_dict()}
+    positives = train.positives()
+    if tuned:
+        found = tune(MODELS[name], positives, trials=15, seed=seed, progress=False)
+        return found.model, {"tuned": found.best}
+    return MODELS[name](**options).fit(positives), {}
 
 
-def measure(data: str, seed: int, baselines: list[str], trials: int) -> list[dict]:
-    "Rows of one log and seed."
-    log = LOGS[data]()
-    past = log.train.positives().interactions
-    truth, counts = new_pairs(past, log.test.positives().interactions)
-    about = {"data": data, "protocol": log.protocol, "seed": seed}
-    about |= {"users": counts["users_evaluated"], "items": len(log.train.item_ids)}
-    rows = []
-
-    def add(model: str, fitted, clock: Clock, **more):
-        row = about | {"model": model, "tuned": False, "metrics": judge(fitted, truth)}
-        row |= {"cpu_seconds": clock.cpu, "wall_seconds": clock.wall}
-        row |= {"peak_mib": round(memory("VmHWM"))} | more
-        rows.append(row)
-        print(json.dumps(row), flush=True)
-
-    done = []
-    if "Recommender" in baselines:
-        with Clock() as clock:
-            product = Recommender(seed=seed, say=print_note).fit(log.train)
-        about_gate = {"chosen": product.chosen_, "gate": product.summary().to_dict()}
-        add("Recommender", product, clock, **about_gate)
-        none = Clock()
-        none.cpu = none.wall = None
-        for name, source in product.sources_.items():
-            add(name, source, none)
-            done.append(name)
-    positives = log.train.positives()
-    for name in baselines:
-        if name in (*done, "Recommender"):
-            continue
-        make = BASELINES[name]
-        with Clock() as clock:
-            fitted = make().fit(positives)
-        add(name, fitted, clock)
-        if trials:
-            with Clock() as clock:
-                found = tune(make, positives, trials=trials, seed=seed, progress=False)
-            add(name, found.model, clock, tuned=True, settings=str(found.best))
-    return rows
+def measure(data: str, name: str, seed: int, tuned: bool) -> dict:
+    "One row of the table, made in this process."
+    train, test = LOGS[data][1](seed)
+    past = train.positives().interactions
+    truth, counts = new_pairs(past, test.positives().interactions)
+    wall, cpu = time.perf_counter(), time.process_time()
+    model, about = fit_model(name, train, seed, tuned)
+    fitted = {
+        "fit_seconds": time.perf_counter() - wall,
+        "fit_cpu_seconds": time.process_time() - cpu,
+    }
+    lists = model.recommend(truth.user_id.unique(), k=20)
+    report = evaluate(
+        lists, truth, k=(10, 20), metrics=["ndcg", "recall", "hit_rate"], seed=0
+    )
+    frame = report.to_frame()
+    metrics = {
+        f"{row.metric}@{row.k}": [row.value, row.low, row.high]
+        for row in frame.itertuples()
+    }
+    return {
+        "data": data,
+        "model": name,
+        "seed": seed,
+        "tuned": tuned,
+        "users": counts["users_evaluated"],
+        "metrics": metrics,
+        **fitted,
+        "cpu_seconds": time.process_time() - cpu,
+        "peak_mb": memory("VmHWM"),
+        **about,
+    }
 
 
-def print_note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+def key_of(row: dict) -> tuple:
+    "What makes two rows the same."
+    return row["data"], row["model"], row["seed"], row["tuned"]
 
 
-def keep_rows(path: Path, rows: list[dict]) -> None:
-    "Write rows in place of those of the same log, model and seed."
-
-    def key(row):
-        return row["data"], row["model"], row["tuned"], row["seed"]
-
-    new = {key(row) for row in rows}
-    old = json.loads(path.read_text()) if path.exists() else []
-    kept = [row for row in old if key(row) not in new]
-    text = json.dumps(sorted(kept + rows, key=lambda row: str(key(row))), indent=1)
-    path.write_text(text + "\n")
+def read_rows() -> list[dict]:
+    "The rows that are there."
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", nargs="+", default=list(LOGS), choices=LOGS)
-    parser.add_argument("--seeds", type=int, default=3)
-    everything = ["Recommender", *BASELINES]
-    parser.add_argument("--models", nargs="+", default=everything, choices=everything)
-    parser.add_argument("--trials", type=int, default=0, help="tune each baseline, too")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", type=Path, default=OUT)
-    parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker is not None:
-        torch.set_num_threads(options.threads)
-        measure(options.data[0], options.worker, options.models, options.trials)
+def add_row(row: dict) -> None:
+    "Write a row beside those that are there."
+    rows = [other for other in read_rows() if key_of(other) != key_of(row)]
+    RESULTS.parent.mkdir(exist_ok=True)
+    beside = RESULTS.with_suffix(".part")
+    beside.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+    beside.replace(RESULTS)
+
+
+def run_row(data: str, name: str, seed: int, tuned: bool, seconds: int) -> None:
+    "A row made in a process of its own, so that its memory is its own."
+    words = [data, name, str(seed), str(int(tuned))]
+    command = [sys.executable, __file__, "--worker", *words]
+    try:
+        subprocess.run(command, check=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        print(f"{data}, {name}: more than {seconds} s, left out")
+    except subprocess.CalledProcessError as error:
+        print(f"{data}, {name}: ended with status {error.returncode}")
+
+
+def show_table() -> None:
+    "NDCG@10, the mean over seeds."
+    rows = pd.DataFrame(read_rows())
+    if not len(rows):
         return
-    threads = str(options.threads)
-    limits = {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
-    for data in options.data:
-        for seed in range(options.seeds):
-            command = [sys.executable, __file__, "--data", data, "--worker", str(seed)]
-            command += ["--models", *options.models, "--trials", str(options.trials)]
-            command += ["--threads", threads]
-            done = subprocess.run(
-                command, stdout=subprocess.PIPE, text=True, env=os.environ | limits
-            )
-            rows = [json.loads(line) for line in done.stdout.splitlines()]
-            keep_rows(options.out, rows)
-            for row in rows:
-                ndcg = row["metrics"]["ndcg@10"]
-                print(f"{data:16} {seed} {row['model']:12} NDCG@10 {ndcg:.4f}")
-            if done.returncode:
-                print(f"{data}, seed {seed}: stopped with {done.returncode}")
+    rows["ndcg@10"] = [metrics["ndcg@10"][0] for metrics in rows.metrics]
+    rows["model"] += rows.tuned.map({True: " tuned", False: ""})
+    print(rows.pivot_table(index="data", columns="model", values="ndcg@10").round(4))
+
+
+def main() -> None:
+    "The rows asked for that are not there yet."
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", nargs="+", choices=LOGS, default=list(LOGS))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--tuned", action="store_true", help="tune the baselines")
+    parser.add_argument("--seconds", type=int, default=1800, help="for one row")
+    parser.add_argument("--worker", nargs=4, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.worker:
+        data, name, seed, tuned = given.worker
+        add_row(measure(data, name, int(seed), bool(int(tuned))))
+        return
+    done = {key_of(row) for row in read_rows()}
+    for data in given.data:
+        if not (HOME / LOGS[data][0]).exists():
+            print(f"{data}: {LOGS[data][0]} is not in {HOME}, left out")
+            continue
+        for seed in given.seeds:
+            for name in given.models:
+                tuned = given.tuned and hasattr(MODELS[name], "space")
+                if (data, name, seed, tuned) not in done:
+                    run_row(data, name, seed, tuned, given.seconds)
+    show_table()
 
 
 if __name__ == "__main__":

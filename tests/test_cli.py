@@ -45,7 +45,7 @@ def shop(tmp_path_factory):
 def test_interrupted_run_leaves_nothing_and_a_terminated_one_what_it_can_go_on_from(tmp_path, sign, left):
     p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
     wait_for(p, "training")
-    for _ in range(600): # until there is something to go on from
+    for _ in range(2400): # until there is something to go on from
         if list(tmp_path.glob("out.partial-*/kept/*/recommender/gate.json")): break
         time.sleep(.1)
     p.send_signal(sign)
@@ -142,7 +142,9 @@ def test_own_parquet_with_tables(tmp_path):
     words = ["--user-col", "customer", "--item-col", "article", "--time-col", "when", "--event-col", "what", "--items", str(tmp_path / "items.csv"), "--positive", "click", "--split", "last"]
     assert main(["run", "--data", str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "out"), "--quick", *words]) == 0
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert numbers["protocol"]["split"] == "last" and numbers["map"]["label"] == "category"
+    assert numbers["protocol"]["split"] == "last"
+    if "map" in numbers: assert numbers["map"]["label"] == "category"
+    else: assert "without vectors" in numbers["skipped"]["Embedding map"] # the gate chose an answer without a Two-Tower
 
 
 @pytest.mark.parametrize("split", ["time", "last", "user", "random"])

@@ -330,11 +330,9 @@ def collect_tables(
 def list_sources(
     recommender: BaseRecommender,  # fitted
 ) -> dict[str, BaseRecommender]:  # fitted, by name
-    "The sources of an answer: those of a recommender with a gate, or the model itself."
-    answer = getattr(recommender, "answer_", None)
-    if answer is None:
-        return {type(recommender).__name__: recommender}
-    return {name: recommender.sources_[name] for name in answer.sources}
+    "What a recommender with a gate keeps for its answers, or the model itself."
+    kept = getattr(recommender, "sources_", None)
+    return kept or {type(recommender).__name__: recommender}
 
 
 def describe_answer(
