@@ -86,7 +86,9 @@ def public(module): return [(n, getattr(module, n)) for n in getattr(module, "__
 def functions(name, obj):
     "The functions whose parameters a reader meets: `obj`, or the constructor (of dataclasses the fields) and public methods of a class."
     if not inspect.isclass(obj): return [(name, obj)]
-    own = [(f"{name}.{n}", getattr(f, "__func__", f)) for n, f in vars(obj).items() if not n.startswith("_") and (inspect.isfunction(f) or isinstance(f, (classmethod, staticmethod)))]
+    fields = getattr(obj, "__dataclass_fields__", {}) # a function may be the default of one
+    own = [(f"{name}.{n}", getattr(f, "__func__", f)) for n, f in vars(obj).items() if not n.startswith("_") and n not in fields and (inspect.isfunction(f) or isinstance(f, (classmethod, staticmethod)))]
+    if getattr(obj, "_is_protocol", False): return own # nobody makes one
     constructor = [] if issubclass(obj, BaseException) else [(name, obj)] if hasattr(obj, "__dataclass_fields__") else [(name, vars(obj)["__init__"])] if "__init__" in vars(obj) else []
     return constructor + own
 
@@ -95,6 +97,7 @@ def undocumented(where, f):
     "Parameters of f without a comment; `ax` is always the axes to draw on."
     from fastcore.docments import docments
     said = docments(f, full=True, args_kwargs=True)
+    if hasattr(f, "__dataclass_fields__"): said = {p: d for p, d in said.items() if p in vars(f).get("__annotations__", {})} # what is inherited is documented where it is defined
     return [f"{where}({p})" for p, d in said.items() if p not in ("self", "cls", "return", "ax") and not (d.docment or "").strip()]
 
 

@@ -199,7 +199,13 @@ class DotsWithGradient(torch.autograd.Function):
     "The first vector, if any, and the dot products; a gradient in one product."
 
     @staticmethod
-    def forward(ctx, vectors: Tensor, pairs: Tensor, spread: Tensor, first: bool):
+    def forward(
+        ctx,  # what backward needs, by torch
+        vectors: Tensor,  # float (B, F, d)
+        pairs: Tensor,  # user and item of each pair
+        spread: Tensor,  # which products a gradient goes to
+        first: bool,  # the first of them
+    ):
         ctx.save_for_backward(vectors, spread)
         ctx.first = first
         products = (vectors @ vectors.transpose(1, 2)).flatten(1)
@@ -209,7 +215,10 @@ class DotsWithGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(
+        ctx,  # what backward needs, by torch
+        grad: Tensor,  # gradient of what forward returned
+    ):
         vectors, spread = ctx.saved_tensors
         n_vectors, dim = vectors.shape[1:]
         skipped = dim if ctx.first else 0
@@ -399,26 +408,41 @@ def fits_onednn(
     return find_product_type(weight) in ONEDNN_TYPES
 
 # %% ../../nbs/18_models.dlrm.ipynb #6a6f4852
-def fused_linear(x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+def fused_linear(
+    x: Tensor,  # the input, float (B, n)
+    weight: Tensor,  # of the layer or table
+    bias: Tensor | None,  # of the layer
+    relu: bool,  # whether a ReLU follows
+) -> Tensor:
     "A linear layer by oneDNN, and a ReLU in the same pass."
     activation = "relu" if relu else "none"
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
 
 
-def multiply(a: Tensor, b: Tensor) -> Tensor:
+def multiply(
+    a: Tensor,  # the first input
+    b: Tensor,  # the second input
+) -> Tensor:
     "`a @ b` by oneDNN."
     if a.dtype == torch.bfloat16:  # where `@` is oneDNN's
         return a @ b
     return fused_linear(a, b.T, None, False)
 
 
-def undo_relu(grad: Tensor, out: Tensor, in_place: bool) -> Tensor:
+def undo_relu(
+    grad: Tensor,  # gradient of what forward returned
+    out: Tensor,  # what the layers returned
+    in_place: bool,  # whether the gradient may be written over
+) -> Tensor:
     "The gradient before a ReLU, of `grad` after it."
     target = grad if in_place else torch.empty_like(grad)
     return torch.ops.aten.threshold_backward.grad_input(grad, out, 0, grad_input=target)
 
 
-def weight_gradient(grad: Tensor, x: Tensor) -> Tensor:
+def weight_gradient(
+    grad: Tensor,  # gradient of what forward returned
+    x: Tensor,  # the input, float (B, n)
+) -> Tensor:
     "The gradient of a layer's weight; the smaller factor comes first."
     if grad.shape[1] < x.shape[1]:
         return multiply(grad.T, x)
@@ -429,8 +453,12 @@ class FusedLayers(torch.autograd.Function):
     "Linear layers with a ReLU after each, after the last one only if `last`."
 
     @staticmethod
-    def forward(ctx, x: Tensor, last: bool, *parameters: Tensor) -> Tensor:
-        # weight, bias, weight, bias ...
+    def forward(
+        ctx,  # what backward needs, by torch
+        x: Tensor,  # the input, float (B, n)
+        last: bool,  # whether the last layer has a ReLU, too
+        *parameters: Tensor,  # weights and biases, in order
+    ) -> Tensor:
         weights = [p.to(x.dtype) for p in parameters[0::2]]
         biases = [p.to(x.dtype) for p in parameters[1::2]]
         ctx.relu = [True] * (len(weights) - 1) + [last]
@@ -442,7 +470,10 @@ class FusedLayers(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(
+        ctx,  # what backward needs, by torch
+        grad: Tensor,  # gradient of what forward returned
+    ):
         n = len(ctx.relu)
         weights, outs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
         gradients = []
@@ -610,7 +641,11 @@ def check_sparse(
         )
 
 # %% ../../nbs/18_models.dlrm.ipynb #392ff150
-def join_codes(x: Tensor | None, codes: Tensor, n: int) -> Tensor:
+def join_codes(
+    x: Tensor | None,  # the input, float (B, n)
+    codes: Tensor,  # codes of features, long (B, S)
+    n: int,  # how many
+) -> Tensor:
     "The codes, after those of each example's `x` as if it were a row behind n others."
     if x is None:
         return codes
@@ -622,7 +657,13 @@ class VectorsWithGradient(torch.autograd.Function):
     "For each example its `x`, if any, and the rows `codes` of a table, as `dtype`."
 
     @staticmethod
-    def forward(ctx, weight: Tensor, codes: Tensor, x: Tensor | None, dtype):
+    def forward(
+        ctx,  # what backward needs, by torch
+        weight: Tensor,  # of the layer or table
+        codes: Tensor,  # codes of features, long (B, S)
+        x: Tensor | None,  # the input, float (B, n)
+        dtype,  # of the result
+    ):
         ctx.save_for_backward(join_codes(x, codes, len(weight)))
         ctx.sizes = [len(weight), 0 if x is None else len(x)]
         ctx.dtype = weight.dtype
@@ -638,7 +679,10 @@ class VectorsWithGradient(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(
+        ctx,  # what backward needs, by torch
+        grad: Tensor,  # gradient of what forward returned
+    ):
         codes, places = sort_rows(ctx.saved_tensors[0].flatten())
         counts = codes.bincount(minlength=sum(ctx.sizes))
         starts = counts.cumsum(0) - counts
@@ -649,7 +693,10 @@ class VectorsWithGradient(torch.autograd.Function):
 
 
 @run_uncompiled  # the compiler knows no sparse gradients
-def read_table(table: nn.Module, codes: Tensor) -> Tensor:
+def read_table(
+    table: nn.Module,  # the rows that are read
+    codes: Tensor,  # codes of features, long (B, S)
+) -> Tensor:
     "The rows of a table."
     return table(codes)
 

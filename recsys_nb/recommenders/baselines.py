@@ -57,11 +57,17 @@ class Popularity(BaseRecommender):
         if self.trend_half_life is not None:
             check_above_0(trend_half_life=self.trend_half_life)
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         if self.trend_half_life is not None:
             self.popularity_ = count_trend(train, self.trend_half_life)
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         return np.tile(self.popularity_, (len(histories), 1))
 
 # %% ../../nbs/34_recommenders.baselines.ipynb #26a7450d
@@ -92,10 +98,16 @@ class Repeats(BaseRecommender):
     def __post_init__(self):
         check_at_least(0, decay=self.decay)
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         "Nothing but the histories is needed."
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         weights = np.ones(len(histories.items), np.float32)
         if self.catalogue_.ordered:
             weights = (places_from_end(histories) + 1.0) ** -self.decay
@@ -194,13 +206,19 @@ class ItemKNN(BaseRecommender):
         check_at_least(1, neighbours=self.neighbours, max_items=self.max_items)
         check_at_least(0, shrink=self.shrink)
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         ordered = self.catalogue_.ordered
         past = cap_histories(self.histories_, self.max_items, ordered, self.seed)
         near = find_neighbours(make_binary(past), self.neighbours, self.shrink)
         self.weights_ = near.T.tocsr()  # column j: j's neighbours
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         scores = (make_binary(histories) @ self.weights_).toarray()
         return np.where(scores > 0, scores, order_by_popularity(self.popularity_))
 
@@ -298,7 +316,10 @@ class EASE(BaseRecommender):
         if self.neighbours is not None:
             check_at_least(1, neighbours=self.neighbours)
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         self.taken_ = np.flatnonzero(self.popularity_)  # the items that occur
         if self.neighbours is None:
             check_memory(len(self.taken_), self.max_gib)
@@ -308,7 +329,10 @@ class EASE(BaseRecommender):
         else:
             self.weights_ = solve_sparse_ease(binary, self.l2, self.neighbours)
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         scores = np.zeros((len(histories), histories.n_items), np.float32)
         found = make_binary(histories)[:, self.taken_] @ self.weights_
         scores[:, self.taken_] = found.toarray() if sp.issparse(found) else found
@@ -361,7 +385,10 @@ class ALS(BaseRecommender):
         check_at_least(1, factors=self.factors, iterations=self.iterations)
         check_at_least(0, regularization=self.regularization, alpha=self.alpha)
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         confidence = self.histories_.matrix()
         confidence.data = 1 + np.float32(self.alpha) * confidence.data
         model = import_implicit("als").AlternatingLeastSquares(
@@ -375,7 +402,10 @@ class ALS(BaseRecommender):
             model.fit(confidence, show_progress=False)
         self.item_factors_ = model.item_factors
 
-    def user_vectors(self, histories: Histories) -> np.ndarray:
+    def user_vectors(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         "The vectors of users, float32 (n_users, factors)."
         counts = histories.matrix()
         with threadpool_limits(1, "blas"):
@@ -383,7 +413,10 @@ class ALS(BaseRecommender):
                 counts, self.item_factors_, self.regularization, self.alpha
             )
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         return self.user_vectors(histories) @ self.item_factors_.T
 
 # %% ../../nbs/34_recommenders.baselines.ipynb #a59f0b8a
@@ -404,7 +437,10 @@ class BPR(BaseRecommender):
         check_at_least(0, regularization=self.regularization)
         check_above_0(learning_rate=self.learning_rate)
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         model = import_implicit("bpr").BayesianPersonalizedRanking(
             factors=self.factors,
             learning_rate=self.learning_rate,
@@ -424,7 +460,10 @@ class BPR(BaseRecommender):
         self.item_factors_ = model.item_factors
         self.user_factors_ = model.user_factors
 
-    def user_vectors(self, histories: Histories) -> np.ndarray:
+    def user_vectors(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         "Learnt vectors of histories as in training, means of item vectors for others."
         n_events = np.diff(histories.offsets)
         taken = make_binary(histories)
@@ -436,7 +475,10 @@ class BPR(BaseRecommender):
         vectors[as_trained] = self.user_factors_[histories.rows[as_trained]]
         return vectors
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         return self.user_vectors(histories) @ self.item_factors_.T
 
 # %% ../../nbs/34_recommenders.baselines.ipynb #d2060130

@@ -53,7 +53,13 @@ def split_score(
 
 
 @torch.no_grad()
-def score_on_the_way(score, item, others, groups, order) -> np.ndarray:
+def score_on_the_way(
+    score,  # of each pair, float32 (n,)
+    item,  # item codes, int (n,)
+    others,  # what it is compared with
+    groups,  # how they are grouped
+    order,  # in which they are taken
+) -> np.ndarray:
     "v after 0, 1, 2, … groups of an order are replaced, (n_groups + 1,)."
     place = np.argsort(order)  # when each group is replaced
     n_steps, n_others = len(order) + 1, len(others[0])
@@ -91,8 +97,8 @@ def explain_ranker(
     candidates: Candidates,  # of one user
     past: Histories,  # of this user
     place: int,  # of the item among the candidates
-    draws: int,
-    seed: int,
+    draws: int,  # random numbers
+    seed: int,  # of all that is drawn
 ) -> pd.Series:  # the share of each group
     "Why the ranker puts a candidate where it is."
     c, features = candidates, ranker.features_
@@ -158,7 +164,9 @@ class Why:
         return ax
 
 # %% ../../nbs/43_recommenders.explain.ipynb #7997b382
-def typical_value(column: pd.Series):
+def typical_value(
+    column: pd.Series,  # name of the column
+):
     "The median of numbers, the commonest of other values."
     if is_numeric_dtype(column) and not is_bool_dtype(column):
         return column.median()
@@ -166,7 +174,13 @@ def typical_value(column: pd.Series):
     return common.iloc[0] if len(common) else None
 
 
-def add_values(shares: pd.Series, recommender: Recommender, row, item, others):
+def add_values(
+    shares: pd.Series,  # of each item, float (n_items,)
+    recommender: Recommender,  # the recommender that is asked
+    row,  # one row
+    item,  # item codes, int (n,)
+    others,  # what it is compared with
+):
     "The shares with raw values of columns and what is typical among candidates."
     table = pd.DataFrame({"share": shares, "value": None, "typical": None})
     for name in table.index:
@@ -180,7 +194,11 @@ def add_values(shares: pd.Series, recommender: Recommender, row, item, others):
     return table
 
 
-def rank_history(source: BaseRecommender, past: Histories, item: int) -> pd.DataFrame:
+def rank_history(
+    source: BaseRecommender,  # a recommender
+    past: Histories,  # histories of users
+    item: int,  # item codes, int (n,)
+) -> pd.DataFrame:
     "What each item of a history alone would say for an item."
     items = pd.unique(past.items).astype(np.int32)
     alone = np.arange(len(items))
@@ -235,7 +253,13 @@ def why(
     return Why(user_id, item_id, float(scores[place]), typical, history, table)
 
 
-def with_item(parts: dict, found: Candidates, past: Histories, item: int, k: int):
+def with_item(
+    parts: dict,  # pieces that are put together, in order
+    found: Candidates,  # what was found
+    past: Histories,  # histories of users
+    item: int,  # item codes, int (n,)
+    k: int,  # how many items
+):
     "The candidates of one user, with the item that is asked about."
     if (found.items == item).any():
         return found

@@ -155,7 +155,10 @@ def judge(
     return Verdict(table, chosen, k, truth.user_id.nunique())
 
 
-def measure_gap(best, other) -> dict:  # both are reports
+def measure_gap(
+    best,  # the best of them
+    other,  # the other one
+) -> dict:  # both are reports
     "The paired difference of a report to the best one."
     if other is best:
         return {"difference": 0.0, "difference_low": 0.0, "difference_high": 0.0}

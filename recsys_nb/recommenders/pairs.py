@@ -68,7 +68,10 @@ def with_tables(
     return new
 
 
-def draw_by_ids(log: Dataset, seed: int) -> np.ndarray:
+def draw_by_ids(
+    log: Dataset,  # the log
+    seed: int,  # of all that is drawn
+) -> np.ndarray:
     "A random number for each event that does not depend on the order of rows."
     user = log.user_ids.get_indexer(log.interactions.user_id)
     item = log.item_ids.get_indexer(log.interactions.item_id)
@@ -78,14 +81,21 @@ def draw_by_ids(log: Dataset, seed: int) -> np.ndarray:
     return draws
 
 
-def order_events(log: Dataset, seed: int) -> np.ndarray:
+def order_events(
+    log: Dataset,  # the log
+    seed: int,  # of all that is drawn
+) -> np.ndarray:
     "What events are ordered by: their time, or a random number without times."
     if "timestamp" in log.interactions:
         return log.interactions.timestamp.to_numpy().astype(np.int64)
     return draw_by_ids(log, seed)
 
 
-def extend_in_time(log: pd.DataFrame, user: np.ndarray, held: np.ndarray) -> np.ndarray:
+def extend_in_time(
+    log: pd.DataFrame,  # the log
+    user: np.ndarray,  # user codes, int (n,)
+    held: np.ndarray,  # the part of the log that was held out
+) -> np.ndarray:
     "Hold out everything that a user met from the first held event on."
     times = log.timestamp.to_numpy().astype(np.int64)
     cut = np.full(user.max(initial=0) + 1, np.iinfo(np.int64).max)
@@ -93,7 +103,12 @@ def extend_in_time(log: pd.DataFrame, user: np.ndarray, held: np.ndarray) -> np.
     return times >= cut[user]
 
 
-def draw_exposures(log: Dataset, positive, share: float, seed: int) -> np.ndarray:
+def draw_exposures(
+    log: Dataset,  # the log
+    positive,  # which events count, as in Dataset
+    share: float,  # of the log or of the users, from 0 to 1
+    seed: int,  # of all that is drawn
+) -> np.ndarray:
     "A random share of the events that are not positive."
     return ~positive & (draw_by_ids(log, seed + 1) < share)
 
@@ -107,7 +122,11 @@ class ItemEvidence:
 
     names = ("popularity", "recent popularity", "taken rate")
 
-    def __init__(self, numbers: np.ndarray, together):
+    def __init__(
+        self,
+        numbers: np.ndarray,  # of items, float32 (n_items, C)
+        together,  # item-item similarities, sparse (n_items, n_items)
+    ):
         self.numbers = numbers  # float32 (n_items, 3)
         self.together = together  # similarity of items, sparse (n_items, n_items)
 
@@ -319,7 +338,9 @@ class Held:
         return np.unique(user.astype(np.int64) * len(self.head.item_ids) + item)
 
 # %% ../../nbs/38b_recommenders.pairs.ipynb #fc3858f2
-def from_candidates(held: Held) -> dict:
+def from_candidates(
+    held: Held,  # the part of the log that was held out
+) -> dict:
     "What the sources bring up for each user with held positives."
     taken = held.taken_keys()
     n_items = len(held.head.item_ids)
@@ -329,7 +350,9 @@ def from_candidates(held: Held) -> dict:
     return label_pairs(held, past, owner, items, ranks)
 
 
-def from_random(held: Held) -> dict:
+def from_random(
+    held: Held,  # the part of the log that was held out
+) -> dict:
     "What was taken, and random items that the history does not have."
     taken = held.taken_keys()
     n_items = len(held.head.item_ids)
@@ -345,7 +368,13 @@ def from_random(held: Held) -> dict:
     return label_pairs(held, past, owner, keys % n_items, ranks)
 
 
-def label_pairs(held: Held, past: Histories, owner, items, ranks) -> dict:
+def label_pairs(
+    held: Held,  # the part of the log that was held out
+    past: Histories,  # histories of users
+    owner,  # position of the history of each pair, ascending
+    items,  # item codes
+    ranks,  # places in the lists from 1, 0: not in it
+) -> dict:
     "The fields of examples that are candidates."
     keys = past.rows[owner].astype(np.int64) * past.n_items + items
     usual = usual_context(held.head)
@@ -359,7 +388,9 @@ def label_pairs(held: Held, past: Histories, owner, items, ranks) -> dict:
     }
 
 
-def from_exposures(held: Held) -> dict:
+def from_exposures(
+    held: Held,  # the part of the log that was held out
+) -> dict:
     "What users were shown in the held part, with their past at that moment."
     shown = held.log.labelled()
     user = held.head.user_ids.get_indexer(shown.user_id)
@@ -452,7 +483,9 @@ def make_examples(
     )
 
 
-def join_parts(parts: list[dict]) -> dict:
+def join_parts(
+    parts: list[dict],  # pieces that are put together, in order
+) -> dict:
     "Fields of examples of several kinds, one after the other."
     if len(parts) < 2:
         return parts[0] if parts else {}
@@ -467,7 +500,10 @@ def join_parts(parts: list[dict]) -> dict:
     return join_parts([joined, *more])
 
 
-def join_histories(first: Histories, second: Histories) -> Histories:
+def join_histories(
+    first: Histories,  # the first of them
+    second: Histories,  # what comes after it
+) -> Histories:
     "The histories of the first, then those of the second."
     items = np.concatenate([first.items, second.items])
     offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
@@ -558,7 +594,7 @@ class PairFeatures:
     def context_codes(
         self,
         context: pd.DataFrame | None,  # codes, n rows; code 0 and None: the usual one
-        n_rows: int,
+        n_rows: int,  # how many rows
     ) -> Tensor:  # long (n, C)
         "The codes of the context that the ranker reads."
         usual = np.array(list(self.usual.values()), np.int64)

@@ -157,7 +157,10 @@ def prepare_examples(
     return Prepared(features, data, examples.users, ItemEvidence.of(train))
 
 
-def features_of_examples(examples: Examples, train: Dataset) -> PairFeatures:
+def features_of_examples(
+    examples: Examples,  # pairs to learn from, with labels
+    train: Dataset,  # the log to learn from
+) -> PairFeatures:
     "The features of pairs of a log; a context that never varies is left out."
     usual = usual_context(train).iloc[0]
     context = examples.context
@@ -307,7 +310,10 @@ def calibrate(
 
 
 @torch.no_grad()
-def held_logits(model: nn.Module, data: RankerData) -> np.ndarray:
+def held_logits(
+    model: nn.Module,  # the model that is asked
+    data: RankerData,  # the examples
+) -> np.ndarray:
     "Logits of the examples of the held users, float64."
     rows = torch.where(data.held)[0]
     parts = [model(data.dense[r], data.sparse[r]) for r in rows.split(CHUNK)]
@@ -408,7 +414,10 @@ def predict_frame(
     return probabilities
 
 
-def fill_context(frame: pd.DataFrame, usual: Mapping[str, int]) -> pd.DataFrame:
+def fill_context(
+    frame: pd.DataFrame,  # a table
+    usual: Mapping[str, int],  # code of each context that a candidate has
+) -> pd.DataFrame:
     "The context of exposures; what a frame does not say is as usual."
     context = encode_context(frame, shown=True)
     for name, code in usual.items():
@@ -462,7 +471,10 @@ class LogisticRanker(BaseRanker):
     most = 300_000
     rank = 1
 
-    def fit_model(self, data: RankerData) -> LinearModel:
+    def fit_model(
+        self,
+        data: RankerData,  # the examples
+    ) -> LinearModel:
         "Fit by L-BFGS, with scikit-learn's L2 penalty."
         most = min(self.most, self.settings.max_examples)
         part = data.part(pick_rows(data, most, self.settings.seed))
@@ -478,7 +490,9 @@ class LogisticRanker(BaseRanker):
         return model.eval()
 
     @staticmethod
-    def make_model(config: dict) -> LinearModel:
+    def make_model(
+        config: dict,  # of the model
+    ) -> LinearModel:
         "A model whose weights are zero."
         return LinearModel(**config)
 
@@ -592,7 +606,10 @@ class BoostedRanker(BaseRanker):
     most = 300_000
     rank = 2
 
-    def fit_model(self, data: RankerData) -> TreeModel:
+    def fit_model(
+        self,
+        data: RankerData,  # the examples
+    ) -> TreeModel:
         "Grow trees until a tenth of the examples gets no better."
         settings = self.settings
         most = min(self.most, settings.max_examples)
@@ -608,7 +625,9 @@ class BoostedRanker(BaseRanker):
         return convert_trees(boosting.fit(inputs, part["label"]), inputs[:4096])
 
     @staticmethod
-    def make_model(config: dict) -> TreeModel:
+    def make_model(
+        config: dict,  # of the model
+    ) -> TreeModel:
         "Trees without nodes."
         return TreeModel(**config)
 
@@ -667,7 +686,10 @@ class DLRMRanker(BaseRanker):
     Settings = DLRMRankerSettings
     rank = 3
 
-    def fit_model(self, data: RankerData) -> DLRM:
+    def fit_model(
+        self,
+        data: RankerData,  # the examples
+    ) -> DLRM:
         "Train, and stop by the log loss of the held users."
         settings = self.settings
         torch.manual_seed(settings.seed)
@@ -697,7 +719,9 @@ class DLRMRanker(BaseRanker):
         return model.to("cpu")
 
     @staticmethod
-    def make_model(config: dict) -> DLRM:
+    def make_model(
+        config: dict,  # of the model
+    ) -> DLRM:
         "A model with weights that are not trained."
         return DLRM(DLRMConfig.from_dict(config))
 

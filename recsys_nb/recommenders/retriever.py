@@ -212,7 +212,10 @@ class TwoTowerRetriever(BaseRecommender):
         self.loss = loss
         self.validate = validate
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         "Choose the open settings, train, and keep the vectors of all items."
         data = prepare_data(self.catalogue_, self.settings)
         task, trainer, self.race_ = train_best(
@@ -230,7 +233,12 @@ class TwoTowerRetriever(BaseRecommender):
         self.finish(data.users, data.items, service_bonus(self, train))
 
     @torch.no_grad()
-    def finish(self, users: FeatureTable, items: FeatureTable, logits: np.ndarray):
+    def finish(
+        self,
+        users: FeatureTable,  # ids of users
+        items: FeatureTable,  # item codes
+        logits: np.ndarray,  # of the examples, float (B,)
+    ):
         "Keep what answering needs: features, item vectors, bonus, index."
         self.user_features_, self.item_features_ = users, items
         self.needs_history = users.encoder is None
@@ -259,12 +267,18 @@ class TwoTowerRetriever(BaseRecommender):
                 vectors[users] = self.model_.user(sparse, dense, history).numpy()
         return vectors
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         "u · v + bonus for all items."
         return self.user_vectors(histories) @ self.item_vectors_.T + self.bonus_
 
     def score_pairs(
-        self, histories: Histories, owner: np.ndarray, items: np.ndarray
+        self,
+        histories: Histories,  # of n users
+        owner: np.ndarray,  # position of the history of each pair, ascending
+        items: np.ndarray,  # item codes
     ) -> np.ndarray:
         "u · v + bonus for pairs of a history and an item."
         vectors = self.user_vectors(histories)
@@ -275,7 +289,14 @@ class TwoTowerRetriever(BaseRecommender):
             scores[some] = np.einsum("ij,ij->i", *parts)
         return scores + self.bonus_[items]
 
-    def top_items(self, histories, cold, k, exclude_seen=True, allowed=None):
+    def top_items(
+        self,
+        histories,  # of n users
+        cold,  # bool (n,): answered by what is popular
+        k,  # how many items
+        exclude_seen=True,  # leave out the items of the histories
+        allowed=None,  # bool (n_items,): may be recommended; None: all may
+    ):
         "The k best items of each history, from the index of a large catalogue."
         if self.index_ is None or cold.any():
             return super().top_items(histories, cold, k, exclude_seen, allowed)
@@ -300,7 +321,10 @@ class TwoTowerRetriever(BaseRecommender):
         ids = self.item_ids_[items[0]]
         return pd.DataFrame({"item_id": ids, "rank": ranks, "score": best[0]})
 
-    def fresh(self, **changes) -> TwoTowerRetriever:
+    def fresh(
+        self,
+        **changes,  # fields of the settings
+    ) -> TwoTowerRetriever:
         "An unfitted retriever with the chosen settings: no second race."
         settings = getattr(self, "settings_", self.settings)
         kind = type(self)
@@ -316,7 +340,10 @@ class TwoTowerRetriever(BaseRecommender):
 
     @classmethod
     def from_state(
-        cls, settings: dict, arrays: dict[str, np.ndarray], catalogue: Catalogue
+        cls,
+        settings: dict,  # of the model
+        arrays: dict[str, np.ndarray],  # of `state`, by name
+        catalogue: Catalogue,  # ids, tables and histories
     ) -> TwoTowerRetriever:
         "The fitted retriever that gave this state."
         settings = settings | {"hidden_dims": tuple(settings["hidden_dims"])}

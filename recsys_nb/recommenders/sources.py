@@ -176,7 +176,7 @@ def describe_pairs(
 
 # %% ../../nbs/40_recommenders.sources.ipynb #8ba8c607
 def ndcg_of(
-    candidates: Candidates,
+    candidates: Candidates,  # items proposed to users
     scores: np.ndarray,  # by which they are ordered, (n,)
     taken: np.ndarray,  # bool (n,)
     n_taken: np.ndarray,  # all that each user took, listed or not (n_users,)
@@ -194,7 +194,7 @@ def ndcg_of(
 
 # %% ../../nbs/40_recommenders.sources.ipynb #536b294f
 def count_votes(
-    candidates: Candidates,
+    candidates: Candidates,  # items proposed to users
     taken: np.ndarray,  # bool (n,)
     n_taken: np.ndarray,  # all that each user took (n_users,)
     rounds: int = 12,  # votes given out
@@ -240,14 +240,17 @@ SECONDS_OF_EASE = 1.2e-11  # on one core, times the cube of the number of items
 
 
 def estimate_ease(
-    train: Dataset,
+    train: Dataset,  # the log to learn from
 ) -> tuple[float, float]:  # GiB, seconds on one core
     "What EASE takes for the items that occur in a log."
     n_items = train.positives().interactions.item_id.nunique()
     return 4 * n_items**2 / 2**30, SECONDS_OF_EASE * n_items**3
 
 
-def refuse_ease(train: Dataset, budget: Budget) -> str | None:
+def refuse_ease(
+    train: Dataset,  # the log to learn from
+    budget: Budget,  # what a source may cost
+) -> str | None:
     "Why EASE is left out of a log."
     gib, seconds = estimate_ease(train)
     if gib > budget.gib:
@@ -257,7 +260,10 @@ def refuse_ease(train: Dataset, budget: Budget) -> str | None:
     return None
 
 
-def refuse_repeats(train: Dataset, budget: Budget) -> str | None:
+def refuse_repeats(
+    train: Dataset,  # the log to learn from
+    budget: Budget,  # what a source may cost
+) -> str | None:
     "Why Repeats is left out of a log."
     rate = repeat_rate(train.positives())
     few = f"only {rate:.1%} of the positives repeat an earlier one"
@@ -273,12 +279,18 @@ class Source:
     refuse: Callable[[Dataset, Budget], str | None] = lambda train, budget: None
 
 
-def make_two_tower(train: Dataset, budget: Budget) -> BaseRecommender:
+def make_two_tower(
+    train: Dataset,  # the log to learn from
+    budget: Budget,  # what a source may cost
+) -> BaseRecommender:
     "The retriever with its defaults, and the settings that the budget names."
     return TwoTowerRetriever(**{"seed": budget.seed} | budget.retriever)
 
 
-def make_popularity(train: Dataset, budget: Budget) -> BaseRecommender:
+def make_popularity(
+    train: Dataset,  # the log to learn from
+    budget: Budget,  # what a source may cost
+) -> BaseRecommender:
     "What is popular now: a positive counts half after an eighth of the log's time."
     if "timestamp" not in train.interactions:
         return Popularity()
@@ -316,8 +328,8 @@ SECONDS_OF_POSITIVE = 2e-4  # of a Two-Tower fit, for a positive and a 1,000 ite
 
 
 def estimate_seconds(
-    log: Dataset,
-    budget: Budget | None = None,
+    log: Dataset,  # the log
+    budget: Budget | None = None,  # what a source may cost
 ) -> float:
     "About how long a default fit takes on one core."
     budget = budget or Budget()
@@ -329,7 +341,7 @@ def estimate_seconds(
 
 
 def describe_cost(
-    log: Dataset,
+    log: Dataset,  # the log
     max_gib: float | None = None,  # as in Budget
 ) -> str:
     "How long a default run takes, in words."

@@ -65,7 +65,10 @@ def write_folder(
     return folder
 
 
-def write_files(folder: Path, stored: Stored) -> None:
+def write_files(
+    folder: Path,  # where the files lie
+    stored: Stored,  # what a folder holds
+) -> None:
     "The files of a folder; the one that vouches for the others comes last."
     catalogue = dict(stored.catalogue)
     for side in ("user", "item"):
@@ -92,12 +95,16 @@ def write_files(folder: Path, stored: Stored) -> None:
         path.chmod(0o644)  # others may read what a service serves
 
 
-def digest(path: Path) -> str:
+def digest(
+    path: Path,  # of the file
+) -> str:
     "SHA-256 of a file."
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_json(about: dict) -> str:
+def write_json(
+    about: dict,  # what is written
+) -> str:
     "Settings as JSON; an error names what JSON cannot hold."
     for name, value in about["settings"].items():
         try:
@@ -133,7 +140,9 @@ def read_folder(
     return Stored(about["class"], about["settings"], arrays, catalogue)
 
 
-def read_about(folder: Path) -> dict:
+def read_about(
+    folder: Path,  # where the files lie
+) -> dict:
     "recommender.json, after a look at every file that it names."
     path = folder / ABOUT
     if not path.exists():
@@ -158,7 +167,9 @@ def read_about(folder: Path) -> dict:
     return about
 
 # %% ../../nbs/31_recommenders.storage.ipynb #f93b659b
-def name_class(kind: type) -> str:
+def name_class(
+    kind: type,  # of what is read or made
+) -> str:
     "The name under which a class is saved."
     return f"{kind.__module__}.{kind.__qualname__}"
 

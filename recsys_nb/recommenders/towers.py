@@ -407,7 +407,11 @@ class TowerTask:
         "Whether the model is trained on whole sequences."
         return self.settings.history == "attention"
 
-    def batch_loss(self, model: TwoTowerModel, batch: dict[str, Tensor]) -> Tensor:
+    def batch_loss(
+        self,
+        model: TwoTowerModel,  # the model that is asked
+        batch: dict[str, Tensor],  # tensors by name
+    ) -> Tensor:
         "Loss of a batch of places: find the item of each from its history."
         places, data = batch["place"], self.data
         positives, length = data.positives, self.settings.history_length
@@ -423,7 +427,11 @@ class TowerTask:
         )
         return self.softmax(model, user_vectors, item_vectors, columns)
 
-    def sequence_loss(self, model: TwoTowerModel, batch: dict[str, Tensor]) -> Tensor:
+    def sequence_loss(
+        self,
+        model: TwoTowerModel,  # the model that is asked
+        batch: dict[str, Tensor],  # tensors by name
+    ) -> Tensor:
         "Loss of a batch of lines: find the next item after every position."
         data, targets = self.data, batch["targets"]
         user_sparse, user_dense = data.users.take(batch["user"])
@@ -454,7 +462,11 @@ class TowerTask:
         return columns, sparse, dense
 
     def softmax(
-        self, model: TwoTowerModel, users: Tensor, items: Tensor, columns: Tensor
+        self,
+        model: TwoTowerModel,  # the model that is asked
+        users: Tensor,  # ids of users
+        items: Tensor,  # item codes
+        columns: Tensor,  # names of columns
     ) -> Tensor:
         "The loss of vectors; the first columns are the users' own items."
         n, temperature = len(users), model.temperature
@@ -466,7 +478,10 @@ class TowerTask:
         extra = items[n:], log_q[n:], columns[n:]
         return self.loss(users, items[:n], temperature, log_q[:n], columns[:n], extra)
 
-    def validate(self, model: TwoTowerModel) -> dict[str, float]:
+    def validate(
+        self,
+        model: TwoTowerModel,  # the model that is asked
+    ) -> dict[str, float]:
         "The metrics of the held-out items."
         users, items = self.vectors(model)
         bonus = model.temperature * self.known_logits
@@ -475,7 +490,10 @@ class TowerTask:
         return self.metrics(ranks)
 
     @torch.no_grad()
-    def vectors(self, model: TwoTowerModel) -> tuple[Tensor, Tensor]:
+    def vectors(
+        self,
+        model: TwoTowerModel,  # the model that is asked
+    ) -> tuple[Tensor, Tensor]:
         "Vectors of the users of the held-out places, and of all items."
         data, length = self.data, read_length(self.settings, self.data.is_ordered)
         every = torch.arange(data.n_items, device=data.log_share.device)

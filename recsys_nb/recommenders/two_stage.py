@@ -61,7 +61,9 @@ __all__ = ['MOST_JUDGES', 'MOST_LEARNERS', 'FEW_USERS', 'FAR_AHEAD', 'LEAST_TAKE
            'unpack_parts', 'unpack_answer', 'predict_shown']
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #cf7deb91
-def print_nothing(text: str) -> None:
+def print_nothing(
+    text: str,  # one line
+) -> None:
     "The listener of a quiet run."
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #678a6241
@@ -100,13 +102,19 @@ class Trial:
     folds: list[tuple[pd.Index, pd.Index]]  # users who teach, users who judge
     n_candidates: int  # of each source
 
-    def histories(self, users: pd.Index) -> Histories:
+    def histories(
+        self,
+        users: pd.Index,  # ids of users
+    ) -> Histories:
         "What users had in the earlier part."
         first = next(iter(self.sources.values()))
         return first.histories_.take(first.user_ids_.get_indexer(users))
 
     def propose(
-        self, users: pd.Index, names: tuple[str, ...], exclude_seen: bool = True
+        self,
+        users: pd.Index,  # ids of users
+        names: tuple[str, ...],  # of the sources
+        exclude_seen: bool = True,  # leave out the items of the histories
     ) -> Candidates:
         "Candidates of some sources for some users."
         some = {name: self.sources[name] for name in names}
@@ -130,7 +138,10 @@ class Trial:
         return every
 
     def taken(
-        self, candidates: Candidates, users: pd.Index, truth: pd.DataFrame
+        self,
+        candidates: Candidates,  # items proposed to users
+        users: pd.Index,  # ids of users
+        truth: pd.DataFrame,  # user_id, item_id: what was taken later
     ) -> tuple[np.ndarray, np.ndarray]:  # bool (n,); number of each user's (n_users,)
         "Which candidates their users took later, and how many items each took."
         asked = truth[truth.user_id.isin(users)]
@@ -177,8 +188,8 @@ def look_early(
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #c07334f3
 def list_answer(
-    trial: Trial,
-    answer: Answer,
+    trial: Trial,  # the sources and users of a trial
+    answer: Answer,  # which sources and what order
     judges: pd.Index,  # users
     candidates: Candidates,  # of the answer's sources and perhaps others, for them
     k: int,  # length of the lists
@@ -193,7 +204,7 @@ def list_answer(
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #a8049f30
 def collect_examples(
-    trial: Trial,
+    trial: Trial,  # the sources and users of a trial
     users: pd.Index,  # who teach
     names: tuple[str, ...],  # of the sources whose candidates are ordered
 ) -> Examples:
@@ -212,7 +223,10 @@ def collect_examples(
 
 
 def describe_exposures(
-    trial: Trial, users: pd.Index, names: tuple[str, ...], shown: pd.DataFrame
+    trial: Trial,  # the sources and users of a trial
+    users: pd.Index,  # ids of users
+    names: tuple[str, ...],  # of the sources
+    shown: pd.DataFrame,  # what users were shown, with labels
 ) -> tuple[Candidates, np.ndarray, pd.DataFrame]:
     "What was shown to learners, as the sources saw it beforehand."
     head = trial.held.head
@@ -231,6 +245,7 @@ def describe_exposures(
 
 
 def join_examples(
+    # pieces that are put together, in order
     parts: list[tuple[Candidates, np.ndarray, pd.DataFrame]],
     past: Histories,  # of all learners
     names: tuple[str, ...],  # of the sources
@@ -257,9 +272,9 @@ def join_examples(
 # %% ../../nbs/42_recommenders.two_stage.ipynb #0adab7ab
 def train_ranker(
     ranker,  # 'auto', a name of RANKERS, or a ranker
-    examples: Examples,
+    examples: Examples,  # pairs to learn from, with labels
     head: Dataset,  # the earlier part of the log
-    seed: int = 0,
+    seed: int = 0,  # of all that is drawn
 ) -> tuple[BaseRanker, pd.DataFrame | None]:  # the ranker; how the rivals did
     "Train the ranker asked for, or the best of RANKERS."
     if ranker == "auto":
@@ -279,7 +294,7 @@ class Finding:
 
 
 def helpful_sources(
-    names: tuple[str, ...],
+    names: tuple[str, ...],  # of the sources
     votes: np.ndarray,  # of each source
     candidates: Candidates,  # of these sources, for the learners
     taken: np.ndarray,  # bool (n,)
@@ -296,11 +311,11 @@ LEAST_TAKEN = 50  # candidates taken by learners, below which no ranker is train
 
 
 def teach_blend(
-    trial: Trial,
+    trial: Trial,  # the sources and users of a trial
     learners: pd.Index,  # users
     names: tuple[str, ...],  # of the sources
     truth: pd.DataFrame,  # what they took later
-    exclude_seen: bool = True,
+    exclude_seen: bool = True,  # leave out the items of the histories
 ) -> tuple[Answer, tuple[str, ...]]:  # the blend; the sources that help
     "The blend that the learners vote for."
     learners = learners[:MOST_JUDGES]
@@ -315,11 +330,11 @@ def teach_blend(
 
 
 def teach_two_stages(
-    trial: Trial,
+    trial: Trial,  # the sources and users of a trial
     learners: pd.Index,  # users
     names: tuple[str, ...],  # of the sources
     ranker,  # 'auto', a name of RANKERS, or a ranker
-    seed: int,
+    seed: int,  # of all that is drawn
 ) -> tuple[Answer | None, pd.DataFrame | None]:  # two stages; how rankers did
     "Two stages over some sources; None where the learners took too little."
     if not names or not len(learners):
@@ -335,12 +350,12 @@ def teach_two_stages(
 class Contest:
     "The lists of all answers for all judges, fold by fold."
 
-    trial: Trial
+    trial: Trial  # the sources and users of a trial
     names: tuple[str, ...]  # of the sources
     truth: pd.DataFrame  # what is to be found
     k: int = 10  # NDCG@k decides
-    exclude_seen: bool = True
-    task: str = "new items"
+    exclude_seen: bool = True  # leave out the items of the histories
+    task: str = "new items"  # what was asked for
 
     def __post_init__(self):
         self.proposed = [
@@ -351,7 +366,11 @@ class Contest:
         for name in self.names:
             self.enter(name, [Answer((name,))] * len(self.trial.folds))
 
-    def enter(self, name: str, answers: list[Answer]) -> None:
+    def enter(
+        self,
+        name: str,  # for messages, or of the thing that is meant
+        answers: list[Answer],  # lists or answers, by name
+    ) -> None:
         "Let an answer take part; each fold has its own."
         parts = [
             list_answer(self.trial, answer, judges, candidates, self.k)
@@ -380,9 +399,9 @@ class Contest:
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #b6219d12
 def find_answer(
-    trial: Trial,
+    trial: Trial,  # the sources and users of a trial
     ranker,  # 'auto', a name of RANKERS, a ranker, or None
-    seed: int = 0,
+    seed: int = 0,  # of all that is drawn
     say: Callable[[str], None] = print_nothing,  # is told what happens
     wanted: str | None = None,  # the name of an answer; None: the gate chooses
 ) -> Finding:
@@ -412,7 +431,10 @@ def find_answer(
     return Finding(answer, verdict, rivals)
 
 
-def choose_wanted(verdict: Verdict, wanted: str) -> Verdict:
+def choose_wanted(
+    verdict: Verdict,  # what the gate found
+    wanted: str,  # the answer that was asked for; None: the best
+) -> Verdict:
     "The verdict with the answer that was asked for."
     known = list(verdict.table.answer)
     if wanted not in known:
@@ -423,7 +445,12 @@ def choose_wanted(verdict: Verdict, wanted: str) -> Verdict:
     return replace(verdict, table=table, chosen=wanted, notes=verdict.notes + notes)
 
 
-def enter_two_stages(contest: Contest, names: tuple[str, ...], ranker, seed: int):
+def enter_two_stages(
+    contest: Contest,  # answers that compete
+    names: tuple[str, ...],  # of the sources
+    ranker,  # 'auto', a name of RANKERS, a ranker, or None
+    seed: int,  # of all that is drawn
+):
     "Let two stages take part; they as taught by all, and how rankers did."
     trial = contest.trial
     first, rivals = teach_two_stages(trial, trial.learners, names, ranker, seed)
@@ -443,7 +470,9 @@ def enter_two_stages(contest: Contest, names: tuple[str, ...], ranker, seed: int
     return first, rivals
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #ecc64bf4
-def find_answer_again(trial: Trial) -> Finding:
+def find_answer_again(
+    trial: Trial,  # the sources and users of a trial
+) -> Finding:
     "Let sources and their blend compete on all items, new and old."
     names = tuple(trial.sources)
     rules = {"exclude_seen": False, "task": "all items"}
@@ -454,7 +483,9 @@ def find_answer_again(trial: Trial) -> Finding:
     return Finding(answers[verdict.chosen], verdict, None)
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #19649509
-def name_sources(given) -> dict[str, BaseRecommender]:
+def name_sources(
+    given,  # what the caller gave
+) -> dict[str, BaseRecommender]:
     "Recommenders by name; of a list, by their class."
     named = given if isinstance(given, dict) else {}
     for source in [] if isinstance(given, dict) else given:
@@ -471,8 +502,8 @@ def name_sources(given) -> dict[str, BaseRecommender]:
 
 def fit_sources(
     sources: dict[str, BaseRecommender],  # prototypes, which stay as they are
-    positives: Dataset,
-    say: Callable[[str], None],
+    positives: Dataset,  # the positives of a log
+    say: Callable[[str], None],  # is told what happens
 ) -> tuple[dict[str, BaseRecommender], dict[str, str]]:  # fitted; left out: why
     "Fit copies of recommenders; those whose package or memory is missing are named."
     fitted, left_out = {}, {}
@@ -511,12 +542,15 @@ class Outcome:
     answer: Answer  # for new items
     answer_again: Answer  # for all items
     sources: dict[str, BaseRecommender]  # of both, fitted to all of the log
-    verdict: Verdict
+    verdict: Verdict  # what the gate found
     popularity: np.ndarray  # by which users without a past are answered
     rankers: pd.DataFrame | None  # how they did on users left out
 
 
-def run_trial(settings: Recommender, train: Dataset) -> Outcome:
+def run_trial(
+    settings: Recommender,  # of the model
+    train: Dataset,  # the log to learn from
+) -> Outcome:
     "Compete on a part of the log, then fit the winner's sources to all of it."
     positives, say, seed = train.positives(), settings.say, settings.seed
     prototypes, left_out = choose_sources(settings, train)
@@ -546,7 +580,10 @@ def run_trial(settings: Recommender, train: Dataset) -> Outcome:
     return Outcome(found.answer, again, sources, verdict, taken, found.rankers)
 
 
-def choose_sources(settings: Recommender, train: Dataset):
+def choose_sources(
+    settings: Recommender,  # of the model
+    train: Dataset,  # the log to learn from
+):
     "The sources that were given, or those of SOURCES; not fitted."
     if settings.sources is not None:
         return name_sources(settings.sources), {}
@@ -556,7 +593,10 @@ def choose_sources(settings: Recommender, train: Dataset):
     return default_sources(train, budget)
 
 
-def answer_unjudged(positives: Dataset, why: str) -> Outcome:
+def answer_unjudged(
+    positives: Dataset,  # the positives of a log
+    why: str,  # the reason, in words
+) -> Outcome:
     "What is popular, where nothing can be judged."
     popular = Popularity().fit(positives)
     answer = Answer(("Popularity",))
@@ -597,7 +637,10 @@ class Recommender(BaseRecommender):
         if self.sources is not None:
             name_sources(self.sources)
 
-    def fit(self, train: Dataset) -> Recommender:
+    def fit(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> Recommender:
         "Choose what answers, and learn from all of the log."
         if not isinstance(train, Dataset):
             kind = type(train).__name__
@@ -610,11 +653,17 @@ class Recommender(BaseRecommender):
         self.learn(train)
         return self
 
-    def learn(self, train: Dataset) -> None:
+    def learn(
+        self,
+        train: Dataset,  # the log to learn from
+    ) -> None:
         "Hold a part out, let the answers compete, and fit what the best one needs."
         self.take_over(run_trial(self, train))
 
-    def take_over(self, outcome: Outcome) -> None:
+    def take_over(
+        self,
+        outcome: Outcome,  # what a trial has found
+    ) -> None:
         "Answer as a trial found it best."
         self.answer_, self.answer_again_ = outcome.answer, outcome.answer_again
         self.verdict_, self.sources_ = outcome.verdict, outcome.sources
@@ -644,7 +693,14 @@ class Recommender(BaseRecommender):
         self.check_fitted()
         return self.verdict_
 
-    def top_items(self, histories, cold, k, exclude_seen=True, allowed=None):
+    def top_items(
+        self,
+        histories,  # of n users
+        cold,  # bool (n,): answered by what is popular
+        k,  # how many items
+        exclude_seen=True,  # leave out the items of the histories
+        allowed=None,  # bool (n_items,): may be recommended; None: all may
+    ):
         "The k best items of each history by the chosen answer."
         answer = self.answer_ if exclude_seen else self.answer_again_
         k = min(k, histories.n_items)
@@ -658,7 +714,14 @@ class Recommender(BaseRecommender):
         found = gather_candidates(parts, histories, n, exclude_seen, allowed)
         return found.best(answer.order(found, histories), k)
 
-    def answer_cold(self, histories, cold, k, exclude_seen, allowed):
+    def answer_cold(
+        self,
+        histories,  # of n users
+        cold,  # bool (n,): answered by what is popular
+        k,  # how many items
+        exclude_seen,  # leave out the items of the histories
+        allowed,  # bool (n_items,): may be recommended; None: all may
+    ):
         "Some users get what is popular, the others what is chosen for them."
         items = np.full((len(histories), k), -1, np.int64)
         scores = np.full((len(histories), k), -np.inf, np.float32)
@@ -673,7 +736,12 @@ class Recommender(BaseRecommender):
             )
         return items, scores
 
-    def score_pairs(self, histories, owner, items):
+    def score_pairs(
+        self,
+        histories,  # of n users
+        owner,  # position of the history of each pair, ascending
+        items,  # item codes
+    ):
         "The scores of pairs by the chosen answer."
         parts = {name: self.sources_[name] for name in self.answer_.sources}
         if self.answer_.is_single:
@@ -683,7 +751,10 @@ class Recommender(BaseRecommender):
         pairs = describe_pairs(parts, histories, owner, items, lists)
         return self.answer_.order(pairs, histories)
 
-    def score_all(self, histories: Histories) -> np.ndarray:
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:
         "The scores of all items; `top_items` needs far fewer."
         if self.answer_.is_single:
             return self.sources_[self.answer_.sources[0]].score_all(histories)
@@ -697,7 +768,12 @@ class Recommender(BaseRecommender):
         return pack_parts(self)
 
     @classmethod
-    def from_state(cls, settings, arrays, catalogue) -> Recommender:
+    def from_state(
+        cls,
+        settings,  # of the model
+        arrays,  # of `state`, by name
+        catalogue,  # ids, tables and histories
+    ) -> Recommender:
         "The fitted recommender that gave this state."
         new = cls(**{name: settings[name] for name in KEPT})
         new.adopt(catalogue)
@@ -708,7 +784,9 @@ class Recommender(BaseRecommender):
 KEPT = ("candidates", "seed", "max_gib", "holdout")  # settings that are saved
 
 
-def pack_parts(recommender: Recommender) -> tuple[dict, dict[str, np.ndarray]]:
+def pack_parts(
+    recommender: Recommender,  # the recommender that is asked
+) -> tuple[dict, dict[str, np.ndarray]]:
     "Settings for JSON and arrays of a recommender and all its parts."
     settings = {name: getattr(recommender, name) for name in KEPT}
     settings["verdict"] = recommender.verdict_.to_dict()
@@ -735,7 +813,10 @@ def pack_parts(recommender: Recommender) -> tuple[dict, dict[str, np.ndarray]]:
     return settings, arrays
 
 
-def select_arrays(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def select_arrays(
+    arrays: dict[str, np.ndarray],  # of `state`, by name
+    prefix: str,  # with which the names begin
+) -> dict[str, np.ndarray]:
     "The arrays whose names begin with a prefix, without it."
     return {
         name.removeprefix(prefix): value
@@ -744,7 +825,11 @@ def select_arrays(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.nd
     }
 
 
-def unpack_parts(settings: dict, arrays: dict, catalogue: Catalogue) -> Outcome:
+def unpack_parts(
+    settings: dict,  # of the model
+    arrays: dict,  # of `state`, by name
+    catalogue: Catalogue,  # ids, tables and histories
+) -> Outcome:
     "The parts of a recommender, as `pack_parts` took them apart."
     sources = {}
     for number, (name, part) in enumerate(settings["sources"].items()):
@@ -762,7 +847,10 @@ def unpack_parts(settings: dict, arrays: dict, catalogue: Catalogue) -> Outcome:
     return Outcome(answer, again, sources, verdict, arrays["popularity"], None)
 
 
-def unpack_answer(part: dict, ranker: BaseRanker | None) -> Answer:
+def unpack_answer(
+    part: dict,  # of the whole
+    ranker: BaseRanker | None,  # 'auto', a name of RANKERS, a ranker, or None
+) -> Answer:
     "An answer of its sources and votes."
     votes = part["votes"]
     ranker = ranker if part["is_ranked"] else None

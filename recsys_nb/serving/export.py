@@ -173,9 +173,9 @@ def compare_networks(
 
 # %% ../../nbs/49_serving.export.ipynb #bdced315
 def draw_codes(
-    n_rows: int,
+    n_rows: int,  # how many rows
     cardinalities: Sequence[int],  # number of codes of each column
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws the numbers
 ) -> Tensor:  # long (n_rows, S)
     "Random codes."
     shape = n_rows, len(cardinalities)
@@ -183,9 +183,9 @@ def draw_codes(
 
 
 def draw_numbers(
-    n_rows: int,
+    n_rows: int,  # how many rows
     width: int,  # D
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws the numbers
 ) -> dict[str, Tensor]:  # {"dense": float32 (n_rows, D)}; nothing where D is 0
     "Random numbers."
     if not width:
@@ -196,9 +196,9 @@ def draw_numbers(
 
 def draw_user_inputs(
     config,  # a TwoTowerConfig
-    n_rows: int,
+    n_rows: int,  # how many rows
     length: int,  # of the histories
-    rng: np.random.Generator,
+    rng: np.random.Generator,  # draws the numbers
 ) -> dict[str, Tensor]:
     "A random question to a user tower; some of each history is padding at its end."
     codes = draw_codes(n_rows, config.user_categorical_cardinalities, rng)
@@ -280,8 +280,8 @@ def describe_ranker(
 
 # %% ../../nbs/49_serving.export.ipynb #c6973262
 def write_network(
-    network: Network,
-    folder: Path,
+    network: Network,  # to be written
+    folder: Path,  # where the files lie
 ) -> dict:  # file, inputs, output, largest_difference_to_torch
     "Write a network, compare it, and say what the manifest says of it."
     path = folder / f"{network.name}.onnx"
@@ -351,7 +351,7 @@ def describe_answer(
 def write_source(
     name: str,  # of the source
     source: BaseRecommender,  # fitted
-    folder: Path,
+    folder: Path,  # where the files lie
 ) -> dict:  # class, settings, file
     "Write what a source without a network has learnt, as arrays."
     settings, arrays = source.state()
@@ -362,7 +362,7 @@ def write_source(
 
 # %% ../../nbs/49_serving.export.ipynb #4944da22
 def fill_folder(
-    folder: Path,
+    folder: Path,  # where the files lie
     recommender: BaseRecommender,  # fitted
     rng: np.random.Generator,  # of the questions
 ) -> None:
@@ -402,7 +402,10 @@ def fill_folder(
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # of the extra [serve]
 
 
-def write_encoders(retriever: TwoTowerRetriever, folder: Path) -> None:
+def write_encoders(
+    retriever: TwoTowerRetriever,  # a fitted Two-Tower
+    folder: Path,  # where the files lie
+) -> None:
     "The encoders of the users and items tables, where there are such tables."
     sides = {"user": retriever.user_features_, "item": retriever.item_features_}
     for side, features in sides.items():
@@ -410,7 +413,10 @@ def write_encoders(retriever: TwoTowerRetriever, folder: Path) -> None:
             features.encoder.save(folder, name=f"{side}_encoder")
 
 
-def write_manifest(folder: Path, about: dict) -> None:
+def write_manifest(
+    folder: Path,  # where the files lie
+    about: dict,  # what is written
+) -> None:
     "The manifest of all files, which others may read."
     files = {}
     for path in sorted(folder.iterdir()):
@@ -421,7 +427,9 @@ def write_manifest(folder: Path, about: dict) -> None:
     manifest.chmod(0o644)
 
 
-def digest(path: Path) -> str:
+def digest(
+    path: Path,  # of the file
+) -> str:
     "SHA-256 of a file."
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -452,7 +460,9 @@ def export(
     return folder
 
 
-def check_installed(module: str) -> None:
+def check_installed(
+    module: str,  # its name
+) -> None:
     "Complain with the extra's name where a package is missing."
     try:
         import_module(module)
@@ -515,7 +525,9 @@ class Exported:
         return "\n".join(f"{name:28} {f['bytes']:>12,} bytes" for name, f in files)
 
 
-def read_manifest(folder: Path) -> dict:
+def read_manifest(
+    folder: Path,  # where the files lie
+) -> dict:
     "The manifest of a folder, or an error that names the file that has changed."
     path = folder / "manifest.json"
     if not path.is_file():

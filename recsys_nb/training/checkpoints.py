@@ -175,7 +175,10 @@ class Checkpoints:
         self.folder = Path(folder)
         self.run = json.loads(json.dumps(run | {"format": 4}))
 
-    def path(self, epoch: int) -> Path:
+    def path(
+        self,
+        epoch: int,  # number of the epoch, from 1
+    ) -> Path:
         "The file of an epoch."
         return self.folder / f"epoch-{epoch:05d}.safetensors"
 

@@ -80,7 +80,10 @@ class Stepper:
         self.clip_grad = settings.clip_grad
         self.steps_done = 0
 
-    def step(self, batch: dict[str, Tensor]) -> Tensor:  # the loss before the step
+    def step(
+        self,
+        batch: dict[str, Tensor],  # tensors by name
+    ) -> Tensor:  # the loss before the step
         "Learn from one batch."
         self.rate.before_step(self.steps_done)
         value = take_step(

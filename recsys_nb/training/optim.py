@@ -220,7 +220,10 @@ class LearningRate:
         "Whether it is not the same in all steps."
         return self.has_schedule or bool(self.plateaus)
 
-    def before_step(self, step: int) -> None:
+    def before_step(
+        self,
+        step: int,  # number of the step, from 0
+    ) -> None:
         "Set the rate of a step, counted from 0."
         if not self.has_schedule:
             return
@@ -229,7 +232,10 @@ class LearningRate:
             for group in optimizer.param_groups:
                 group["lr"] = self.top * factor
 
-    def after_epoch(self, value: float) -> None:
+    def after_epoch(
+        self,
+        value: float,  # what was given or measured
+    ) -> None:
         "Take in the monitored metric of an epoch."
         for plateau in self.plateaus:
             plateau.step(value)

@@ -81,7 +81,11 @@ class Resident:
         self.n_rows = count_rows(data)
         self.data = {name: tensor.to(device) for name, tensor in data.items()}
 
-    def steps(self, batch_size: int, world: int = 1) -> int:
+    def steps(
+        self,
+        batch_size: int,  # examples in a step
+        world: int = 1,  # number of processes
+    ) -> int:
         "Batches per epoch; the last has a row for each process."
         return count_steps(self.n_rows, batch_size, world)
 
@@ -90,7 +94,12 @@ class Resident:
         return digest(self.data)
 
     def batches(
-        self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+        self,
+        batch_size: int,  # examples in a step
+        seed: int,  # of all that is drawn
+        epoch: int,  # number of the epoch, from 1
+        rank: int = 0,  # number of this process, from 0
+        world: int = 1,  # number of processes
     ) -> Iterator[dict[str, Tensor]]:
         "All rows in the order of this seed and epoch."
         # torch's own generator, with which dropout then goes on
@@ -160,11 +169,20 @@ class BatchSource(Protocol):
 
     n_rows: int  # number of examples
 
-    def steps(self, batch_size: int, world: int = 1) -> int:
+    def steps(
+        self,
+        batch_size: int,  # examples in a step
+        world: int = 1,  # number of processes
+    ) -> int:
         "Batches per epoch, the same in all processes."
 
     def batches(
-        self, batch_size: int, seed: int, epoch: int, rank: int = 0, world: int = 1
+        self,
+        batch_size: int,  # examples in a step
+        seed: int,  # of all that is drawn
+        epoch: int,  # number of the epoch, from 1
+        rank: int = 0,  # number of this process, from 0
+        world: int = 1,  # number of processes
     ) -> Iterator[dict[str, Tensor]]:
         "The part of each batch that process `rank` of `world` has."
 
@@ -385,7 +403,10 @@ class EpochInProgress:
         self.sizes.append(len(next(iter(batch.values()))))
         return batch
 
-    def add_loss(self, loss: Tensor) -> None:
+    def add_loss(
+        self,
+        loss: Tensor,  # of the batch, a scalar
+    ) -> None:
         "Keep the loss of the batch; now and then look whether all are finite."
         step = len(self.sizes)
         self.losses[step - 1] = loss

@@ -118,7 +118,11 @@ def check_setting(
     raise ValueError(f"{name} must be {bound}, got {value}")
 
 
-def check_choice(name: str, value: Any, choices: Any) -> None:
+def check_choice(
+    name: str,  # for messages, or of the thing that is meant
+    value: Any,  # what was given or measured
+    choices: Any,  # what is allowed
+) -> None:
     "Raise a ValueError for a value that is no choice."
     if value not in choices:
         *first, last = [repr(choice) for choice in choices]

@@ -32,13 +32,13 @@ class TableSettings:
     bottom_mlp_dims: tuple[int, ...] = (64,)  # hidden widths on the numbers
     top_mlp_dims: tuple[int, ...] = (64, 32)  # hidden widths after the interaction
     interaction: str = "cat"  # as in `DLRMConfig`, as those below
-    head: str = "final"
-    cross_experts: int = 1
-    norm: str | None = "batch"
-    linear: bool = True
-    dropout: float = 0.0
-    embedding_dropout: float = 0.0
-    embedding_l2: float = 1e-3
+    head: str = "final"  # how the logit is made
+    cross_experts: int = 1  # experts of each cross layer
+    norm: str | None = "batch"  # normalisation of the layers
+    linear: bool = True  # whether a linear term is added
+    dropout: float = 0.0  # share of units dropped in training
+    embedding_dropout: float = 0.0  # share of embedding numbers dropped in training
+    embedding_l2: float = 1e-3  # penalty on the squares of the embeddings
     min_count: int = 1  # values in fewer rows are unknown
     valid_share: float = 0.1  # share of the rows that stops the training
     epochs: int = 30  # at most
@@ -205,7 +205,11 @@ def table_logits(
     return torch.cat(parts)
 
 
-def table_loss(model: DLRM, inputs: dict[str, Tensor], labels: Tensor) -> float:
+def table_loss(
+    model: DLRM,  # the model that is asked
+    inputs: dict[str, Tensor],  # what the model reads
+    labels: Tensor,  # 0 or 1, float (B,)
+) -> float:
     "The mean log loss of rows."
     logits = table_logits(model, inputs)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
