@@ -38,7 +38,7 @@ def readme() -> str:
     nb = nbformat.read(cfg.nbs_path/cfg.readme_nb, as_version=4)
     nb.cells, nb.metadata["language_info"] = shown(nb), {"name": "python"}
     text, _ = MarkdownExporter().from_notebook_node(nb)
-    text = re.sub(r"\]\((?=[\w/-]+\.ipynb|images/)", f"]({cfg.nbs_path.name}/", text)
+    text = re.sub(r"\]\((?=[\w/.-]+\.ipynb|images/)", f"]({cfg.nbs_path.name}/", text)
     text = re.sub(r"\n{3,}", "\n\n", text)
     return "<!-- made from nbs/index.ipynb by `make sync`: edit that -->\n\n" + text.strip() + "\n"
 

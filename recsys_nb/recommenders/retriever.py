@@ -136,7 +136,7 @@ def fit_bonus(
     "The popularity bonus that ranks the held-out items best."
     task = TowerTask(task.settings, task.data, task.loss, task.metrics)
     users, items = task.vectors(model)
-    data, temperature = task.data, model.temperature.item()
+    data, temperature = task.data, torch.as_tensor(model.temperature).item()
 
     def score(bonus: float) -> Tensor:
         known = temperature * (task.known_logits + bonus * data.log_share)
