@@ -235,7 +235,11 @@ def _unpacked(total: ir.Value, how: str) -> ir.Value:
 def _clock(at: ir.Value, side: ir.Value) -> ir.Value:
     "Ticks of half a microsecond: moments (side 0) are even, events (side 1) odd."
     seconds = at.truncate("s").epoch_seconds().cast("int64")
-    microseconds = seconds * 1_000_000 + at.microsecond().cast("int64")
+    if at.get_backend().name == "pyspark": # which cannot extract microseconds: the digits behind the second
+        fraction = at.cast("string").substr(20, 6).rpad(6, "0")
+    else:
+        fraction = at.microsecond()
+    microseconds = seconds * 1_000_000 + fraction.cast("int64")
     return microseconds * 2 + side.cast("int64")
 
 def _within(table: ir.Table, key: str, column: str, days: float) -> ir.Value:

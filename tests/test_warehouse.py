@@ -194,7 +194,7 @@ def test_postgres_url_and_its_password(postgres_url, postgres, tmp_path):
     url = postgres_url + "?table=shop_events&value=value&connect_timeout=10"; ds = load(url)
     alike(Dataset(frame, name="shop_events"), ds)
     from recsys_nb.recommenders import Recommender, TwoTowerRetriever
-    Recommender(TwoTowerRetriever(epochs=1, progress=False)).fit(split_by_time(ds)[0]).save(tmp_path / "model")
+    Recommender([TwoTowerRetriever(epochs=1, profile="dense")], ranker=None).fit(split_by_time(ds)[0]).save(tmp_path / "model")
     saved = b"".join(p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()); quoted = postgres_url.split(":")[2].split("@")[0]
     texts = [repr(ds), str(ds.pulled), ds.name, repr(vars(ds)), repr(ds.con)]
     for wrong in (url.replace("postgres:", "postgres:x", 2).replace("postgres:x//", "postgres://"), url.replace("shop_events", "nothing"), url.replace("value=value", "value=price"), url.replace("/postgres?", "/nowhere?"),
