@@ -202,9 +202,9 @@ class DotsWithGradient(torch.autograd.Function):
     def forward(
         ctx,  # what backward needs, by torch
         vectors: Tensor,  # float (B, F, d)
-        pairs: Tensor,  # user and item of each pair
-        spread: Tensor,  # which products a gradient goes to
-        first: bool,  # the first of them
+        pairs: Tensor,  # positions i·F + j of the products to keep, long (P,)
+        spread: Tensor,  # 1 where a product goes into the gradient (P, F²)
+        first: bool,  # whether the first vector goes up as it is
     ):
         ctx.save_for_backward(vectors, spread)
         ctx.first = first
@@ -694,7 +694,7 @@ class VectorsWithGradient(torch.autograd.Function):
 
 @run_uncompiled  # the compiler knows no sparse gradients
 def read_table(
-    table: nn.Module,  # the rows that are read
+    table: nn.Module,  # an embedding, or what is called like one
     codes: Tensor,  # codes of features, long (B, S)
 ) -> Tensor:
     "The rows of a table."

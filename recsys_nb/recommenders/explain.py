@@ -54,11 +54,11 @@ def split_score(
 
 @torch.no_grad()
 def score_on_the_way(
-    score,  # of each pair, float32 (n,)
-    item,  # item codes, int (n,)
-    others,  # what it is compared with
-    groups,  # how they are grouped
-    order,  # in which they are taken
+    score,  # score(dense, sparse) -> logits
+    item,  # dense and sparse inputs of the item
+    others,  # dense and sparse inputs of all candidates
+    groups,  # of dense and of sparse: the group of each column
+    order,  # the groups in the order in which they are replaced
 ) -> np.ndarray:
     "v after 0, 1, 2, … groups of an order are replaced, (n_groups + 1,)."
     place = np.argsort(order)  # when each group is replaced
@@ -97,7 +97,7 @@ def explain_ranker(
     candidates: Candidates,  # of one user
     past: Histories,  # of this user
     place: int,  # of the item among the candidates
-    draws: int,  # random numbers
+    draws: int,  # how many random orders
     seed: int,  # of all that is drawn
 ) -> pd.Series:  # the share of each group
     "Why the ranker puts a candidate where it is."
@@ -165,7 +165,7 @@ class Why:
 
 # %% ../../nbs/43_recommenders.explain.ipynb #7997b382
 def typical_value(
-    column: pd.Series,  # name of the column
+    column: pd.Series,  # values of the candidates
 ):
     "The median of numbers, the commonest of other values."
     if is_numeric_dtype(column) and not is_bool_dtype(column):
@@ -175,7 +175,7 @@ def typical_value(
 
 
 def add_values(
-    shares: pd.Series,  # of each item, float (n_items,)
+    shares: pd.Series,  # share of each group of inputs, by its name
     recommender: Recommender,  # the recommender that is asked
     row,  # one row
     item,  # item codes, int (n,)

@@ -92,9 +92,9 @@ def order_events(
 
 
 def extend_in_time(
-    log: pd.DataFrame,  # the log
-    user: np.ndarray,  # user codes, int (n,)
-    held: np.ndarray,  # the part of the log that was held out
+    log: pd.DataFrame,  # interactions with a timestamp
+    user: np.ndarray,  # user code of each row, int (n,)
+    held: np.ndarray,  # rows that are held out, bool (n,)
 ) -> np.ndarray:
     "Hold out everything that a user met from the first held event on."
     times = log.timestamp.to_numpy().astype(np.int64)

@@ -235,9 +235,9 @@ class TwoTowerRetriever(BaseRecommender):
     @torch.no_grad()
     def finish(
         self,
-        users: FeatureTable,  # ids of users
-        items: FeatureTable,  # item codes
-        logits: np.ndarray,  # of the examples, float (B,)
+        users: FeatureTable,  # features of all users
+        items: FeatureTable,  # features of all items
+        logits: np.ndarray,  # bonus before it is multiplied by T (n_items,)
     ):
         "Keep what answering needs: features, item vectors, bonus, index."
         self.user_features_, self.item_features_ = users, items

@@ -464,9 +464,9 @@ class TowerTask:
     def softmax(
         self,
         model: TwoTowerModel,  # the model that is asked
-        users: Tensor,  # ids of users
-        items: Tensor,  # item codes
-        columns: Tensor,  # names of columns
+        users: Tensor,  # vectors of the users (B, d)
+        items: Tensor,  # vectors of the columns' items (N, d)
+        columns: Tensor,  # item code of each column (N,)
     ) -> Tensor:
         "The loss of vectors; the first columns are the users' own items."
         n, temperature = len(users), model.temperature

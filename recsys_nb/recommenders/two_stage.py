@@ -548,7 +548,7 @@ class Outcome:
 
 
 def run_trial(
-    settings: Recommender,  # of the model
+    settings: Recommender,  # not fitted: its settings count
     train: Dataset,  # the log to learn from
 ) -> Outcome:
     "Compete on a part of the log, then fit the winner's sources to all of it."
@@ -581,7 +581,7 @@ def run_trial(
 
 
 def choose_sources(
-    settings: Recommender,  # of the model
+    settings: Recommender,  # not fitted: its settings count
     train: Dataset,  # the log to learn from
 ):
     "The sources that were given, or those of SOURCES; not fitted."
@@ -848,8 +848,8 @@ def unpack_parts(
 
 
 def unpack_answer(
-    part: dict,  # of the whole
-    ranker: BaseRanker | None,  # 'auto', a name of RANKERS, a ranker, or None
+    part: dict,  # of the settings: an answer as JSON
+    ranker: BaseRanker | None,  # fitted; None: there is none
 ) -> Answer:
     "An answer of its sources and votes."
     votes = part["votes"]

@@ -23,7 +23,6 @@ from .export import write_source as write_source
 from .export import fill_folder as fill_folder
 from .export import write_encoders as write_encoders
 from .export import write_manifest as write_manifest
-from .export import digest as digest
 from .export import export as export
 from .export import check_installed as check_installed
 from .export import Exported as Exported

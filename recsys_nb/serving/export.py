@@ -5,7 +5,6 @@
 # %% ../../nbs/49_serving.export.ipynb #18383a7d
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -29,13 +28,14 @@ from ..data import DataError
 from ..models import DLRM
 from ..recommenders import BaseRecommender, TwoTowerRetriever
 from ..recommenders.pairs import LIMIT
+from ..recommenders.storage import digest
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'ON_A_STEP', 'NEEDED', 'UserTower', 'RawRanker', 'mute_exporter', 'write_onnx', 'open_session',
            'compare_networks', 'draw_codes', 'draw_numbers', 'draw_user_inputs', 'Network', 'describe_tower',
            'name_codes', 'describe_ranker', 'write_network', 'collect_tables', 'list_sources', 'describe_answer',
-           'write_source', 'fill_folder', 'write_encoders', 'write_manifest', 'digest', 'export', 'check_installed',
-           'Exported', 'read_manifest', 'recommend_by_hand']
+           'write_source', 'fill_folder', 'write_encoders', 'write_manifest', 'export', 'check_installed', 'Exported',
+           'read_manifest', 'recommend_by_hand']
 
 # %% ../../nbs/49_serving.export.ipynb #c91125fa
 class UserTower(nn.Module):
@@ -425,13 +425,6 @@ def write_manifest(
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps(about | {"files": files}, indent=1))
     manifest.chmod(0o644)
-
-
-def digest(
-    path: Path,  # of the file
-) -> str:
-    "SHA-256 of a file."
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 # %% ../../nbs/49_serving.export.ipynb #40b8c649
 def export(
