@@ -28,7 +28,7 @@ test: $(ENV)
 	.ci/lint
 	$(BIN)/python .ci/check.py
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
-	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q tests
+	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	$(BIN)/python -m pip check
 
 docs: $(ENV)

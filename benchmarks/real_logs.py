@@ -28,6 +28,7 @@ from recsys_nb.data import Dataset, load
 from recsys_nb.metrics import evaluate
 from recsys_nb.recommenders import (
     BASELINES,
+    SPACES,
     Recommender,
     TwoTowerRetriever,
     new_pairs,
@@ -257,7 +258,7 @@ def main() -> None:
             continue
         for seed in given.seeds:
             for name in given.models:
-                tuned = given.tuned and hasattr(MODELS[name], "space")
+                tuned = given.tuned and MODELS[name] in SPACES
                 if (data, name, seed, tuned) not in done:
                     run_row(data, name, seed, tuned, given.seconds)
     show_table()

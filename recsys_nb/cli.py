@@ -41,7 +41,8 @@ from .data import DataError, Dataset, EmptyLogError, load, split_by_time, split_
 from .embeddings import tsne_map
 from .metrics import MetricsError, compare, evaluate, ranker_metrics
 from .recommenders.base import BaseRecommender
-from .recommenders.baselines import BASELINES, repeat_rate
+from .recommenders.baselines import repeat_rate
+from .recommenders.filters import BASELINES
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import MANY_REPEATS, SOURCES, Budget, describe_cost
 from .recommenders.tuning import TuneError, tune

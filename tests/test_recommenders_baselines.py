@@ -20,7 +20,6 @@ pytest.importorskip("optuna", reason="the extra [tune] is not installed")
 from recsys_nb.data import Dataset, Histories
 from recsys_nb.recommenders.baselines import (
     ALS,
-    BASELINES,
     BPR,
     EASE,
     ItemKNN,
@@ -31,6 +30,7 @@ from recsys_nb.recommenders.baselines import (
     solve_sparse_ease,
     solve_users,
 )
+from recsys_nb.recommenders.filters import BASELINES
 from recsys_nb.recommenders.retriever import TwoTowerRetriever
 from recsys_nb.recommenders.tuning import SPACES, Range, TuneError, tune
 from recsys_nb.simulate import simulate

@@ -6,7 +6,6 @@ from .base import slice_histories as slice_histories
 from .base import pack as pack
 from .base import unpack as unpack
 from .base import BaseRecommender as BaseRecommender
-from .baselines import BASELINES as BASELINES
 from .baselines import count_trend as count_trend
 from .baselines import Popularity as Popularity
 from .baselines import repeat_rate as repeat_rate
@@ -41,6 +40,12 @@ from .explain import add_values as add_values
 from .explain import rank_history as rank_history
 from .explain import why as why
 from .explain import with_item as with_item
+from .filters import BLOCK as BLOCK
+from .filters import BASELINES as BASELINES
+from .filters import normalize_graph as normalize_graph
+from .filters import find_smooth_directions as find_smooth_directions
+from .filters import count_directions as count_directions
+from .filters import GraphFilter as GraphFilter
 from .gate import LEADS as LEADS
 from .gate import THREE_TO_ONE as THREE_TO_ONE
 from .gate import share_with_past as share_with_past
@@ -183,9 +188,11 @@ from .sources import count_votes as count_votes
 from .sources import Budget as Budget
 from .sources import estimate_ease as estimate_ease
 from .sources import refuse_ease as refuse_ease
+from .sources import refuse_graph as refuse_graph
 from .sources import refuse_repeats as refuse_repeats
 from .sources import Source as Source
 from .sources import make_two_tower as make_two_tower
+from .sources import make_graph as make_graph
 from .sources import make_popularity as make_popularity
 from .sources import default_sources as default_sources
 from .sources import estimate_seconds as estimate_seconds

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,8 +21,8 @@ from ..data import DataError, Dataset, Histories, MissingColumnError
 from .base import BaseRecommender, check_above_0, check_at_least
 
 # %% auto #0
-__all__ = ['BASELINES', 'count_trend', 'Popularity', 'repeat_rate', 'Repeats', 'make_binary', 'find_neighbours', 'cap_histories',
-           'ItemKNN', 'solve_ease', 'solve_sparse_ease', 'EASE', 'solve_users', 'ALS', 'BPR']
+__all__ = ['count_trend', 'Popularity', 'repeat_rate', 'Repeats', 'make_binary', 'find_neighbours', 'cap_histories', 'ItemKNN',
+           'solve_ease', 'solve_sparse_ease', 'EASE', 'solve_users', 'ALS', 'BPR']
 
 # %% ../../nbs/34_recommenders.baselines.ipynb #3800f204
 def count_trend(
@@ -480,13 +480,3 @@ class BPR(BaseRecommender):
         histories: Histories,  # of n users
     ) -> np.ndarray:
         return self.user_vectors(histories) @ self.item_factors_.T
-
-# %% ../../nbs/34_recommenders.baselines.ipynb #d2060130
-BASELINES: dict[str, Callable[[], BaseRecommender]] = {
-    "Popularity": Popularity,
-    "ItemKNN": ItemKNN,
-    "EASE": EASE,
-    "ALS": ALS,
-    "BPR": BPR,
-    "Repeats": Repeats,
-}

@@ -26,13 +26,14 @@ from recsys_nb.recommenders.baselines import (
     find_memory_gib,
     repeat_rate,
 )
+from .filters import GraphFilter
 from .retriever import TwoTowerRetriever
 
 # %% auto #0
 __all__ = ['MANY_REPEATS', 'SECONDS_OF_EASE', 'SOURCES', 'SECONDS_OF_POSITIVE', 'Candidates', 'gather_candidates', 'SourceList',
            'list_items', 'list_of_source', 'describe_pairs', 'ndcg_of', 'count_votes', 'Budget', 'estimate_ease',
-           'refuse_ease', 'refuse_repeats', 'Source', 'make_two_tower', 'make_popularity', 'default_sources',
-           'estimate_seconds', 'describe_cost']
+           'refuse_ease', 'refuse_graph', 'refuse_repeats', 'Source', 'make_two_tower', 'make_graph', 'make_popularity',
+           'default_sources', 'estimate_seconds', 'describe_cost']
 
 # %% ../../nbs/40_recommenders.sources.ipynb #dd6f81f7
 @dataclass(frozen=True, eq=False)
@@ -260,6 +261,16 @@ def refuse_ease(
     return None
 
 
+def refuse_graph(
+    train: Dataset,  # the log to learn from
+    budget: Budget,  # what a source may cost
+) -> str | None:
+    "Why the graph filter is left out of a log."
+    if refuse_ease(train, budget) is None:
+        return "it stands in for EASE on large catalogues, and EASE takes part"
+    return None
+
+
 def refuse_repeats(
     train: Dataset,  # the log to learn from
     budget: Budget,  # what a source may cost
@@ -287,6 +298,14 @@ def make_two_tower(
     return TwoTowerRetriever(**{"seed": budget.seed} | budget.retriever)
 
 
+def make_graph(
+    train: Dataset,  # the log to learn from
+    budget: Budget,  # what a source may cost
+) -> BaseRecommender:
+    "The graph filter with its defaults."
+    return GraphFilter(seed=budget.seed)
+
+
 def make_popularity(
     train: Dataset,  # the log to learn from
     budget: Budget,  # what a source may cost
@@ -304,6 +323,7 @@ SOURCES = {  # the simplest and fastest first
     "Repeats": Source(lambda train, budget: Repeats(), refuse_repeats),
     "ItemKNN": Source(lambda train, budget: ItemKNN()),
     "EASE": Source(lambda train, budget: EASE(max_gib=budget.gib), refuse_ease),
+    "GraphFilter": Source(make_graph, refuse_graph),
     "Two-Tower": Source(make_two_tower),
 }
 

@@ -22,13 +22,13 @@ from ..metrics import evaluate
 from .base import BaseRecommender, check_at_least
 from recsys_nb.recommenders.baselines import (
     ALS,
-    BASELINES,
     BPR,
     EASE,
     ItemKNN,
     Popularity,
     Repeats,
 )
+from .filters import GraphFilter
 
 # %% auto #0
 __all__ = ['SPACES', 'Range', 'TuneError', 'hold_out', 'Tuning', 'tune']
@@ -58,6 +58,11 @@ SPACES: dict[type, dict] = {
         "shrink": Range(0.1, 1000.0, log=True),
     },
     EASE: {"l2": Range(1.0, 100_000.0, log=True)},
+    GraphFilter: {
+        "directions": Range(16, 1024, log=True),
+        "smoothness": Range(0.0, 8.0),
+        "user_power": Range(0.0, 1.0),
+    },
     ALS: {
         "factors": Range(4, 256, log=True),
         "regularization": Range(0.1, 1000.0, log=True),
