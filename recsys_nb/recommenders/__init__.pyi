@@ -175,6 +175,7 @@ from .retriever import search_unseen as search_unseen
 from .retriever import TwoTowerRetriever as TwoTowerRetriever
 from .sources import MANY_REPEATS as MANY_REPEATS
 from .sources import SECONDS_OF_EASE as SECONDS_OF_EASE
+from .sources import LARGE_CATALOGUE as LARGE_CATALOGUE
 from .sources import SOURCES as SOURCES
 from .sources import SECONDS_OF_POSITIVE as SECONDS_OF_POSITIVE
 from .sources import Candidates as Candidates
@@ -214,6 +215,7 @@ from .towers import PROFILES as PROFILES
 from .towers import CHECKS as CHECKS
 from .towers import BOUNDS as BOUNDS
 from .towers import CHOICES as CHOICES
+from .towers import LESSONS as LESSONS
 from .towers import SPARSE_TABLE as SPARSE_TABLE
 from .towers import WARMUP as WARMUP
 from .towers import RetrieverSettings as RetrieverSettings

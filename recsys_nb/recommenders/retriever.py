@@ -96,7 +96,7 @@ def train_best(
     **functions,  # loss and validate of a `TowerTask`
 ) -> tuple[TowerTask, Trainer, pd.DataFrame]:  # the winner, trained; the race
     "Choose what is open: sizes by the log's size, the rest by a race; and train."
-    settings = choose_sizes(settings, data.n_trained)
+    settings = choose_sizes(settings, data.n_trained, data.is_ordered)
     contestants = list_contestants(settings, data)
     tasks = {
         name: TowerTask(candidate, data, **functions)

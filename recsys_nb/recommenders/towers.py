@@ -36,7 +36,7 @@ from ..training.loop import Trainer
 from ..training.processes import pick_device
 
 # %% auto #0
-__all__ = ['PROFILES', 'CHECKS', 'BOUNDS', 'CHOICES', 'SPARSE_TABLE', 'WARMUP', 'RetrieverSettings', 'check_settings',
+__all__ = ['PROFILES', 'CHECKS', 'BOUNDS', 'CHOICES', 'LESSONS', 'SPARSE_TABLE', 'WARMUP', 'RetrieverSettings', 'check_settings',
            'choose_sizes', 'TowerData', 'move_features', 'make_features', 'prepare_data', 'make_start',
            'configure_model', 'build_model', 'TowerTask', 'read_length', 'make_trainer', 'cut_examples',
            'lay_out_histories', 'lines_per_step']
@@ -201,18 +201,24 @@ def check_settings(
             )
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #53f9c78a
+# positives to be learnt from in all epochs together: an order takes longer to learn
+LESSONS = {"ordered": 8_000_000, "unordered": 1_600_000}
+
+
 def choose_sizes(
     settings: RetrieverSettings,  # whose sizes may be open
     n_positives: int,  # of the log
+    is_ordered: bool = False,  # whether the log has times
 ) -> RetrieverSettings:
     "Batch size, negatives and epochs by the number of positives."
     steps_wanted = 200  # per epoch, on a small log
     batch = 2 ** round(math.log2(max(1, n_positives / steps_wanted)))
     batch = settings.batch_size or min(1024, max(64, batch))
-    epochs = settings.epochs or min(20, max(5, round(1_600_000 / n_positives)))
+    lessons = LESSONS["ordered" if is_ordered else "unordered"]
+    epochs = settings.epochs or min(20, max(5, round(lessons / n_positives)))
     negatives = settings.n_negatives
     if negatives is None:
-        negatives = min(1024, max(256, batch))
+        negatives = min(1024, max(256, batch)) if is_ordered else 256
     return replace(settings, batch_size=batch, epochs=epochs, n_negatives=negatives)
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
