@@ -9,6 +9,12 @@ from .checkpoints import flush_to_disk as flush_to_disk
 from .checkpoints import explain_failure as explain_failure
 from .checkpoints import read_checkpoint as read_checkpoint
 from .checkpoints import Checkpoints as Checkpoints
+from .logistic import one_hot_codes as one_hot_codes
+from .logistic import stack_inputs as stack_inputs
+from .logistic import fit_logistic as fit_logistic
+from .logistic import find_last_layers as find_last_layers
+from .logistic import start_from_logistic as start_from_logistic
+from .logistic import train_from_start as train_from_start
 from .loop import RESERVED as RESERVED
 from .loop import Stepper as Stepper
 from .loop import RandomStream as RandomStream
