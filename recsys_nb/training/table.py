@@ -17,7 +17,7 @@ from torch import Tensor
 from ..data import DataError, MissingColumnError
 from ..features import FeatureEncoder
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
-from .loop import train as fit_model
+from .logistic import start_from_logistic, train_from_start
 
 # %% auto #0
 __all__ = ['LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_labels', 'DLRMTable', 'table_logits',
@@ -31,14 +31,15 @@ class TableSettings:
     dim: int = 16  # length of the embeddings
     bottom_mlp_dims: tuple[int, ...] = (64,)  # hidden widths on the numbers
     top_mlp_dims: tuple[int, ...] = (64, 32)  # hidden widths after the interaction
-    interaction: str = "cat"  # as in `DLRMConfig`, as those below
-    head: str = "final"  # how the logit is made
-    cross_experts: int = 1  # experts of each cross layer
-    norm: str | None = "batch"  # normalisation of the layers
-    linear: bool = True  # whether a linear term is added
-    dropout: float = 0.0  # share of units dropped in training
-    embedding_dropout: float = 0.0  # share of embedding numbers dropped in training
-    embedding_l2: float = 1e-3  # penalty on the squares of the embeddings
+    interaction: str = "cat"  # how vectors meet: a key of `INTERACTIONS`
+    head: str = "final"  # what makes the logit of them: a key of `HEADS`
+    cross_experts: int = 1  # interaction 'dcn': low-rank weights mixed in a layer
+    norm: str | None = "batch"  # of hidden units: 'batch', 'layer' or None
+    linear: bool = True  # a linear term beside the network
+    logistic_start: bool = False  # begin as a logistic regression; needs `linear`
+    dropout: float = 0.0  # share of hidden units dropped in training
+    embedding_dropout: float = 0.0  # share of the vectors' numbers dropped
+    embedding_l2: float = 1e-3  # half of it times the squared table joins the loss
     min_count: int = 1  # values in fewer rows are unknown
     valid_share: float = 0.1  # share of the rows that stops the training
     epochs: int = 30  # at most
@@ -157,10 +158,13 @@ class DLRMTable:
         torch.manual_seed(settings.seed)
         self.model_ = DLRM(settings.make_config(self.encoder_))
         valid_inputs, valid_labels = self.encode(valid), read_labels(valid, label)
-        self.result_ = fit_model(
+        rows = self.encode(frame) | {"label": labels}
+        if settings.logistic_start:
+            start_from_logistic(self.model_, rows)
+        self.result_ = train_from_start(
             self.model_,
             log_loss,
-            self.encode(frame) | {"label": labels},
+            rows,
             lambda model: {"valid_loss": table_loss(model, valid_inputs, valid_labels)},
             monitor="valid_loss",
             **{name: getattr(settings, name) for name in LOOP_SETTINGS.split()},
@@ -206,9 +210,9 @@ def table_logits(
 
 
 def table_loss(
-    model: DLRM,  # the model that is asked
-    inputs: dict[str, Tensor],  # what the model reads
-    labels: Tensor,  # 0 or 1, float (B,)
+    model: DLRM,  # in eval mode
+    inputs: dict[str, Tensor],  # of `encode`, n rows
+    labels: Tensor,  # 0 or 1, float32 (n,), on the CPU
 ) -> float:
     "The mean log loss of rows."
     logits = table_logits(model, inputs)
