@@ -74,6 +74,7 @@ from .settings import check_choice as check_choice
 from .settings import TrainResult as TrainResult
 from .settings import describe_epoch as describe_epoch
 from .settings import warn_of_collapse as warn_of_collapse
+from .table import PROFILES as PROFILES
 from .table import LOOP_SETTINGS as LOOP_SETTINGS
 from .table import ROWS_AT_ONCE as ROWS_AT_ONCE
 from .table import TableSettings as TableSettings
@@ -81,4 +82,6 @@ from .table import make_table_encoder as make_table_encoder
 from .table import read_labels as read_labels
 from .table import DLRMTable as DLRMTable
 from .table import table_logits as table_logits
+from .table import list_rivals as list_rivals
+from .table import train_rival as train_rival
 from .table import table_loss as table_loss
