@@ -11,6 +11,7 @@ from recsys_nb.data import DataError, Dataset, UnknownIdError
 from recsys_nb.recommenders.base import BaseRecommender
 from recsys_nb.recommenders.pairs import (
     CONTEXT,
+    ItemEvidence,
     make_examples,
     merge_candidates,
     past_before,
@@ -335,3 +336,14 @@ def test_a_logistic_start_needs_a_linear_term():
     with pytest.raises(ValueError, match="logistic_start=False"):
         DLRMRanker(linear=False)
     assert not DLRMRanker(linear=False, logistic_start=False).settings.linear
+
+
+def test_evidence_is_made_anew_for_a_longer_log_only(log):
+    head, _ = split_head(log)
+    known = ItemEvidence.of(head)
+    assert known.of_longer(head) is known
+    longer = known.of_longer(log)
+    expected = ItemEvidence.of(log)
+    assert (longer.numbers == expected.numbers).all()
+    assert (longer.together != expected.together).nnz == 0
+    assert (longer.numbers != known.numbers).any()

@@ -127,9 +127,11 @@ class ItemEvidence:
         self,
         numbers: np.ndarray,  # a column for each of `names`, float32 (n_items, 3)
         together: sp.sparray,  # how well two items go together, (n_items, n_items)
+        n_events: int = 0,  # length of the log that is known; 0: not told
     ):
         self.numbers = numbers  # float32 (n_items, 3)
         self.together = together  # similarity of items, sparse (n_items, n_items)
+        self.n_events = n_events
 
     @classmethod
     def of(
@@ -155,7 +157,16 @@ class ItemEvidence:
             (taken + SHRINK * rate) / (met + SHRINK),
         ]
         together = ItemKNN().fit(log.positives()).weights_.astype(np.float32)
-        return cls(np.stack(columns, 1).astype(np.float32), together)
+        return cls(np.stack(columns, 1).astype(np.float32), together, len(log))
+
+    def of_longer(
+        self,
+        log: Dataset,  # the log that this evidence is of, or a longer one with it
+    ) -> ItemEvidence:
+        "The evidence of a log; this one where the log is no longer."
+        if len(log) == self.n_events:
+            return self
+        return ItemEvidence.of(log)
 
     def of_pairs(
         self,

@@ -228,7 +228,7 @@ class BoostedRanker(BaseRanker):
 class DLRMRankerSettings(RankerSettings):
     "Settings of a `DLRMRanker`."
 
-    max_examples: int = 500_000  # more are sampled down
+    max_examples: int = 300_000  # more are sampled down
     dim: int = 16  # length of the embeddings
     bottom_mlp_dims: tuple[int, ...] = (64,)  # hidden widths below the interaction
     top_mlp_dims: tuple[int, ...] = (64, 32)  # hidden widths above it

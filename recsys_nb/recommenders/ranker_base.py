@@ -141,7 +141,8 @@ def prepare_examples(
         held,
         features.cardinalities,
     )
-    return Prepared(features, data, examples.users, ItemEvidence.of(train))
+    evidence = examples.evidence.of_longer(train)
+    return Prepared(features, data, examples.users, evidence)
 
 
 def features_of_examples(

@@ -84,6 +84,7 @@ class TableSettings:
 # settings that compete, by name; what a profile does not name is as above
 PROFILES: dict[str, dict] = {
     "crossed": {},
+    "products": {"interaction": "dot", "embedding_l2": 1e-3},
     "careful": {
         "interaction": "dot",
         "head": "mlp",
