@@ -55,6 +55,6 @@ def median(runs: list[dict], key: str) -> float: return statistics.median(r[key]
 def keep(path: Path | None, rows: list[dict], of: tuple[str, ...] = ("data",)) -> None:
     "Write rows of results to a JSON file, in place of those that are alike in the columns `of`; what the file says of others stays. Without a path, nothing."
     if path is None: return
-    key = lambda r: tuple(r[c] for c in of); new = set(map(key, rows))
+    key = lambda r: tuple(r.get(c) for c in of); new = set(map(key, rows))
     others = [r for r in json.loads(path.read_text()) if key(r) not in new] if path.exists() else []
     path.write_text(json.dumps(others + rows, indent=1))

@@ -122,3 +122,26 @@ def test_an_explanation_is_repeatable(recommender):
 def test_why_needs_something_known(recommender):
     with pytest.raises(DataError, match="nothing is known"):
         why(recommender, "nobody", recommender.item_ids_[0])
+
+
+def test_scores_that_are_not_finite_are_refused(shop):
+    recommender = make_recommender(shop)
+    with torch.no_grad():
+        for weights in recommender.ranker_.model_.parameters():
+            weights.fill_(torch.nan)
+    user, item = recommender.user_ids_[3], recommender.item_ids_[3]
+    with pytest.raises(FloatingPointError, match="nan in the ranker's weights"):
+        why(recommender, user, item)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_single_bad_score_is_enough(bad):
+    item, others = make_pair(0)
+
+    def score(dense, sparse):
+        scores = dense.sum(1)
+        scores[-1] = bad
+        return scores
+
+    with pytest.raises(FloatingPointError, match="nan or infinite"):
+        split_score(score, item, others, GROUPS)

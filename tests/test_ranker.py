@@ -11,6 +11,7 @@ from recsys_nb.data import DataError, Dataset, UnknownIdError
 from recsys_nb.recommenders.base import BaseRecommender
 from recsys_nb.recommenders.pairs import (
     CONTEXT,
+    ItemEvidence,
     make_examples,
     merge_candidates,
     past_before,
@@ -24,6 +25,7 @@ from recsys_nb.recommenders.ranker import (
     LogisticRanker,
     choose_ranker,
 )
+from recsys_nb.recommenders.ranker_base import prepare_examples
 from recsys_nb.simulate import World
 
 FAST = {
@@ -317,3 +319,31 @@ def test_errors_name_the_remedy(log, examples):
     with pytest.raises(ValueError, match="share must be"):
         split_head(log, share=1)
     assert list(CONTEXT) == ["position", "hour", "weekday", "shown"]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_dlrm_is_not_worse_than_its_logistic_start(examples, log, seed):
+    "On the users left out, however bad the training was."
+    prepared = prepare_examples(examples, log, seed=seed)
+    logistic = LogisticRanker(seed=seed).learn(prepared, log)
+    for lr in (1e-3, 1.0):
+        dlrm = DLRMRanker(seed=seed, lr=lr, epochs=2, device="cpu")
+        dlrm.learn(prepared, log)
+        assert dlrm.valid_log_loss_ <= logistic.valid_log_loss_ + 1e-6
+
+
+def test_a_logistic_start_needs_a_linear_term():
+    with pytest.raises(ValueError, match="logistic_start=False"):
+        DLRMRanker(linear=False)
+    assert not DLRMRanker(linear=False, logistic_start=False).settings.linear
+
+
+def test_evidence_is_made_anew_for_a_longer_log_only(log):
+    head, _ = split_head(log)
+    known = ItemEvidence.of(head)
+    assert known.of_longer(head) is known
+    longer = known.of_longer(log)
+    expected = ItemEvidence.of(log)
+    assert (longer.numbers == expected.numbers).all()
+    assert (longer.together != expected.together).nnz == 0
+    assert (longer.numbers != known.numbers).any()

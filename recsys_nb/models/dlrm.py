@@ -200,8 +200,8 @@ class DotsWithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,  # what backward needs, by torch
-        vectors: Tensor,  # float (B, F, d)
+        ctx,  # keeps the vectors and where their products go, for `backward`
+        vectors: Tensor,  # F for each example, float (B, F, d)
         pairs: Tensor,  # positions i·F + j of the products to keep, long (P,)
         spread: Tensor,  # 1 where a product goes into the gradient (P, F²)
         first: bool,  # whether the first vector goes up as it is
@@ -216,8 +216,8 @@ class DotsWithGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx,  # what backward needs, by torch
-        grad: Tensor,  # gradient of what forward returned
+        ctx,  # with what `forward` kept
+        grad: Tensor,  # of the first vector, if any, and the products, (B, d + P)
     ):
         vectors, spread = ctx.saved_tensors
         n_vectors, dim = vectors.shape[1:]
@@ -409,20 +409,20 @@ def fits_onednn(
 
 # %% ../../nbs/18_models.dlrm.ipynb #6a6f4852
 def fused_linear(
-    x: Tensor,  # the input, float (B, n)
-    weight: Tensor,  # of the layer or table
-    bias: Tensor | None,  # of the layer
-    relu: bool,  # whether a ReLU follows
-) -> Tensor:
+    x: Tensor,  # rows of inputs, float32 or bfloat16 (B, n)
+    weight: Tensor,  # of the layer, (m, n), of the type of `x`
+    bias: Tensor | None,  # added to each row, (m,); None: nothing is
+    relu: bool,  # set what is negative to 0
+) -> Tensor:  # (B, m)
     "A linear layer by oneDNN, and a ReLU in the same pass."
     activation = "relu" if relu else "none"
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
 
 
 def multiply(
-    a: Tensor,  # the first input
-    b: Tensor,  # the second input
-) -> Tensor:
+    a: Tensor,  # float32 or bfloat16 (k, n)
+    b: Tensor,  # of the same type, (n, m)
+) -> Tensor:  # (k, m)
     "`a @ b` by oneDNN."
     if a.dtype == torch.bfloat16:  # where `@` is oneDNN's
         return a @ b
@@ -430,19 +430,19 @@ def multiply(
 
 
 def undo_relu(
-    grad: Tensor,  # gradient of what forward returned
-    out: Tensor,  # what the layers returned
-    in_place: bool,  # whether the gradient may be written over
-) -> Tensor:
+    grad: Tensor,  # of the loss by the outputs of a ReLU, (B, m)
+    out: Tensor,  # these outputs, (B, m): 0 where the ReLU was shut
+    in_place: bool,  # write the result over `grad`
+) -> Tensor:  # (B, m)
     "The gradient before a ReLU, of `grad` after it."
     target = grad if in_place else torch.empty_like(grad)
     return torch.ops.aten.threshold_backward.grad_input(grad, out, 0, grad_input=target)
 
 
 def weight_gradient(
-    grad: Tensor,  # gradient of what forward returned
-    x: Tensor,  # the input, float (B, n)
-) -> Tensor:
+    grad: Tensor,  # of the loss by a linear layer's outputs, (B, m)
+    x: Tensor,  # what the layer had read, (B, n)
+) -> Tensor:  # of the loss by the weight, (m, n)
     "The gradient of a layer's weight; the smaller factor comes first."
     if grad.shape[1] < x.shape[1]:
         return multiply(grad.T, x)
@@ -454,11 +454,11 @@ class FusedLayers(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,  # what backward needs, by torch
-        x: Tensor,  # the input, float (B, n)
-        last: bool,  # whether the last layer has a ReLU, too
-        *parameters: Tensor,  # weights and biases, in order
-    ) -> Tensor:
+        ctx,  # keeps weights and the outputs of all layers, for `backward`
+        x: Tensor,  # what the first layer reads, in the type to multiply in (B, n)
+        last: bool,  # a ReLU follows the last layer, too
+        *parameters: Tensor,  # weight (m, n) and bias (m,) of each layer in turn
+    ) -> Tensor:  # what the last layer gives, (B, m)
         weights = [p.to(x.dtype) for p in parameters[0::2]]
         biases = [p.to(x.dtype) for p in parameters[1::2]]
         ctx.relu = [True] * (len(weights) - 1) + [last]
@@ -471,8 +471,8 @@ class FusedLayers(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx,  # what backward needs, by torch
-        grad: Tensor,  # gradient of what forward returned
+        ctx,  # with what `forward` kept
+        grad: Tensor,  # of the loss by the outputs of the last layer, (B, m)
     ):
         n = len(ctx.relu)
         weights, outs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
@@ -642,10 +642,10 @@ def check_sparse(
 
 # %% ../../nbs/18_models.dlrm.ipynb #392ff150
 def join_codes(
-    x: Tensor | None,  # the input, float (B, n)
-    codes: Tensor,  # codes of features, long (B, S)
-    n: int,  # how many
-) -> Tensor:
+    x: Tensor | None,  # a vector for each example, float (B, d); None: there is none
+    codes: Tensor,  # rows of the table that an example reads, long (B, S)
+    n: int,  # rows of the table, behind which `x` is thought to stand
+) -> Tensor:  # long (B, S), or (B, 1 + S) with `x`
     "The codes, after those of each example's `x` as if it were a row behind n others."
     if x is None:
         return codes
@@ -658,12 +658,12 @@ class VectorsWithGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,  # what backward needs, by torch
-        weight: Tensor,  # of the layer or table
-        codes: Tensor,  # codes of features, long (B, S)
-        x: Tensor | None,  # the input, float (B, n)
-        dtype,  # of the result
-    ):
+        ctx,  # keeps which rows were read, for `backward`
+        weight: Tensor,  # the table, (rows, d)
+        codes: Tensor,  # rows of the table that an example reads, long (B, S)
+        x: Tensor | None,  # goes before them, float (B, d); None: nothing does
+        dtype: torch.dtype,  # of the result, such as bfloat16
+    ) -> Tensor:  # (B, S, d), or (B, 1 + S, d) with `x`
         ctx.save_for_backward(join_codes(x, codes, len(weight)))
         ctx.sizes = [len(weight), 0 if x is None else len(x)]
         ctx.dtype = weight.dtype
@@ -680,8 +680,8 @@ class VectorsWithGradient(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx,  # what backward needs, by torch
-        grad: Tensor,  # gradient of what forward returned
+        ctx,  # with what `forward` kept
+        grad: Tensor,  # of the loss by the vectors, of the shape of the result
     ):
         codes, places = sort_rows(ctx.saved_tensors[0].flatten())
         counts = codes.bincount(minlength=sum(ctx.sizes))
@@ -695,8 +695,8 @@ class VectorsWithGradient(torch.autograd.Function):
 @run_uncompiled  # the compiler knows no sparse gradients
 def read_table(
     table: nn.Module,  # an embedding, or what is called like one
-    codes: Tensor,  # codes of features, long (B, S)
-) -> Tensor:
+    codes: Tensor,  # rows that are read, long of any shape
+) -> Tensor:  # of the shape of the codes, and d
     "The rows of a table."
     return table(codes)
 

@@ -5,6 +5,7 @@
 # %% ../../nbs/43_recommenders.explain.ipynb #720f61e2
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -33,7 +34,7 @@ __all__ = ['split_score', 'score_on_the_way', 'group_inputs', 'explain_ranker', 
 
 # %% ../../nbs/43_recommenders.explain.ipynb #83703700
 def split_score(
-    score,  # score(dense, sparse): logits (B,)
+    score: Callable[[Tensor, Tensor], Tensor],  # numbers, codes -> logits (B,)
     item: tuple[Tensor, Tensor],  # the item's numbers (D,) and codes (S,)
     others: tuple[Tensor, Tensor],  # those of the candidates, (n, D) and (n, S)
     groups: tuple[np.ndarray, np.ndarray],  # of each number (D,), of each code (S,)
@@ -54,11 +55,11 @@ def split_score(
 
 @torch.no_grad()
 def score_on_the_way(
-    score,  # score(dense, sparse) -> logits
-    item,  # dense and sparse inputs of the item
-    others,  # dense and sparse inputs of all candidates
-    groups,  # of dense and of sparse: the group of each column
-    order,  # the groups in the order in which they are replaced
+    score: Callable[[Tensor, Tensor], Tensor],  # numbers, codes -> logits (B,)
+    item: tuple[Tensor, Tensor],  # the item's numbers (D,) and codes (S,)
+    others: tuple[Tensor, Tensor],  # the candidates' numbers (n, D) and codes (n, S)
+    groups: tuple[np.ndarray, np.ndarray],  # of each number (D,), of each code (S,)
+    order: np.ndarray,  # groups as they are replaced one after the other, int
 ) -> np.ndarray:
     "v after 0, 1, 2, … groups of an order are replaced, (n_groups + 1,)."
     place = np.argsort(order)  # when each group is replaced
@@ -68,7 +69,13 @@ def score_on_the_way(
         is_own = torch.from_numpy(place[group][None] < np.arange(n_steps)[:, None])
         mixed = torch.where(is_own[:, None], own[None, None], other[None])
         inputs.append(mixed.reshape(n_steps * n_others, -1))
-    return score(*inputs).double().view(n_steps, n_others).mean(1).numpy()
+    scores = score(*inputs)
+    if not scores.isfinite().all():
+        raise FloatingPointError(
+            "some scores of the candidates are nan or infinite, so no share of them "
+            "can be told: look for nan in the ranker's weights, and fit it again"
+        )
+    return scores.double().view(n_steps, n_others).mean(1).numpy()
 
 # %% ../../nbs/43_recommenders.explain.ipynb #3396dc00
 def group_inputs(
@@ -93,13 +100,13 @@ def group_inputs(
 
 
 def explain_ranker(
-    ranker: BaseRanker,  # of two stages
+    ranker: BaseRanker,  # the fitted second stage of the answer
     candidates: Candidates,  # of one user
     past: Histories,  # of this user
     place: int,  # of the item among the candidates
-    draws: int,  # how many random orders
-    seed: int,  # of all that is drawn
-) -> pd.Series:  # the share of each group
+    draws: int,  # random orders of the groups, see `split_score`
+    seed: int,  # of these orders
+) -> pd.Series:  # the share of each group, by its name
     "Why the ranker puts a candidate where it is."
     c, features = candidates, ranker.features_
     known = c.scores, c.ranks
@@ -165,8 +172,8 @@ class Why:
 
 # %% ../../nbs/43_recommenders.explain.ipynb #7997b382
 def typical_value(
-    column: pd.Series,  # values of the candidates
-):
+    column: pd.Series,  # one attribute of all candidates
+) -> object:  # None where nothing is known
     "The median of numbers, the commonest of other values."
     if is_numeric_dtype(column) and not is_bool_dtype(column):
         return column.median()
@@ -176,11 +183,11 @@ def typical_value(
 
 def add_values(
     shares: pd.Series,  # share of each group of inputs, by its name
-    recommender: Recommender,  # the recommender that is asked
-    row,  # one row
-    item,  # item codes, int (n,)
-    others,  # what it is compared with
-):
+    recommender: Recommender,  # whose tables of users and items are read
+    row: int,  # the user's row in the users table; -1: not in it
+    item: int,  # code of the item that is explained
+    others: np.ndarray,  # codes of all candidates, int (n,)
+) -> pd.DataFrame:  # share, value, typical; a row for each group
     "The shares with raw values of columns and what is typical among candidates."
     table = pd.DataFrame({"share": shares, "value": None, "typical": None})
     for name in table.index:
@@ -195,10 +202,10 @@ def add_values(
 
 
 def rank_history(
-    source: BaseRecommender,  # a recommender
-    past: Histories,  # histories of users
-    item: int,  # item codes, int (n,)
-) -> pd.DataFrame:
+    source: BaseRecommender,  # fitted; it scores the item for one-item histories
+    past: Histories,  # of the one user
+    item: int,  # code of the item that is explained
+) -> pd.DataFrame:  # item_id, similarity; the most similar first
     "What each item of a history alone would say for an item."
     items = pd.unique(past.items).astype(np.int32)
     alone = np.arange(len(items))
@@ -254,12 +261,12 @@ def why(
 
 
 def with_item(
-    parts: dict,  # pieces that are put together, in order
-    found: Candidates,  # what was found
-    past: Histories,  # histories of users
-    item: int,  # item codes, int (n,)
-    k: int,  # how many items
-):
+    parts: dict[str, BaseRecommender],  # sources of the answer, by name
+    found: Candidates,  # of one user
+    past: Histories,  # of this user
+    item: int,  # code of the item that is explained
+    k: int,  # length of each source's list
+) -> Candidates:
     "The candidates of one user, with the item that is asked about."
     if (found.items == item).any():
         return found

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 import torch
 from torch import Tensor
 
@@ -69,9 +70,9 @@ def with_tables(
 
 
 def draw_by_ids(
-    log: Dataset,  # the log
-    seed: int,  # of all that is drawn
-) -> np.ndarray:
+    log: Dataset,  # of n events, in any order
+    seed: int,  # of the numbers
+) -> np.ndarray:  # float64 between 0 and 1, (n,)
     "A random number for each event that does not depend on the order of rows."
     user = log.user_ids.get_indexer(log.interactions.user_id)
     item = log.item_ids.get_indexer(log.interactions.item_id)
@@ -82,9 +83,9 @@ def draw_by_ids(
 
 
 def order_events(
-    log: Dataset,  # the log
-    seed: int,  # of all that is drawn
-) -> np.ndarray:
+    log: Dataset,  # with or without times, n events
+    seed: int,  # of the order where there are no times
+) -> np.ndarray:  # int64 nanoseconds, or float64, (n,)
     "What events are ordered by: their time, or a random number without times."
     if "timestamp" in log.interactions:
         return log.interactions.timestamp.to_numpy().astype(np.int64)
@@ -94,8 +95,8 @@ def order_events(
 def extend_in_time(
     log: pd.DataFrame,  # interactions with a timestamp
     user: np.ndarray,  # user code of each row, int (n,)
-    held: np.ndarray,  # rows that are held out, bool (n,)
-) -> np.ndarray:
+    held: np.ndarray,  # rows that are held out for sure, bool (n,)
+) -> np.ndarray:  # bool (n,): these, and all later rows of their users
     "Hold out everything that a user met from the first held event on."
     times = log.timestamp.to_numpy().astype(np.int64)
     cut = np.full(user.max(initial=0) + 1, np.iinfo(np.int64).max)
@@ -104,11 +105,11 @@ def extend_in_time(
 
 
 def draw_exposures(
-    log: Dataset,  # the log
-    positive,  # which events count, as in Dataset
-    share: float,  # of the log or of the users, from 0 to 1
-    seed: int,  # of all that is drawn
-) -> np.ndarray:
+    log: Dataset,  # without times, n events
+    positive: np.ndarray,  # which events were taken, bool (n,)
+    share: float,  # how likely each of the others is drawn
+    seed: int,  # of the draw; other numbers than those of `order_events`
+) -> np.ndarray:  # bool (n,)
     "A random share of the events that are not positive."
     return ~positive & (draw_by_ids(log, seed + 1) < share)
 
@@ -124,11 +125,13 @@ class ItemEvidence:
 
     def __init__(
         self,
-        numbers: np.ndarray,  # of items, float32 (n_items, C)
-        together,  # item-item similarities, sparse (n_items, n_items)
+        numbers: np.ndarray,  # a column for each of `names`, float32 (n_items, 3)
+        together: sp.sparray,  # how well two items go together, (n_items, n_items)
+        n_events: int = 0,  # length of the log that is known; 0: not told
     ):
         self.numbers = numbers  # float32 (n_items, 3)
         self.together = together  # similarity of items, sparse (n_items, n_items)
+        self.n_events = n_events
 
     @classmethod
     def of(
@@ -154,7 +157,16 @@ class ItemEvidence:
             (taken + SHRINK * rate) / (met + SHRINK),
         ]
         together = ItemKNN().fit(log.positives()).weights_.astype(np.float32)
-        return cls(np.stack(columns, 1).astype(np.float32), together)
+        return cls(np.stack(columns, 1).astype(np.float32), together, len(log))
+
+    def of_longer(
+        self,
+        log: Dataset,  # the log that this evidence is of, or a longer one with it
+    ) -> ItemEvidence:
+        "The evidence of a log; this one where the log is no longer."
+        if len(log) == self.n_events:
+            return self
+        return ItemEvidence.of(log)
 
     def of_pairs(
         self,
@@ -339,8 +351,8 @@ class Held:
 
 # %% ../../nbs/38b_recommenders.pairs.ipynb #fc3858f2
 def from_candidates(
-    held: Held,  # the part of the log that was held out
-) -> dict:
+    held: Held,  # whose sources make the lists, and whose log says what was taken
+) -> dict:  # fields of `Examples`
     "What the sources bring up for each user with held positives."
     taken = held.taken_keys()
     n_items = len(held.head.item_ids)
@@ -351,8 +363,8 @@ def from_candidates(
 
 
 def from_random(
-    held: Held,  # the part of the log that was held out
-) -> dict:
+    held: Held,  # whose `candidates` is the number of items drawn per user
+) -> dict:  # fields of `Examples`, with ranks of 0
     "What was taken, and random items that the history does not have."
     taken = held.taken_keys()
     n_items = len(held.head.item_ids)
@@ -369,12 +381,12 @@ def from_random(
 
 
 def label_pairs(
-    held: Held,  # the part of the log that was held out
-    past: Histories,  # histories of users
-    owner,  # position of the history of each pair, ascending
-    items,  # item codes
-    ranks,  # places in the lists from 1, 0: not in it
-) -> dict:
+    held: Held,  # whose log says what was taken
+    past: Histories,  # of the users who are asked about, in the head
+    owner: np.ndarray,  # position in `past`, int (n,), ascending
+    items: np.ndarray,  # item codes, int (n,)
+    ranks: np.ndarray,  # places in each source's list, float32 (n, S); 0: not in it
+) -> dict:  # fields of `Examples`
     "The fields of examples that are candidates."
     keys = past.rows[owner].astype(np.int64) * past.n_items + items
     usual = usual_context(held.head)
@@ -389,8 +401,8 @@ def label_pairs(
 
 
 def from_exposures(
-    held: Held,  # the part of the log that was held out
-) -> dict:
+    held: Held,  # whose log holds exposures that were not taken
+) -> dict:  # fields of `Examples`, with ranks of 0
     "What users were shown in the held part, with their past at that moment."
     shown = held.log.labelled()
     user = held.head.user_ids.get_indexer(shown.user_id)
@@ -484,8 +496,8 @@ def make_examples(
 
 
 def join_parts(
-    parts: list[dict],  # pieces that are put together, in order
-) -> dict:
+    parts: list[dict],  # fields of `Examples`, as the makers in `EXAMPLES` give them
+) -> dict:  # the same fields, of all kinds
     "Fields of examples of several kinds, one after the other."
     if len(parts) < 2:
         return parts[0] if parts else {}
@@ -501,9 +513,9 @@ def join_parts(
 
 
 def join_histories(
-    first: Histories,  # the first of them
-    second: Histories,  # what comes after it
-) -> Histories:
+    first: Histories,  # of m users
+    second: Histories,  # of n users and the same catalogue
+) -> Histories:  # of m + n; a user of both has two
     "The histories of the first, then those of the second."
     items = np.concatenate([first.items, second.items])
     offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
@@ -594,7 +606,7 @@ class PairFeatures:
     def context_codes(
         self,
         context: pd.DataFrame | None,  # codes, n rows; code 0 and None: the usual one
-        n_rows: int,  # how many rows
+        n_rows: int,  # pairs; the usual code is repeated for each
     ) -> Tensor:  # long (n, C)
         "The codes of the context that the ranker reads."
         usual = np.array(list(self.usual.values()), np.int64)

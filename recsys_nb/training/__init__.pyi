@@ -9,6 +9,12 @@ from .checkpoints import flush_to_disk as flush_to_disk
 from .checkpoints import explain_failure as explain_failure
 from .checkpoints import read_checkpoint as read_checkpoint
 from .checkpoints import Checkpoints as Checkpoints
+from .logistic import one_hot_codes as one_hot_codes
+from .logistic import stack_inputs as stack_inputs
+from .logistic import fit_logistic as fit_logistic
+from .logistic import find_last_layers as find_last_layers
+from .logistic import start_from_logistic as start_from_logistic
+from .logistic import train_from_start as train_from_start
 from .loop import RESERVED as RESERVED
 from .loop import Stepper as Stepper
 from .loop import RandomStream as RandomStream
@@ -68,6 +74,7 @@ from .settings import check_choice as check_choice
 from .settings import TrainResult as TrainResult
 from .settings import describe_epoch as describe_epoch
 from .settings import warn_of_collapse as warn_of_collapse
+from .table import PROFILES as PROFILES
 from .table import LOOP_SETTINGS as LOOP_SETTINGS
 from .table import ROWS_AT_ONCE as ROWS_AT_ONCE
 from .table import TableSettings as TableSettings
@@ -75,4 +82,6 @@ from .table import make_table_encoder as make_table_encoder
 from .table import read_labels as read_labels
 from .table import DLRMTable as DLRMTable
 from .table import table_logits as table_logits
+from .table import list_rivals as list_rivals
+from .table import train_rival as train_rival
 from .table import table_loss as table_loss

@@ -177,7 +177,7 @@ class Checkpoints:
 
     def path(
         self,
-        epoch: int,  # number of the epoch, from 1
+        epoch: int,  # epochs that were done when it was written, from 1
     ) -> Path:
         "The file of an epoch."
         return self.folder / f"epoch-{epoch:05d}.safetensors"

@@ -82,7 +82,7 @@ class Stepper:
 
     def step(
         self,
-        batch: dict[str, Tensor],  # tensors by name
+        batch: dict[str, Tensor],  # as the loss reads it, on the device
     ) -> Tensor:  # the loss before the step
         "Learn from one batch."
         self.rate.before_step(self.steps_done)

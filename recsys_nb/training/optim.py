@@ -222,7 +222,7 @@ class LearningRate:
 
     def before_step(
         self,
-        step: int,  # number of the step, from 0
+        step: int,  # steps made before it in the run; 0: the first
     ) -> None:
         "Set the rate of a step, counted from 0."
         if not self.has_schedule:
@@ -234,7 +234,7 @@ class LearningRate:
 
     def after_epoch(
         self,
-        value: float,  # what was given or measured
+        value: float,  # of the metric that chooses the best epoch
     ) -> None:
         "Take in the monitored metric of an epoch."
         for plateau in self.plateaus:

@@ -83,8 +83,8 @@ class Resident:
 
     def steps(
         self,
-        batch_size: int,  # examples in a step
-        world: int = 1,  # number of processes
+        batch_size: int,  # examples per step, those of all processes together
+        world: int = 1,  # processes that share each batch
     ) -> int:
         "Batches per epoch; the last has a row for each process."
         return count_steps(self.n_rows, batch_size, world)
@@ -95,11 +95,11 @@ class Resident:
 
     def batches(
         self,
-        batch_size: int,  # examples in a step
-        seed: int,  # of all that is drawn
-        epoch: int,  # number of the epoch, from 1
-        rank: int = 0,  # number of this process, from 0
-        world: int = 1,  # number of processes
+        batch_size: int,  # examples per step, those of all processes together
+        seed: int,  # of the run: of the order of rows, and of dropout after it
+        epoch: int,  # from 1; each has an order of its own
+        rank: int = 0,  # which share of each batch is given, from 0
+        world: int = 1,  # shares that each batch is cut into
     ) -> Iterator[dict[str, Tensor]]:
         "All rows in the order of this seed and epoch."
         # torch's own generator, with which dropout then goes on
@@ -171,18 +171,18 @@ class BatchSource(Protocol):
 
     def steps(
         self,
-        batch_size: int,  # examples in a step
-        world: int = 1,  # number of processes
+        batch_size: int,  # examples per step, those of all processes together
+        world: int = 1,  # processes that share each batch
     ) -> int:
         "Batches per epoch, the same in all processes."
 
     def batches(
         self,
-        batch_size: int,  # examples in a step
-        seed: int,  # of all that is drawn
-        epoch: int,  # number of the epoch, from 1
-        rank: int = 0,  # number of this process, from 0
-        world: int = 1,  # number of processes
+        batch_size: int,  # examples per step, those of all processes together
+        seed: int,  # of the run; the same seed and epoch give the same batches
+        epoch: int,  # from 1; it begins anew, whatever was read before
+        rank: int = 0,  # of the process that asks, from 0
+        world: int = 1,  # processes that ask
     ) -> Iterator[dict[str, Tensor]]:
         "The part of each batch that process `rank` of `world` has."
 
@@ -405,7 +405,7 @@ class EpochInProgress:
 
     def add_loss(
         self,
-        loss: Tensor,  # of the batch, a scalar
+        loss: Tensor,  # mean over the examples of the batch just learnt, a scalar
     ) -> None:
         "Keep the loss of the batch; now and then look whether all are finite."
         step = len(self.sizes)

@@ -106,7 +106,7 @@ class TrainSettings:
 
 
 def check_setting(
-    name: str,  # of the setting
+    name: str,  # of the setting, for the message
     value: float | None,  # None is always right
     at_least: float = -math.inf,  # the least value allowed
     above: float = -math.inf,  # the values allowed are larger
@@ -119,9 +119,9 @@ def check_setting(
 
 
 def check_choice(
-    name: str,  # for messages, or of the thing that is meant
-    value: Any,  # what was given or measured
-    choices: Any,  # what is allowed
+    name: str,  # of the setting, for the message
+    value: Any,  # what the caller has set
+    choices: Any,  # a collection of the values allowed, in the order to be listed
 ) -> None:
     "Raise a ValueError for a value that is no choice."
     if value not in choices:

@@ -17,11 +17,12 @@ from torch import Tensor
 from ..data import DataError, MissingColumnError
 from ..features import FeatureEncoder
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
-from .loop import train as fit_model
+from .loop import train
+from .settings import TrainResult
 
 # %% auto #0
-__all__ = ['LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_labels', 'DLRMTable', 'table_logits',
-           'table_loss']
+__all__ = ['PROFILES', 'LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_labels', 'DLRMTable',
+           'table_logits', 'list_rivals', 'train_rival', 'table_loss']
 
 # %% ../../nbs/27_training.table.ipynb #30f6750e
 @dataclass(frozen=True)
@@ -31,14 +32,14 @@ class TableSettings:
     dim: int = 16  # length of the embeddings
     bottom_mlp_dims: tuple[int, ...] = (64,)  # hidden widths on the numbers
     top_mlp_dims: tuple[int, ...] = (64, 32)  # hidden widths after the interaction
-    interaction: str = "cat"  # as in `DLRMConfig`, as those below
-    head: str = "final"  # how the logit is made
-    cross_experts: int = 1  # experts of each cross layer
-    norm: str | None = "batch"  # normalisation of the layers
-    linear: bool = True  # whether a linear term is added
-    dropout: float = 0.0  # share of units dropped in training
-    embedding_dropout: float = 0.0  # share of embedding numbers dropped in training
-    embedding_l2: float = 1e-3  # penalty on the squares of the embeddings
+    interaction: str = "dcn"  # how vectors meet: a key of `INTERACTIONS`
+    head: str = "final"  # what makes the logit of them: a key of `HEADS`
+    cross_experts: int = 1  # interaction 'dcn': low-rank weights mixed in a layer
+    norm: str | None = "batch"  # of hidden units: 'batch', 'layer' or None
+    linear: bool = True  # a linear term beside the network
+    dropout: float = 0.0  # share of hidden units dropped in training
+    embedding_dropout: float = 0.0  # share of the vectors' numbers dropped
+    embedding_l2: float = 3e-3  # half of it times the squared table joins the loss
     min_count: int = 1  # values in fewer rows are unknown
     valid_share: float = 0.1  # share of the rows that stops the training
     epochs: int = 30  # at most
@@ -80,6 +81,19 @@ class TableSettings:
         )
 
 
+# settings that compete, by name; what a profile does not name is as above
+PROFILES: dict[str, dict] = {
+    "crossed": {},
+    "products": {"interaction": "dot", "embedding_l2": 1e-3},
+    "careful": {
+        "interaction": "dot",
+        "head": "mlp",
+        "norm": None,
+        "embedding_l2": 1e-3,
+        "batch_size": 1024,
+        "lr": 1e-3,
+    },
+}
 # fields that the training loop reads
 LOOP_SETTINGS = "epochs batch_size lr plateau patience seed device precision progress"
 
@@ -133,10 +147,11 @@ class DLRMTable:
 
     def __init__(
         self,
-        settings: TableSettings | None = None,  # None: the defaults
-        **changes,  # fields of `TableSettings`, such as seed=1
+        # a key of `PROFILES`, settings of your own, or 'auto': the best of the profiles
+        profile: str | TableSettings = "auto",
+        **changes,  # fields of `TableSettings`, such as seed=1, in every profile
     ):
-        self.settings = replace(settings or TableSettings(), **changes)
+        self.rivals = list_rivals(profile, changes)
 
     def fit(
         self,
@@ -146,26 +161,25 @@ class DLRMTable:
         # rows that stop the training; None: a random tenth of `frame`
         valid: pd.DataFrame | None = None,
     ) -> DLRMTable:
-        "Learn from the rows of a frame."
-        settings = self.settings
+        "Learn from the rows of a frame, by the settings that do best on `valid`."
+        settings = next(iter(self.rivals.values()))
         labels = read_labels(frame, label)
         rng = np.random.default_rng(settings.seed)
         held = rng.random(len(frame)) < settings.valid_share
         if valid is None:
             valid, frame, labels = frame[held], frame[~held], labels[~held]
         self.encoder_ = make_table_encoder(frame, label, numbers, settings.min_count)
-        torch.manual_seed(settings.seed)
-        self.model_ = DLRM(settings.make_config(self.encoder_))
-        valid_inputs, valid_labels = self.encode(valid), read_labels(valid, label)
-        self.result_ = fit_model(
-            self.model_,
-            log_loss,
-            self.encode(frame) | {"label": labels},
-            lambda model: {"valid_loss": table_loss(model, valid_inputs, valid_labels)},
-            monitor="valid_loss",
-            **{name: getattr(settings, name) for name in LOOP_SETTINGS.split()},
-        )
-        self.model_.to("cpu")
+        rows = self.encode(frame) | {"label": labels}
+        held_rows = self.encode(valid) | {"label": read_labels(valid, label)}
+        self.results_ = {}
+        best = float("inf")
+        for name, rival in self.rivals.items():
+            config = rival.make_config(self.encoder_)
+            model, result = train_rival(rival, config, rows, held_rows)
+            self.results_[name] = result
+            if result.best < best:
+                best, self.profile_, self.settings_ = result.best, name, rival
+                self.model_, self.result_ = model, result
         return self
 
     def encode(
@@ -205,10 +219,50 @@ def table_logits(
     return torch.cat(parts)
 
 
+def list_rivals(
+    profile: str | TableSettings,  # as for `DLRMTable`
+    changes: dict,  # fields of `TableSettings`, which hold in every profile
+) -> dict[str, TableSettings]:  # by name, no two alike
+    "The settings that compete."
+    if isinstance(profile, TableSettings):
+        return {"own": replace(profile, **changes)}
+    if profile not in ("auto", *PROFILES):
+        names = ", ".join(map(repr, PROFILES))
+        raise ValueError(f"profile must be 'auto' or one of {names}, got {profile!r}")
+    names = list(PROFILES) if profile == "auto" else [profile]
+    rivals = {}
+    for name in names:
+        settings = TableSettings(**(PROFILES[name] | changes))
+        if settings not in rivals.values():
+            rivals[name] = settings
+    return rivals
+
+
+def train_rival(
+    settings: TableSettings,  # of this rival
+    config: DLRMConfig,  # the shape that the settings give for this table
+    rows: dict[str, Tensor],  # to learn from: label, dense and sparse as there are
+    held: dict[str, Tensor],  # to stop by, the same fields
+) -> tuple[DLRM, TrainResult]:  # the model, on the CPU; how its training went
+    "Train a DLRM until the held rows get no better."
+    torch.manual_seed(settings.seed)
+    model = DLRM(config)
+    inputs = {name: tensor for name, tensor in held.items() if name != "label"}
+    result = train(
+        model,
+        log_loss,
+        rows,
+        lambda model: {"valid_loss": table_loss(model, inputs, held["label"])},
+        monitor="valid_loss",
+        **{name: getattr(settings, name) for name in LOOP_SETTINGS.split()},
+    )
+    return model.to("cpu"), result
+
+
 def table_loss(
-    model: DLRM,  # the model that is asked
-    inputs: dict[str, Tensor],  # what the model reads
-    labels: Tensor,  # 0 or 1, float (B,)
+    model: DLRM,  # in eval mode
+    inputs: dict[str, Tensor],  # of `encode`, n rows
+    labels: Tensor,  # 0 or 1, float32 (n,), on the CPU
 ) -> float:
     "The mean log loss of rows."
     logits = table_logits(model, inputs)
