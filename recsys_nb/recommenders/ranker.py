@@ -196,7 +196,7 @@ class BoostedRanker(BaseRanker):
 
     Settings = BoostedSettings
     most = 300_000
-    rank = 2
+    rank = 3  # its steps are where the inputs were, see `choose_ranker`
 
     def fit_model(
         self,
@@ -281,7 +281,7 @@ class DLRMRanker(BaseRanker):
     "A DLRM on the features of pairs."
 
     Settings = DLRMRankerSettings
-    rank = 3
+    rank = 2
     start_rows = 100_000  # examples of the logistic regression, at most
     not_saved = {"folder": None, "progress": False}
 

@@ -169,7 +169,7 @@ class BaseRanker:
 
     Settings: type = RankerSettings  # the class of the settings
     most = 2_000_000  # examples that it learns from at most
-    rank = 0  # the simpler of two rankers has the lower number
+    rank = 0  # of two equal rankers the one with the lower number is chosen
     # settings that are of the training alone, and what is saved in their place
     not_saved: dict = {}
 
