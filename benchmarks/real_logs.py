@@ -38,6 +38,8 @@ from recsys_nb.recommenders import (
 
 HOME = Path(os.environ.get("RECSYS_NB_DATA", "data"))
 RESULTS = Path(__file__).parent / "results" / "real_logs.json"
+# NDCG@10 of each user, by which models are compared; not kept in the repository
+BY_USER = Path(__file__).parent / ".cache" / "real_logs"
 KEYS = ["user_id", "item_id"]
 
 
@@ -177,6 +179,8 @@ def measure(data: str, name: str, seed: int, tuned: bool) -> dict:
     report = evaluate(
         lists, truth, k=(10, 20), metrics=["ndcg", "recall", "hit_rate"], seed=0
     )
+    by_user = report.per_user["ndcg@10"]
+    about["against"] = compare_with_others(data, name, seed, tuned, by_user)
     frame = report.to_frame()
     metrics = {
         f"{row.metric}@{row.k}": [row.value, row.low, row.high]
@@ -194,6 +198,24 @@ def measure(data: str, name: str, seed: int, tuned: bool) -> dict:
         "peak_mb": memory("VmHWM"),
         **about,
     }
+
+
+def compare_with_others(
+    data: str, name: str, seed: int, tuned: bool, by_user: pd.Series
+) -> dict[str, list[float]]:
+    "Paired differences of NDCG@10 to the models that were measured before."
+    differences = {}
+    for file in sorted(BY_USER.glob(f"{data}~{seed}~*.parquet")):
+        other = pd.read_parquet(file)["ndcg@10"]
+        gap = (by_user - other).dropna()
+        error = 1.96 * gap.std() / len(gap) ** 0.5
+        ends = [gap.mean(), gap.mean() - error, gap.mean() + error]
+        differences[file.stem.split("~")[-1]] = ends
+    model = f"{name} tuned" if tuned else name
+    differences.pop(model, None)
+    BY_USER.mkdir(parents=True, exist_ok=True)
+    by_user.to_frame().to_parquet(BY_USER / f"{data}~{seed}~{model}.parquet")
+    return differences
 
 
 def key_of(row: dict) -> tuple:
