@@ -24,7 +24,7 @@ from pathlib import Path
 import pandas as pd
 from _common import memory
 
-from recsys_nb.data import Dataset, load
+from recsys_nb.data import Dataset, load, split_leave_last_out
 from recsys_nb.metrics import evaluate
 from recsys_nb.recommenders import (
     BASELINES,
@@ -79,27 +79,34 @@ def split_whole(log: Dataset, seed: int) -> tuple[Dataset, Dataset]:
     return split_as_served(log, seed=seed)[:2]
 
 
-def read_yelp(seed: int) -> tuple[Dataset, Dataset]:
-    "The published split: the same for every seed."
-    parts = [read_user_lists(f"yelp2018/{part}.txt") for part in ("train", "test")]
+def read_given_split(folder: str) -> tuple[Dataset, Dataset]:
+    "A published split of user lists: the same for every seed."
+    parts = [read_user_lists(f"{folder}/{part}.txt") for part in ("train", "test")]
     ids = pd.concat(parts)
     users = pd.DataFrame({"user_id": ids.user_id.unique()})
     items = pd.DataFrame({"item_id": sorted(ids.item_id.unique())})
-    logs = [Dataset(part[KEYS], users, items, name="yelp2018") for part in parts]
+    logs = [Dataset(part[KEYS], users, items, name=folder) for part in parts]
     return logs[0], logs[1]
 
 
-def read_toys(seed: int) -> tuple[Dataset, Dataset]:
+def read_sequences(path: str, name: str) -> tuple[Dataset, Dataset]:
     "Each user's last item is the test; places are days, as no times are there."
-    frame = read_user_lists("toys/sequences.txt")
+    frame = read_user_lists(path)
     frame["timestamp"] = pd.Timestamp("2000-01-01") + pd.to_timedelta(frame.place, "D")
     last = frame.groupby("user_id").place.transform("max") == frame.place
     items = pd.DataFrame({"item_id": sorted(frame.item_id.unique())})
     users = pd.DataFrame({"user_id": frame.user_id.unique()})
     columns = [*KEYS, "timestamp"]
     parts = [frame.loc[~last, columns], frame.loc[last, columns]]
-    logs = [Dataset(part, users, items, name="toys") for part in parts]
+    logs = [Dataset(part, users, items, name=name) for part in parts]
     return logs[0], logs[1]
+
+
+def read_last_ratings(folder: str) -> tuple[Dataset, Dataset]:
+    "MovieLens, every rating a positive, the last of each user held out."
+    log = load(HOME / folder)
+    ids = log.interactions[[*KEYS, "timestamp"]]
+    return split_leave_last_out(Dataset(ids, log.users, log.items, name=folder))
 
 
 # name -> file that must be there, what reads and splits it for a seed
@@ -139,8 +146,18 @@ LOGS: dict[str, tuple[str, Callable]] = {
         "ml-100k/ml-100k.inter",
         lambda seed: split_whole(load(HOME / "ml-100k", positive=4.0), seed),
     ),
-    "yelp2018": ("yelp2018/train.txt", read_yelp),
-    "toys": ("toys/sequences.txt", read_toys),
+    "yelp2018": ("yelp2018/train.txt", lambda seed: read_given_split("yelp2018")),
+    "gowalla": ("gowalla/train.txt", lambda seed: read_given_split("gowalla")),
+    "toys": (
+        "toys/sequences.txt",
+        lambda seed: read_sequences("toys/sequences.txt", "toys"),
+    ),
+    "beauty": ("Beauty.txt", lambda seed: read_sequences("Beauty.txt", "beauty")),
+    "sports": (
+        "Sports_and_Outdoors.txt",
+        lambda seed: read_sequences("Sports_and_Outdoors.txt", "sports"),
+    ),
+    "ml-1m": ("ml-1m/ratings.dat", lambda seed: read_last_ratings("ml-1m")),
 }
 MODELS = {
     **BASELINES,
