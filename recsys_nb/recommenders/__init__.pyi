@@ -175,7 +175,7 @@ from .sources import MANY_REPEATS as MANY_REPEATS
 from .sources import SECONDS_OF_EASE as SECONDS_OF_EASE
 from .sources import LARGE_CATALOGUE as LARGE_CATALOGUE
 from .sources import SOURCES as SOURCES
-from .sources import SECONDS_OF_POSITIVE as SECONDS_OF_POSITIVE
+from .sources import SECONDS_OF_LESSON as SECONDS_OF_LESSON
 from .sources import Candidates as Candidates
 from .sources import gather_candidates as gather_candidates
 from .sources import SourceList as SourceList

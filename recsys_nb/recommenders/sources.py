@@ -28,9 +28,10 @@ from recsys_nb.recommenders.baselines import (
 )
 from .filters import GraphFilter
 from .retriever import TwoTowerRetriever
+from .towers import RetrieverSettings, choose_sizes
 
 # %% auto #0
-__all__ = ['MANY_REPEATS', 'SECONDS_OF_EASE', 'LARGE_CATALOGUE', 'SOURCES', 'SECONDS_OF_POSITIVE', 'Candidates',
+__all__ = ['MANY_REPEATS', 'SECONDS_OF_EASE', 'LARGE_CATALOGUE', 'SOURCES', 'SECONDS_OF_LESSON', 'Candidates',
            'gather_candidates', 'SourceList', 'list_items', 'list_of_source', 'describe_pairs', 'ndcg_of',
            'count_votes', 'Budget', 'estimate_ease', 'refuse_ease', 'refuse_graph', 'refuse_repeats', 'Source',
            'make_two_tower', 'make_graph', 'make_popularity', 'default_sources', 'estimate_seconds', 'describe_cost']
@@ -348,7 +349,8 @@ def default_sources(
     return made, left_out
 
 # %% ../../nbs/40_recommenders.sources.ipynb #91233a60
-SECONDS_OF_POSITIVE = 2e-4  # of a Two-Tower fit, for a positive and a 1,000 items
+# of a Two-Tower fit on one core, for each positive in each epoch
+SECONDS_OF_LESSON = {"ordered": 6e-5, "unordered": 3e-5}
 
 
 def estimate_seconds(
@@ -359,7 +361,10 @@ def estimate_seconds(
     budget = budget or Budget()
     positives = log.positives().interactions
     n_items = positives.item_id.nunique()
-    of_tower = len(positives) * (1.0 + n_items / 20_000) * SECONDS_OF_POSITIVE
+    is_ordered = "timestamp" in positives
+    sizes = choose_sizes(RetrieverSettings(), len(positives), is_ordered)
+    lessons = len(positives) * sizes.epochs * (1 + n_items / 60_000)
+    of_tower = lessons * SECONDS_OF_LESSON["ordered" if is_ordered else "unordered"]
     of_ease = 0.0 if refuse_ease(log, budget) else estimate_ease(log)[1]
     return 15 + 2 * (of_tower + of_ease)
 
