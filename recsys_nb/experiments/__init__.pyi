@@ -1,4 +1,15 @@
 # made by `make sync` from the modules' __all__: do not edit
+from .analysis import cochran_p as cochran_p
+from .analysis import analyze as analyze
+from .decision import CORRECTIONS as CORRECTIONS
+from .decision import adjust_by_holm as adjust_by_holm
+from .decision import adjust_p_values as adjust_p_values
+from .decision import add_significance as add_significance
+from .decision import choose_verdict as choose_verdict
+from .decision import decide as decide
+from .decision import format_table as format_table
+from .decision import Analysis as Analysis
+from .effects import NOT_TESTED as NOT_TESTED
 from .effects import delta_method as delta_method
 from .effects import Moments as Moments
 from .effects import compute_moments as compute_moments
@@ -26,6 +37,12 @@ from .outcomes import check_counts as check_counts
 from .outcomes import cap_values as cap_values
 from .outcomes import number_levels as number_levels
 from .outcomes import group_users as group_users
+from .planning import compute_power as compute_power
+from .planning import Power as Power
+from .planning import power as power
+from .planning import read_times as read_times
+from .planning import Duration as Duration
+from .planning import duration as duration
 from .proportions import ExperimentError as ExperimentError
 from .proportions import check_count as check_count
 from .proportions import check_alpha as check_alpha

@@ -20,8 +20,8 @@ from recsys_nb.experiments.proportions import (
 )
 
 # %% auto #0
-__all__ = ['delta_method', 'Moments', 'compute_moments', 'import_tea_tasting', 'pool_strata', 'estimate_means', 'judge_guardrail',
-           'compare_arms', 'is_share', 'compare_groups']
+__all__ = ['NOT_TESTED', 'delta_method', 'Moments', 'compute_moments', 'import_tea_tasting', 'pool_strata', 'estimate_means',
+           'judge_guardrail', 'compare_arms', 'is_share', 'compare_groups']
 
 # %% ../../nbs/44d_experiments.effects.ipynb #76f97b73
 def delta_method(
@@ -178,7 +178,7 @@ def judge_guardrail(
         return "broken", p_value
     return "not shown", p_value
 
-# %% ../../nbs/44d_experiments.effects.ipynb #04d81e6d
+# %% ../../nbs/44d_experiments.effects.ipynb #6cc06e8c
 NOT_TESTED = dict.fromkeys(
     [
         "control",
@@ -198,7 +198,7 @@ NOT_TESTED = dict.fromkeys(
     np.nan,
 )  # the numbers of a row, none of them known
 
-
+# %% ../../nbs/44d_experiments.effects.ipynb #9593b557
 def compare_all_or_none(m0: float, n0: int, m1: float, n1: int, alpha: float) -> dict:
     "The row of two arms in each of which everybody, or nobody, converted."
     x0 = m0 * n0
