@@ -1,4 +1,4 @@
-"""Four metrics of a large experiment, each with CUPED: recsys_nb.abtest.analyze beside tea-tasting's own Experiment, each in its own process.
+"""Four metrics of a large experiment, each with CUPED: recsys_nb.experiments.analyze beside tea-tasting's own Experiment, each in its own process.
 
     python benchmarks/abtest.py [--users 1000000] [--repeats 3]
 
@@ -39,7 +39,7 @@ def make(n: int, seed: int = 0) -> pd.DataFrame:
 
 
 def ours(d, strata=None):
-    from recsys_nb.abtest import analyze
+    from recsys_nb.experiments import analyze
     t = analyze(d, metrics={"ctr": "clicks/impressions", **{m: m for m in MEANS}}, covariates={"ctr": "clicks_before/impressions_before", **{m: f"{m}_before" for m in MEANS}}, strata=strata).table
     return t.p_value.tolist()
 

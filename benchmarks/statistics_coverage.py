@@ -15,10 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from recsys_nb.abtest import analyze
 from recsys_nb.calibration import _bins, reliability
+from recsys_nb.experiments import analyze, monitor
 from recsys_nb.metrics import _holm, compare_all, evaluate
-from recsys_nb.sequential import monitor
 
 RESULTS = Path(__file__).parent / "results" / "statistics.json"
 TESTS = 200

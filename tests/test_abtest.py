@@ -1,4 +1,4 @@
-"""The statistics of recsys_nb.abtest against statsmodels, scipy and tea-tasting on random inputs, and what bad data gets."""
+"""The statistics of recsys_nb.experiments against statsmodels, scipy and tea-tasting on random inputs, and what bad data gets."""
 import builtins
 import sys
 
@@ -9,7 +9,16 @@ import pytest
 from scipy import stats
 
 matplotlib.use("Agg")
-from recsys_nb.abtest import _holm, _newcombe, _wilson, analyze, delta_method, power, srm_test, two_proportion_test  # noqa: E402
+from recsys_nb.experiments import (  # noqa: E402
+    adjust_by_holm as _holm,
+    analyze,
+    delta_method,
+    newcombe_interval as _newcombe,
+    power,
+    srm_test,
+    two_proportion_test,
+    wilson_interval as _wilson,
+)
 
 proportion = pytest.importorskip("statsmodels.stats.proportion")
 tt = pytest.importorskip("tea_tasting")

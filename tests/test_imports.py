@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,8 @@ root = Path(__file__).resolve().parent.parent
 PARTS = (
     "data features models training evaluation recommenders experiments serving".split()
 )
+ALLOWED = {"experiments": {"data", "evaluation"}}  # what a part knows beside itself
+LIGHT = ("data", "experiments")  # parts that run without torch and faiss
 EXTRAS = re.compile(
     r"implicit|optuna|sqlalchemy|tea_tasting|statsmodels|openTSNE|pyspark|psycopg"
     r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops"
@@ -65,6 +69,28 @@ def test_arrows_go_downward(module):
     mine = (PARTS.index(module.split(".")[0]), number_of(module))
     for other in imported_rooms(module):
         assert (PARTS.index(other.split(".")[0]), number_of(other)) < mine, other
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_parts_know_few_others(part):
+    mine = [module for module in rooms() if module.startswith(f"{part}.")]
+    known = {other.split(".")[0] for module in mine for other in imported_rooms(module)}
+    assert mine and known <= ALLOWED[part] | {part}
+
+
+@pytest.mark.parametrize("part", LIGHT)
+def test_light_parts_need_neither_torch_nor_faiss(part):
+    mine = [module for module in rooms() if module.startswith(f"{part}.")]
+    lines = [f"import recsys_nb.{module}" for module in mine]
+    lines.append("import sys; print(*{'torch', 'faiss'} & set(sys.modules))")
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert mine and done.stdout.split() == []
 
 
 @pytest.mark.parametrize("module", rooms())

@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 
 matplotlib.use("Agg")
-from recsys_nb.abtest import ExperimentError  # noqa: E402
-from recsys_nb.offpolicy import _draft, interleaving_test, off_policy, team_draft  # noqa: E402
+from recsys_nb.experiments import ExperimentError  # noqa: E402
+from recsys_nb.experiments import draft_items as _draft, interleaving_test, off_policy, team_draft  # noqa: E402
 
 
 class Coin:

@@ -8,8 +8,8 @@ from scipy.integrate import trapezoid
 
 matplotlib.use("Agg")
 pytest.importorskip("tea_tasting")
-from recsys_nb.abtest import ExperimentError, delta_method  # noqa: E402
-from recsys_nb.sequential import always_valid_p, beta_binomial, confidence_sequence, duration, group_sequential, monitor, tuned_tau  # noqa: E402
+from recsys_nb.experiments import ExperimentError, delta_method  # noqa: E402
+from recsys_nb.experiments import always_valid_p, beta_binomial, confidence_sequence, duration, group_sequential, monitor, tuned_tau  # noqa: E402
 
 
 @pytest.mark.parametrize("spending", ["obrien-fleming", "pocock"])

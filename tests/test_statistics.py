@@ -13,12 +13,18 @@ from scipy import stats
 
 matplotlib.use("Agg")
 pytest.importorskip("tea_tasting")
-from recsys_nb.abtest import (  # noqa: E402
+from recsys_nb.calibration import _bins, reliability  # noqa: E402
+from recsys_nb.experiments import (  # noqa: E402
     ExperimentError,
     analyze,
+    beta_binomial,
+    duration,
+    group_sequential,
+    interleaving_test,
+    monitor,
+    off_policy,
     two_proportion_test,
 )
-from recsys_nb.calibration import _bins, reliability  # noqa: E402
 from recsys_nb.features import Feature, point_in_time  # noqa: E402
 from recsys_nb.metrics import (  # noqa: E402
     MetricsError,
@@ -27,13 +33,6 @@ from recsys_nb.metrics import (  # noqa: E402
     compare_all,
     evaluate,
     ranker_metrics,
-)
-from recsys_nb.offpolicy import interleaving_test, off_policy  # noqa: E402
-from recsys_nb.sequential import (  # noqa: E402
-    beta_binomial,
-    duration,
-    group_sequential,
-    monitor,
 )
 
 few = settings(max_examples=50, deadline=None)
