@@ -19,8 +19,9 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from ..calibration import CALIBRATORS, Calibrated, calibrator
+from ..evaluation import CALIBRATORS, calibrator
 from ..data import Dataset, Histories, UnknownIdError
+from ..models.calibrated import Calibrated
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
 from .base import BaseRecommender, pack, unpack
 from recsys_nb.recommenders.pairs import (
