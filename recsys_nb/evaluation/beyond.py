@@ -10,9 +10,9 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from .inputs import MetricsError, check_ids_meet, read_ids, show_id
 
 from ..data.columns import as_frame, as_plain_column
+from .inputs import MetricsError, check_ids_meet, read_ids, show_id
 from .lists import Lists, Truth
 from recsys_nb.evaluation.ranking import (
     ACCURACY,
@@ -69,28 +69,12 @@ def novelty(
     with np.errstate(invalid="ignore"):
         return bits[top].sum(axis=1, dtype=float) / (top >= 0).sum(axis=1)
 
-# %% ../../nbs/24c_evaluation.beyond.ipynb #62d012a9
+# %% ../../nbs/24c_evaluation.beyond.ipynb #b81b23b4
 def index_by_item(given, what: str) -> pd.Series | pd.DataFrame:
     "A Series or frame with item ids as index, from any table."
     known = isinstance(given, (pd.Series, pd.DataFrame))
-    if (
-        not known
-        and not hasattr(given, "column_names")
-        and not hasattr(given, "columns")
-    ):
-        raise MetricsError(
-            f"{what} must be a DataFrame or Series with the item ids as index, or a "
-            f"table with a column item_id, not {type(given).__name__}."
-        )
     if not known or "item_id" in getattr(given, "columns", ()):
-        frame = as_frame(given, f"the table of {what}")
-        if "item_id" not in frame.columns:
-            raise MetricsError(
-                f"{what} has no column item_id; it has {list(frame.columns)}."
-            )
-        given = frame.set_index("item_id")
-        if given.shape[1] == 1:
-            given = given.iloc[:, 0]
+        given = index_table(given, what)
     index = pd.Series(given.index, name="item_id")
     if len(index):
         index = read_ids(index, what)
@@ -98,6 +82,23 @@ def index_by_item(given, what: str) -> pd.Series | pd.DataFrame:
     if isinstance(given, pd.Series):
         return as_plain_column(given)
     return given.apply(as_plain_column)
+
+
+def index_table(table, what: str) -> pd.Series | pd.DataFrame:
+    "The columns of a table by its column item_id; a single one as a Series."
+    try:
+        frame = as_frame(table, f"the table of {what}")
+    except TypeError as error:
+        raise MetricsError(
+            f"{what} must be a DataFrame or Series with the item ids as index, or a "
+            f"table with a column item_id, not {type(table).__name__}."
+        ) from error
+    if "item_id" not in frame.columns:
+        raise MetricsError(
+            f"{what} has no column item_id; it has {list(frame.columns)}."
+        )
+    indexed = frame.set_index("item_id")
+    return indexed.iloc[:, 0] if indexed.shape[1] == 1 else indexed
 
 
 def read_popularity(given) -> pd.Series:

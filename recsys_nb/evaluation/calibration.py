@@ -11,7 +11,6 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-from .inputs import MetricsError
 from scipy.special import expit, logit
 from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
@@ -22,6 +21,7 @@ from recsys_nb.evaluation.classification import (
     read_probabilities,
     read_units,
 )
+from .inputs import MetricsError
 from .intervals import resample_means
 
 # %% auto #0

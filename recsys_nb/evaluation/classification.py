@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from .inputs import MetricsError, as_column, encode
 
+from .inputs import MetricsError, as_column, encode
 from .intervals import resample_means
 from .ranking import Scale, average_ranks, read_labels
 from .report import Report, state_protocol

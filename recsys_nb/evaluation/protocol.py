@@ -10,6 +10,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
+
+from ..data.columns import as_frame
+from .beyond import METRICS, read_popularity
 from recsys_nb.evaluation.inputs import (
     MetricsError,
     ProtocolError,
@@ -19,9 +22,6 @@ from recsys_nb.evaluation.inputs import (
     read_columns,
     show_id,
 )
-
-from ..data.columns import as_frame
-from .beyond import METRICS, read_popularity
 from .intervals import resample_means, spread_over_all
 from recsys_nb.evaluation.lists import (
     GAINS,
@@ -420,13 +420,12 @@ def gather_evidence(
         check_ids_meet(lists.items, known, what, there)
     return evidence, lists.n_strangers if without is None else without
 
-# %% ../../nbs/26_evaluation.protocol.ipynb #f70e5cac
+# %% ../../nbs/26_evaluation.protocol.ipynb #af454cfb
 def evaluate(
     recommendations: pd.DataFrame,  # user_id, item_id, rank (1, 2, 3, …) or score
     truth,  # user_id, item_id, value or relevance if graded (0: not); or a Dataset
     k: int | Sequence[int] = (10, 20),  # cut-offs: the first k of a list are looked at
-    metrics: Sequence[str]
-    | None = None,  # of METRICS, or functions; None: all possible
+    metrics: Sequence[str] | None = None,  # of METRICS, or functions; None: all
     items: Iterable | None = None,  # ids of the catalogue, for coverage and gini
     popularity: pd.Series | None = None,  # past events by item id; None: of `train`
     train=None,  # what users had before, as `truth`: for calibration, lift, `seen`

@@ -14,8 +14,8 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from .inputs import MetricsError, as_column, is_arrow, show_id
 
+from .inputs import MetricsError, as_column, is_arrow, show_id
 from .lists import Hits, Lists, Truth, renumber
 
 # %% auto #0

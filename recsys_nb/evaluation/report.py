@@ -12,8 +12,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from .inputs import MetricsError
 
+from .inputs import MetricsError
 from .intervals import find_interval
 from .ranking import Scale
 
@@ -148,7 +148,7 @@ def tabulate(
 def is_drawn(metric: str, scales: dict[str, Scale]) -> bool:
     return scales[metric].drawn if metric in scales else True
 
-# %% ../../nbs/25b_evaluation.report.ipynb #0de7c4af
+# %% ../../nbs/25b_evaluation.report.ipynb #0ba65af0
 def write_counts(counts: dict[str, int]) -> str:
     "1,000 users · 3 without truth · 7 left out: nothing new"
     return " · ".join(
@@ -167,7 +167,7 @@ def draw_dots(table: pd.DataFrame, ax=None, hue: str | None = None, legend=False
         ax.plot([row["low"], row["high"]], [place, place], color=colour, lw=2)
         ax.plot(row["value"], place, "o", color=colour)
     ax.set_yticks(range(len(table)), table.label)
-    ax.invert_yaxis()
+    ax.set_ylim(len(table) - 0.5, -0.5)
     if legend:
         marks = [plt.Line2D([], [], color=c, marker="o") for c in colours.values()]
         place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}

@@ -19,8 +19,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
-from ..evaluation import CALIBRATORS, calibrator
 from ..data import Dataset, Histories, UnknownIdError
+from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
 from .base import BaseRecommender, pack, unpack
