@@ -3,10 +3,10 @@ from .beyond import SMOOTHING as SMOOTHING
 from .beyond import BEYOND as BEYOND
 from .beyond import METRICS as METRICS
 from .beyond import coverage as coverage
-from .beyond import gini as gini
+from .beyond import exposure_gini as exposure_gini
 from .beyond import novelty as novelty
 from .beyond import diversity as diversity
-from .beyond import calibration as calibration
+from .beyond import category_divergence as category_divergence
 from .beyond import popularity_lift as popularity_lift
 from .calibration import CALIBRATORS as CALIBRATORS
 from .calibration import Reliability as Reliability

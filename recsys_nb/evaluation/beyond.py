@@ -23,7 +23,8 @@ from recsys_nb.evaluation.ranking import (
 )
 
 # %% auto #0
-__all__ = ['SMOOTHING', 'BEYOND', 'METRICS', 'coverage', 'gini', 'novelty', 'diversity', 'calibration', 'popularity_lift']
+__all__ = ['SMOOTHING', 'BEYOND', 'METRICS', 'coverage', 'exposure_gini', 'novelty', 'diversity', 'category_divergence',
+           'popularity_lift']
 
 # %% ../../nbs/24c_evaluation.beyond.ipynb #1d15a101
 def coverage(
@@ -38,8 +39,8 @@ def coverage(
     covered = (shown > 0).sum()
     return (covered + (n_users - 1) * (alone - alone.mean())) / evidence.n_items
 
-# %% ../../nbs/24c_evaluation.beyond.ipynb #9511d2e4
-def gini(
+# %% ../../nbs/24c_evaluation.beyond.ipynb #45c4ca65
+def exposure_gini(
     evidence: Evidence,  # with n_items
     k: int,  # the cut-off
 ) -> np.ndarray:  # contributions, float (n_users,); NaN where nothing is shown
@@ -69,7 +70,7 @@ def novelty(
     with np.errstate(invalid="ignore"):
         return bits[top].sum(axis=1, dtype=float) / (top >= 0).sum(axis=1)
 
-# %% ../../nbs/24c_evaluation.beyond.ipynb #b81b23b4
+# %% ../../nbs/24c_evaluation.beyond.ipynb #f176e613
 def index_by_item(given, what: str) -> pd.Series | pd.DataFrame:
     "A Series or frame with item ids as index, from any table."
     known = isinstance(given, (pd.Series, pd.DataFrame))
@@ -112,7 +113,7 @@ def read_popularity(given) -> pd.Series:
         )
     return counts
 
-
+# %% ../../nbs/24c_evaluation.beyond.ipynb #c766631f
 def read_item_rows(given, ids: pd.Index, what: str) -> np.ndarray:
     "Numbers of each of `ids`, and a last row of zeros that code -1 looks up."
     given = index_by_item(given, what)
@@ -138,6 +139,7 @@ def read_item_rows(given, ids: pd.Index, what: str) -> np.ndarray:
 
 
 def read_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
+    "A table of numbers as an array."
     numeric = pd.api.types.is_numeric_dtype
     text = [name for name, kind in table.dtypes.items() if not numeric(kind)]
     if text:
@@ -198,8 +200,8 @@ def count_past(past: Truth) -> sp.csr_matrix:
     parts = (np.ones(len(past.item)), past.item, offsets)
     return sp.csr_matrix(parts, shape=(len(past.users), len(past.items)))
 
-# %% ../../nbs/24c_evaluation.beyond.ipynb #fc0da37b
-def calibration(
+# %% ../../nbs/24c_evaluation.beyond.ipynb #7cc16706
+def category_divergence(
     evidence: Evidence,  # with categories and past
     k: int,  # the cut-off
 ) -> np.ndarray:  # nats, float (n_users,); NaN without a list or a past
@@ -246,16 +248,18 @@ def ratio_contributions(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     influence = np.where(both, above - below * ratio, 0) / mean
     return ratio + influence * len(both) / both.sum()
 
-# %% ../../nbs/24c_evaluation.beyond.ipynb #c0ae5136
+# %% ../../nbs/24c_evaluation.beyond.ipynb #26a16cfe
 BEYOND: dict[str, Metric] = {
     "coverage": Metric(coverage, Scale("coverage"), "items", pooled=True),
-    "gini": Metric(gini, Scale("Gini"), "items", pooled=True),
+    "gini": Metric(exposure_gini, Scale("Gini"), "items", pooled=True),
     "novelty": Metric(
         novelty, Scale("novelty", None, drawn=False), "popularity or train"
     ),
     "diversity": Metric(diversity, Scale("diversity", None), "vectors or categories"),
     "calibration": Metric(
-        calibration, Scale("calibration", None, drawn=False), "categories and train"
+        category_divergence,
+        Scale("calibration", None, drawn=False),
+        "categories and train",
     ),
     "popularity_lift": Metric(
         popularity_lift,

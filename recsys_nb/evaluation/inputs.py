@@ -188,7 +188,7 @@ def check_ids_meet(ids: pd.Index, known: pd.Index, what: str, there: str) -> Non
     strangers = pd.Index([one for one in ids.tolist() if one not in present])
     check_strangers(strangers, known, len(ids), what, there)
 
-# %% ../../nbs/24_evaluation.inputs.ipynb #5abfcd9c
+# %% ../../nbs/24_evaluation.inputs.ipynb #5e5651e1
 def as_array(values):
     "A numpy array where that costs nothing; text stays as it is."
     plain = isinstance(getattr(values, "dtype", None), np.dtype)
@@ -196,11 +196,14 @@ def as_array(values):
 
 
 class Span(NamedTuple):
+    "The range of whole numbers."
+
     low: int  # the least id
     width: int  # places from the least to the greatest
 
 
 def is_integer_array(values) -> bool:
+    "Whether values are whole numbers in a numpy array."
     return isinstance(values, np.ndarray) and values.dtype.kind in "iu"
 
 

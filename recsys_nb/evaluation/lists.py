@@ -111,7 +111,7 @@ def hash_pairs(truth: Truth, gain: np.ndarray | None) -> str:
         total ^= np.bitwise_xor.reduce(mixed)
     return f"{total:016x}"
 
-# %% ../../nbs/24a_evaluation.lists.ipynb #1e8a1f3e
+# %% ../../nbs/24a_evaluation.lists.ipynb #5f4f4072
 def events_of(data):
     "The frame of events: a Dataset's positives, or the frame itself."
     if hasattr(data, "positives"):
@@ -136,6 +136,7 @@ def read_relevance(data, frame: pd.DataFrame, gain: str) -> pd.Series | None:
 
 
 def check_gains(value: pd.Series, gain: np.ndarray) -> None:
+    "A MetricsError that names the row with a gain below 0."
     if len(gain) and gain.min() < 0:
         row = gain.argmin()
         raise MetricsError(

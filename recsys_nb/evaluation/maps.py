@@ -22,7 +22,7 @@ from .inputs import as_column, is_arrow
 # %% auto #0
 __all__ = ['neighbours', 'EmbeddingMap', 'tsne_map']
 
-# %% ../../nbs/30_evaluation.maps.ipynb #2df4d0e1
+# %% ../../nbs/30_evaluation.maps.ipynb #5c203679
 def read_vectors(vectors, normalize: bool = True) -> np.ndarray:
     "Finite float64 (n, d), each row of length 1 if `normalize`."
     if is_arrow(vectors):
@@ -51,6 +51,7 @@ def read_vectors(vectors, normalize: bool = True) -> np.ndarray:
 
 
 def check_length(n: int, **given) -> None:
+    "A ValueError where something has not one value per vector."
     for name, values in given.items():
         if values is not None and len(values) != n:
             raise ValueError(

@@ -74,7 +74,7 @@ class Conventions:
                 listed = ", ".join(map(repr, choices))
                 raise MetricsError(f"{name} is one of {listed}, not {value!r}.")
 
-# %% ../../nbs/26_evaluation.protocol.ipynb #c908d72d
+# %% ../../nbs/26_evaluation.protocol.ipynb #a8c80537
 def is_given(needs: str, given: Mapping) -> bool:
     "Whether arguments are there: 'popularity or train', 'categories and train'."
     ways = [way.split(" and ") for way in needs.split(" or ")]
@@ -82,6 +82,7 @@ def is_given(needs: str, given: Mapping) -> bool:
 
 
 def name_function(metric: Callable) -> str:
+    "The name of a metric that is a function."
     name = getattr(metric, "__name__", "")
     if not name.isidentifier():
         raise MetricsError(

@@ -122,7 +122,7 @@ def compute_metrics(
         f"ndcg@{k}": ndcg,
     }
 
-# %% ../../nbs/24b_evaluation.ranking.ipynb #a7f855dc
+# %% ../../nbs/24b_evaluation.ranking.ipynb #2b3b8139
 @dataclass
 class Evidence:
     "What a metric may look at: lists, truth, where they meet, and what else was given."
@@ -136,7 +136,7 @@ class Evidence:
     past: Truth | None = None  # what the users had before
     categories: pd.Series | pd.DataFrame | None = None  # of the items, by item id
     vectors: pd.DataFrame | None = None  # of the items, by item id
-    tops: dict = field(default_factory=dict, init=False, repr=False)  # cache of `top`
+    cache: dict = field(default_factory=dict, init=False, repr=False)  # of `top`
 
     @property
     def n_users(self) -> int:
@@ -148,9 +148,9 @@ class Evidence:
         k: int,  # the cut-off
     ) -> Hits:  # those of rank k or less
         "The hits among the first k of each list."
-        if k not in self.tops:
-            self.tops[k] = self.hits.keep(self.hits.rank <= k)
-        return self.tops[k]
+        if k not in self.cache:
+            self.cache[k] = self.hits.keep(self.hits.rank <= k)
+        return self.cache[k]
 
     def sum_hits(
         self,
@@ -158,7 +158,12 @@ class Evidence:
         weight: np.ndarray | None = None,  # of each hit of `top(k)`; None: 1
     ) -> np.ndarray:  # float (n_users,)
         "The sum over each user's hits."
-        return np.bincount(self.top(k).user, weight, minlength=self.n_users)
+        if weight is not None:
+            return np.bincount(self.top(k).user, weight, minlength=self.n_users)
+        if ("count", k) not in self.cache:
+            counts = np.bincount(self.top(k).user, minlength=self.n_users)
+            self.cache["count", k] = counts
+        return self.cache["count", k]
 
     @cached_property
     def ideal(self) -> tuple[np.ndarray, np.ndarray]:

@@ -96,7 +96,7 @@ def state_protocol(protocol: Mapping | None, **known) -> tuple[dict, dict]:
     left_out = {f"left out: {why}": int(n) for why, n in excluded.items()}
     return usual | stated, left_out
 
-# %% ../../nbs/25b_evaluation.report.ipynb #f9c07a90
+# %% ../../nbs/25b_evaluation.report.ipynb #ee3112b9
 def split_name(name: str) -> tuple[str, int | None]:
     "ndcg@10 as its metric and its cut-off."
     metric, _, k = name.partition("@")
@@ -146,6 +146,7 @@ def tabulate(
 
 
 def is_drawn(metric: str, scales: dict[str, Scale]) -> bool:
+    "Whether a metric is on the axis that plots share."
     return scales[metric].drawn if metric in scales else True
 
 # %% ../../nbs/25b_evaluation.report.ipynb #0ba65af0
