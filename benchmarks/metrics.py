@@ -1,4 +1,4 @@
-"""Per-user ranking metrics of many users in one go: recsys_nb.metrics against pytrec_eval, rectools and ranx, each in its own process.
+"""Per-user ranking metrics of many users in one go: recsys_nb.evaluation against pytrec_eval, rectools and ranx, each in its own process.
 
     python benchmarks/metrics.py [--users 100000] [--candidates 100] [--k 10] [--n-boot 1000] [--repeats 3] [--peers FOLDER]
 
@@ -42,7 +42,7 @@ def make(n_users: int, n_candidates: int, n_items: int = 20_000, seed: int = 0):
 
 
 def ours(recs, truth, k, n_boot):
-    from recsys_nb.metrics import evaluate
+    from recsys_nb.evaluation import evaluate
     t = time.process_time()
     report = evaluate(recs, truth, k=k, metrics=["precision", "recall", "ndcg", "map", "mrr"], map_denominator="relevant", n_boot=n_boot)
     return 0.0, time.process_time() - t, report.values.tolist()

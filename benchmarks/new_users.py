@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from recsys_nb.metrics import compare, evaluate
+from recsys_nb.evaluation import compare, evaluate
 from recsys_nb.recommenders import TwoTowerRetriever
 
 from retrieval import CACHE, read

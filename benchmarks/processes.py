@@ -21,7 +21,7 @@ import torch.distributed as dist
 from scipy import stats
 
 from recsys_nb.data import split_by_time
-from recsys_nb.metrics import evaluate, ranker_metrics
+from recsys_nb.evaluation import evaluate, ranker_metrics
 from recsys_nb.recommenders import DLRMRanker, TwoTowerRetriever
 from recsys_nb.recommenders.gate import new_pairs
 from recsys_nb.simulate import simulate

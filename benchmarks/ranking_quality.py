@@ -50,7 +50,7 @@ from torch import nn
 
 from recsys_nb.data import load, split_by_time
 from recsys_nb.features import FeatureEncoder, Features
-from recsys_nb.metrics import ranker_metrics
+from recsys_nb.evaluation import ranker_metrics
 from recsys_nb.models.dlrm import DLRM, DLRMConfig, log_loss
 from recsys_nb.recommenders.ranker import losses_by_user, resample_mean
 from recsys_nb.simulate import World

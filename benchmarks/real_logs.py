@@ -25,7 +25,7 @@ import pandas as pd
 from _common import memory
 
 from recsys_nb.data import Dataset, load, split_leave_last_out
-from recsys_nb.metrics import evaluate
+from recsys_nb.evaluation import evaluate
 from recsys_nb.recommenders import (
     BASELINES,
     SPACES,

@@ -4,7 +4,7 @@
         [--peers torch-rechub rectools recbole] [--only NAME ...] [--out FILE] [--cache FOLDER]
 
 Every contestant is a process of its own, on one thread: it reads the positives of the training part as one parquet file and writes 20 items
-for each user to be tested, none of them seen. Quality is always judged here, over the whole catalogue, by `recsys_nb.metrics.evaluate`:
+for each user to be tested, none of them seen. Quality is always judged here, over the whole catalogue, by `recsys_nb.evaluation.evaluate`:
 a user's truth are the new items among the test positives; users without a past are left out and counted.
 The baselines are tuned with --trials trials each on a validation part of the training data, held out in the way of the test; the Two-Tower with
 --tower-trials (0: as it comes). The peers are not tuned. Several --seeds: those that draw at random run once a seed, and each user's values are averaged.
@@ -259,7 +259,7 @@ def prepare(ds, split, folder):
 
 def judge(name, folder, truth, python, seeds, params, protocol):
     "The report of a contestant over all seeds and its mean cost; or why there is none."
-    from recsys_nb.metrics import evaluate
+    from recsys_nb.evaluation import evaluate
     reports, costs = [], []
     for seed in seeds:
         (folder/"params.json").write_text(json.dumps(params))
@@ -314,7 +314,7 @@ def compete(data, split, seeds, trials, tower_trials, pythons, cache, only):
 
 def show(reports, rows, out, best_baseline, scores):
     "Print the table, who took no part, the hyperparameters, and everything against the best baseline."
-    from recsys_nb.metrics import compare
+    from recsys_nb.evaluation import compare
     table = pd.DataFrame(rows).T
     print("\n" + table.drop(columns="hyperparameters").to_string(float_format="{:.1f}".format, na_rep=""))
     for name, why in out.items(): print(f"  {name} took no part: {why}")
@@ -328,7 +328,7 @@ def show(reports, rows, out, best_baseline, scores):
 
 def record(name, report, row, best_baseline):
     "What is kept of a contestant: its metrics, its settings, and its paired difference to the best baseline."
-    from recsys_nb.metrics import compare
+    from recsys_nb.evaluation import compare
     kept = {"model": name, "hyperparameters": row["hyperparameters"], "seconds": round(row["CPU s"], 1), "metrics": report.to_dict()["metrics"]}
     if best_baseline is None or best_baseline is report: return kept
     return kept | {"against": best_baseline.name, "difference": compare(best_baseline, report).to_frame().drop(columns=["a", "b"]).to_dict("records")}

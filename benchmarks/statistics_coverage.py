@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from recsys_nb.calibration import _bins, reliability
 from recsys_nb.experiments import analyze, monitor
-from recsys_nb.metrics import _holm, compare_all, evaluate
+from recsys_nb.evaluation import compare_all, correct_holm, evaluate, reliability
+from recsys_nb.evaluation.calibration import split_by_mass
 
 RESULTS = Path(__file__).parent / "results" / "statistics.json"
 TESTS = 200
@@ -36,7 +36,7 @@ MISCALIBRATIONS = {
 
 def percentile_interval(y, p, n_boot, seed):
     "The ECE's percentile bootstrap by rows, with the bins held."
-    rng, bins = np.random.default_rng(seed), _bins(p, 10)
+    rng, bins = np.random.default_rng(seed), split_by_mass(p, 10)
     draws = []
     for _ in range(n_boot):
         rows = rng.integers(len(y), size=len(y))
@@ -55,7 +55,7 @@ def cover_ece(n=1000, n_boot=300):
             p = expit(rng.normal(-1.5, 1, n))
             q = truth(p)
             y = rng.random(n) < q
-            true = np.abs(np.bincount(_bins(p, 10), q - p)).sum() / n
+            true = np.abs(np.bincount(split_by_mass(p, 10), q - p)).sum() / n
             r = reliability(y, p, n_boot=n_boot, seed=seed)
             low, high = percentile_interval(y, p, n_boot, seed)
             found.append(
@@ -162,7 +162,7 @@ def alarm_models(tests=TESTS // 4):
                 hit_reports([0.4 + better] + [0.4] * 7, seed), "hit_rate@1"
             )
             p = np.array([share_p(c.draws.iloc[:, 0].to_numpy()) for c in found.pairs])
-            plain += bool((_holm(p) < 0.05).any())
+            plain += bool((correct_holm(p) < 0.05).any())
             here += bool((found.to_frame().p_holm < 0.05).any())
         rows.append(
             {

@@ -129,7 +129,7 @@ def sweep(args, path: Path) -> None:
 
 def retriever_ndcg(train, test, seed: int, precision: str, sparse: bool) -> float:
     "NDCG@10 of a TwoTowerRetriever whose tables are updated by RowAdam or by dense Adam."
-    from recsys_nb.metrics import evaluate
+    from recsys_nb.evaluation import evaluate
     from recsys_nb.recommenders import TwoTowerRetriever, towers
     with patch.object(towers, "SPARSE_TABLE", -1 if sparse else float("inf")): # one profile for all, so that the ways alone differ
         model = TwoTowerRetriever(seed=seed, device="cpu", precision=precision, epochs=15, profile="sparse").fit(train)

@@ -46,7 +46,7 @@ def _zipf(n: int, a: float) -> np.ndarray: p = np.arange(1., n + 1) ** -a; retur
 def worker(name: str, folder: str, threads: int, seed: int) -> dict:
     import torch
     from recsys_nb.data import load
-    from recsys_nb.metrics import evaluate
+    from recsys_nb.evaluation import evaluate
     from recsys_nb.recommenders import BASELINES, TwoTowerRetriever
     torch.set_num_threads(threads)
     train, test = load(folder, format="user-lists")

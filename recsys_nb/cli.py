@@ -38,8 +38,8 @@ from . import explore
 from .experiments import analyze, two_proportion_test
 from .criteo import train_criteo
 from .data import DataError, Dataset, EmptyLogError, load, split_by_time, split_by_user, split_leave_last_out, split_random
-from .embeddings import tsne_map
-from .metrics import MetricsError, compare, evaluate, ranker_metrics
+from .evaluation import tsne_map
+from .evaluation import MetricsError, compare, evaluate, ranker_metrics
 from .recommenders.base import BaseRecommender
 from .recommenders.baselines import repeat_rate
 from .recommenders.filters import BASELINES

@@ -5,8 +5,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_nb.calibration import IsotonicCalibrator, PlattCalibrator, by_segment, calibrator, reliability
-from recsys_nb.metrics import MetricsError
+from recsys_nb.evaluation import IsotonicCalibrator, MetricsError, PlattCalibrator, by_segment, calibrator, reliability
 from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever, predict_shown
 from recsys_nb.simulate import World
 

@@ -158,14 +158,14 @@ def test_check_finds_a_module_without_a_notebook(house):
 
 
 @pytest.mark.parametrize("old, new, says", [
-    ('"metadata": {}', '"metadata": {"scrolled": true}', "07_metrics.ipynb is not clean"),
-    ('"cells": [', '"cells": [,', "07_metrics.ipynb is not a notebook: JSONDecodeError"),
-    ('"output_type": "stream"', '"output_type": "error"', "07_metrics.ipynb holds an error output"),
-    ('"name": "stdout"', '"name": "stderr"', "07_metrics.ipynb holds a warning"),
-    ('"image/png"', '"image/none"', "07_metrics.ipynb has a figure cell without its figure"),
+    ('"metadata": {}', '"metadata": {"scrolled": true}', "26_evaluation.protocol.ipynb is not clean"),
+    ('"cells": [', '"cells": [,', "26_evaluation.protocol.ipynb is not a notebook: JSONDecodeError"),
+    ('"output_type": "stream"', '"output_type": "error"', "26_evaluation.protocol.ipynb holds an error output"),
+    ('"name": "stdout"', '"name": "stderr"', "26_evaluation.protocol.ipynb holds a warning"),
+    ('"image/png"', '"image/none"', "26_evaluation.protocol.ipynb has a figure cell without its figure"),
 ])
 def test_check_finds_an_unclean_notebook(house, old, new, says):
-    file = house/"nbs/07_metrics.ipynb"
+    file = house/"nbs/26_evaluation.protocol.ipynb"
     text = file.read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new, 1), encoding="utf-8")

@@ -104,3 +104,30 @@ def test_imports_stand_at_the_top(module):
         if isinstance(node, (ast.Import, ast.ImportFrom))
     ]
     assert not [found for found in late if not EXTRAS.search(found[1])]
+
+
+LIGHT = ("data", "evaluation", "experiments")  # arrays and frames only
+HEAVY = re.compile(r"^(torch|faiss|implicit|onnx\w*)(\.|$)")
+
+
+@pytest.mark.parametrize("module", [m for m in rooms() if m.split(".")[0] in LIGHT])
+def test_rooms_of_arrays_and_frames_are_light(module):
+    "They also run where there is no torch, such as in a browser."
+    found = []
+    for node in ast.walk(tree_of(module)):
+        if isinstance(node, ast.ImportFrom):
+            found.append(node.module or "")
+        elif isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+    assert not [name for name in found if HEAVY.search(name)]
+
+
+def test_a_light_part_loads_nothing_heavy():
+    code = (
+        "import sys, recsys_nb.evaluation as part\n"
+        "for name in part.__all__: getattr(part, name)\n"
+        "print([name for name in ('torch', 'faiss') if name in sys.modules])"
+    )
+    run = [sys.executable, "-c", code]
+    found = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"

@@ -12,7 +12,7 @@ import pytrec_eval
 from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from recsys_nb.data import Dataset
-from recsys_nb.metrics import MetricsError, ProtocolError, compare, compare_all, compute_metrics, evaluate, ranker_metrics
+from recsys_nb.evaluation import MetricsError, ProtocolError, compare, compare_all, compute_metrics, evaluate, ranker_metrics
 
 matplotlib.use("agg")
 TREC = {"P_{}": "precision", "recall_{}": "recall", "ndcg_cut_{}": "ndcg", "map_cut_{}": "map", "recip_rank": "mrr", "success_{}": "hit_rate"}

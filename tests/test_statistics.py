@@ -13,7 +13,6 @@ from scipy import stats
 
 matplotlib.use("Agg")
 pytest.importorskip("tea_tasting")
-from recsys_nb.calibration import _bins, reliability  # noqa: E402
 from recsys_nb.experiments import (  # noqa: E402
     ExperimentError,
     analyze,
@@ -25,14 +24,16 @@ from recsys_nb.experiments import (  # noqa: E402
     off_policy,
     two_proportion_test,
 )
+from recsys_nb.evaluation.calibration import split_by_mass  # noqa: E402
 from recsys_nb.features import Feature, point_in_time  # noqa: E402
-from recsys_nb.metrics import (  # noqa: E402
+from recsys_nb.evaluation import (  # noqa: E402
     MetricsError,
-    _holm,
     compare,
     compare_all,
+    correct_holm,
     evaluate,
     ranker_metrics,
+    reliability,
 )
 
 few = settings(max_examples=50, deadline=None)
@@ -97,7 +98,7 @@ def drawn(truth, seed, n=1000):
     rng = np.random.default_rng(seed)
     p = 1 / (1 + np.exp(-rng.normal(-1.5, 1, n)))
     q = truth(p)
-    true = np.abs(np.bincount(_bins(p, 10), q - p)).sum() / n
+    true = np.abs(np.bincount(split_by_mass(p, 10), q - p)).sum() / n
     return rng.random(n) < q, p, true
 
 
@@ -174,10 +175,10 @@ def test_few_users_cannot_show_much():
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(np.nan)), min_size=1, max_size=12))
 def test_holm_leaves_what_was_not_tested(p):
     p = np.array(p)
-    found, tested = _holm(p), ~np.isnan(p)
+    found, tested = correct_holm(p), ~np.isnan(p)
     assert (np.isnan(found) == ~tested).all()
     assert (found[tested] >= p[tested]).all() and (found[tested] <= 1).all()
-    np.testing.assert_array_equal(found[tested], _holm(p[tested]))
+    np.testing.assert_array_equal(found[tested], correct_holm(p[tested]))
 
 
 # ---- intervals
@@ -373,7 +374,7 @@ def test_segments_are_corrected_together():
     )
     tests = found.segments.drop_duplicates("segment")
     np.testing.assert_allclose(
-        tests.p_differs_adjusted, _holm(tests.p_differs.to_numpy())
+        tests.p_differs_adjusted, correct_holm(tests.p_differs.to_numpy())
     )
     assert "adjusted p" in repr(found)
 

@@ -22,6 +22,15 @@ from .dataset import check_positive as check_positive
 from .dataset import order_by_time as order_by_time
 from .dataset import order_by_example as order_by_example
 from .dataset import Dataset as Dataset
+from .explore import gini as gini
+from .explore import Summary as Summary
+from .explore import summary as summary
+from .explore import plot_event_types as plot_event_types
+from .explore import plot_user_activity as plot_user_activity
+from .explore import plot_item_popularity as plot_item_popularity
+from .explore import plot_over_time as plot_over_time
+from .explore import funnel as funnel
+from .explore import plot_funnel as plot_funnel
 from .histories import Histories as Histories
 from .histories import order_by_content as order_by_content
 from .histories import histories as histories

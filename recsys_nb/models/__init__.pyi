@@ -1,4 +1,8 @@
 # made by `make sync` from the modules' __all__: do not edit
+from .calibrated import CURVES as CURVES
+from .calibrated import follow_line as follow_line
+from .calibrated import follow_ramps as follow_ramps
+from .calibrated import Calibrated as Calibrated
 from .dlrm import SIZES as SIZES
 from .dlrm import INTERACTIONS as INTERACTIONS
 from .dlrm import ONEDNN_TYPES as ONEDNN_TYPES

@@ -18,7 +18,7 @@ from recsys_nb.data import (
     split_leave_last_out,
     split_random,
 )
-from ..metrics import compare, evaluate
+from ..evaluation import compare, evaluate
 
 # %% auto #0
 __all__ = ['LEADS', 'THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge', 'measure_gap',

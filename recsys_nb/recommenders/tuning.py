@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from ..data import Dataset, split_leave_last_out, split_random
-from ..metrics import evaluate
+from ..evaluation import evaluate
 from .base import BaseRecommender, check_at_least
 from recsys_nb.recommenders.baselines import (
     ALS,
