@@ -24,7 +24,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from _common import keep
 from retrieval import CACHE, read
 
-from recsys_nb.cli import choose_split
+from recsys_nb.runs import choose_split
 from recsys_nb.metrics import compare, evaluate
 from recsys_nb.models.sampled_softmax import sampled_softmax_loss
 from recsys_nb.recommenders import PROFILES, TwoTowerRetriever

@@ -31,7 +31,7 @@ import torch
 from _common import keep
 from retrieval import CACHE, read
 
-from recsys_nb.cli import choose_split
+from recsys_nb.runs import choose_split
 from recsys_nb.data import split_by_time
 from recsys_nb.metrics import evaluate
 from recsys_nb.recommenders import Recommender, TwoTowerRetriever
