@@ -35,7 +35,7 @@ FILES = [
 ]
 # fresh processes that don't have to import everything
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.commands"])
+processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.answers"])
 
 
 def run_command(words, wait_in, out):

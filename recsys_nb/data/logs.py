@@ -283,8 +283,9 @@ def load_parts(
     read = [read_log(path, format=format, **options) for path in paths]
     logs = [part.interactions for part in read]
     given = {}
+    shared = {key: v for key, v in options.items() if key in ("encoding", "decimal")}
     for key, table in zip(("user", "item"), tables, strict=True):
-        given[f"{key}s"] = _read_table_of(key, table, f"{key}_id", {})
+        given[f"{key}s"] = _read_table_of(key, table, f"{key}_id", shared)
     users = [log.user_id for log in logs]
     parts = _join_parts(logs, users, files, given, name=name, positive=positive)
     for part in parts:
