@@ -24,11 +24,11 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 from _common import keep
 from retrieval import CACHE, read
 
-from recsys_nb.cli import choose_split
 from recsys_nb.evaluation import compare, evaluate
 from recsys_nb.models.sampled_softmax import sampled_softmax_loss
 from recsys_nb.recommenders import PROFILES, TwoTowerRetriever
 from recsys_nb.recommenders.gate import new_pairs
+from recsys_nb.runs import choose_split
 
 
 def unmasked(users, items, temperature, log_q, item_ids, extra):

@@ -243,7 +243,7 @@ def read(name, cache):
 
 def prepare(ds, split, folder):
     "Write the training positives and what else contestants may read, ids as numbers from 0; the truth, and who was left out."
-    from recsys_nb.cli import choose_split
+    from recsys_nb.runs import choose_split
     from recsys_nb.recommenders.gate import new_pairs
     train, test, _, _ = choose_split(ds, split)
     coded = lambda frame: frame.assign(**{c: ids.get_indexer(frame[c]) for c, ids in (("user_id", ds.user_ids), ("item_id", ds.item_ids)) if c in frame})

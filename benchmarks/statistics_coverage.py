@@ -15,9 +15,9 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from recsys_nb.experiments import analyze, monitor
 from recsys_nb.evaluation import compare_all, correct_holm, evaluate, reliability
 from recsys_nb.evaluation.calibration import split_by_mass
+from recsys_nb.experiments import analyze, monitor
 
 RESULTS = Path(__file__).parent / "results" / "statistics.json"
 TESTS = 200

@@ -88,3 +88,39 @@ def put(con, name, frame):
         con._session.createDataFrame(table).createOrReplaceTempView(name)
         return con.table(name)
     return con.create_table(name, table, temp=con.name == "postgres", overwrite=True)
+
+
+@pytest.fixture
+def say(capfd):
+    "Run a command in this process: its status, what it printed, and its notes."
+    from recsys_nb.cli import main
+
+    def run(*words):
+        capfd.readouterr()
+        status = main([str(word) for word in words])
+        return (status, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def read_run(monkeypatch, tmp_path):
+    "`recsys-nb run` up to the split: the run, with its data, train and test."
+    from recsys_nb import pipeline
+    from recsys_nb.cli import main
+
+    found = []
+
+    def keep(run):
+        found.append(run)
+
+    stages = {name: pipeline.STAGES[name] for name in ("read", "split")}
+
+    def run(*words, split=False):
+        used = stages if split else {"read": stages["read"]}
+        monkeypatch.setattr(pipeline, "STAGES", used | {"keep": keep})
+        out = tmp_path / f"run-{len(found)}"
+        assert main(["run", "--out", str(out), *map(str, words)]) == 0
+        return found[-1]
+
+    return run

@@ -1,7 +1,10 @@
-"What no chapter can show of the command line: killed and interrupted runs, other people's files, fresh processes."
+"What no chapter can show of the command line: killed runs and fresh processes."
+
 import json
+import multiprocessing
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,26 +14,78 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_nb.cli import _interruptible, main
+from recsys_nb import pipeline
+from recsys_nb.cli import main
 from recsys_nb.criteo import criteo_to_parquet
+from recsys_nb.folders import interruptible
+from recsys_nb.runs import Run, RunSettings, read_data, split_data
+from recsys_nb.serving import Exported
 from recsys_nb.simulate import simulate
 
-SMALL = ["--data", "simulated", "--n-users", "300", "--n-items", "120", "--n-interactions", "5000", "--quick", "--no-ab"]
+SMALL = (
+    "--data simulated --n-users 200 --n-items 80 --n-interactions 3000 --quick --no-ab"
+).split()
+FILES = [
+    "config.json",
+    "metrics.json",
+    "model",
+    "recommendations.parquet",
+    "report.html",
+    "run.log",
+]
+# fresh processes that don't have to import everything
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.answers"])
 
 
-START = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from recsys_nb.cli import main; sys.exit(main())"
+def run_command(words, wait_in, out):
+    "The command line in a process of its own; it may wait in a stage."
+
+    def wait(run):
+        run.say("waiting")
+        time.sleep(600)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.stdout = sys.stderr = open(out, "w", buffering=1)  # noqa: SIM115
+    if wait_in:
+        pipeline.STAGES[wait_in] = wait
+    sys.exit(main([str(word) for word in words]))
 
 
-def command(*words):
-    "A process of its own, as the shell starts `recsys-nb`."
-    return subprocess.Popen([sys.executable, "-c", START, *map(str, words)], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+@pytest.fixture
+def start(tmp_path_factory):
+    "Start a command; the process, and a function that gives what it said so far."
+    started = []
+
+    def run(*words, wait_in=None):
+        said = tmp_path_factory.mktemp("said") / "out"
+        said.touch()
+        process = processes.Process(target=run_command, args=(words, wait_in, said))
+        process.start()
+        started.append(process)
+        return process, said.read_text
+
+    yield run
+    for process in started:
+        process.kill()
 
 
-def wait_for(process, text):
-    "Read lines until one has `text`."
-    for line in process.stdout:
-        if text in line: return
-    pytest.fail(f"the process ended without {text!r}: {process.stderr.read()}")
+def wait_for(process, read, text):
+    "Wait until a process has said `text`."
+    for _ in range(1200):
+        if text in read():
+            return
+        if not process.is_alive():
+            break
+        time.sleep(0.05)
+    pytest.fail(f"the process ended without {text!r}: {read()}")
+
+
+def end(process, number):
+    "Send a signal, and wait for the end; the exit status."
+    os.kill(process.pid, number)
+    process.join(60)
+    return process.exitcode
 
 
 @pytest.fixture(scope="module")
@@ -41,218 +96,356 @@ def shop(tmp_path_factory):
     return out
 
 
-@pytest.mark.parametrize("sign, left", [(signal.SIGINT, 0), (signal.SIGTERM, 1)])
-def test_interrupted_run_leaves_nothing_and_a_terminated_one_what_it_can_go_on_from(tmp_path, sign, left):
-    p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
-    wait_for(p, "training")
-    for _ in range(2400): # until there is something to go on from
-        if list(tmp_path.glob("out.partial-*/kept/*/recommender/gate.json")): break
-        time.sleep(.1)
-    p.send_signal(sign)
-    _, err = p.communicate(timeout=60)
-    assert p.returncode == 130 and "interrupted" in err and "Traceback" not in err and ("kept in" in err) == left
-    assert [f.name for f in tmp_path.iterdir()] == [f"out.partial-{p.pid}"] * left
+@pytest.fixture
+def numbers_of():
+    "metrics.json of a folder."
+    return lambda out: json.loads((out / "metrics.json").read_text())
+
+
+# --- what an ended run leaves --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "number, stage, left",
+    [
+        (signal.SIGINT, "rank", 0),
+        (signal.SIGTERM, "rank", 1),
+        (signal.SIGTERM, "split", 0),
+    ],
+)
+def test_an_interrupted_run_leaves_nothing_or_what_it_can_go_on_from(
+    tmp_path, start, number, stage, left
+):
+    process, read = start("run", *SMALL, "--out", tmp_path / "out", wait_in=stage)
+    wait_for(process, read, "waiting")
+    assert end(process, number) == 130
+    assert "interrupted" in read() and "Traceback" not in read()
+    assert ("kept in" in read()) == left
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names == [f"out.partial-{process.pid}"] * left
+
+
+def test_a_run_ends_soon_in_the_middle_of_training(tmp_path, start):
+    words = [*SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50]
+    process, read = start("run", *words, "--out", tmp_path / "out")
+    wait_for(process, read, "training")
+    time.sleep(2)
+    assert end(process, signal.SIGTERM) == 130 and "Traceback" not in read()
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupt_that_falls_into_a_destructor_comes_again():
     class Dying:
-        def __del__(self): signal.raise_signal(signal.SIGTERM); time.sleep(0)
+        def __del__(self):
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(0)
 
     before = signal.getsignal(signal.SIGTERM), sys.unraisablehook
-    with pytest.raises(KeyboardInterrupt), _interruptible():
-        d = Dying(); del d
-        for _ in range(200): time.sleep(.05) # it comes between two of them
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        dying = Dying()
+        del dying
+        for _ in range(200):
+            time.sleep(0.05)  # it comes between two of them
     assert (signal.getsignal(signal.SIGTERM), sys.unraisablehook) == before
 
 
-def test_killed_run_leaves_no_folder_and_the_next_tidies_up(tmp_path):
-    p = command("run", *SMALL, "--n-users", 3000, "--n-interactions", 60000, "--epochs", 50, "--out", tmp_path / "out")
-    wait_for(p, "training"); p.kill(); p.communicate()
-    assert [f.name for f in tmp_path.iterdir()] == [f"out.partial-{p.pid}"]
-    (tmp_path / "out.partial-notes").mkdir() # not ours
-    assert main(["run", *SMALL, "--out", str(tmp_path / "out")]) == 0
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["out", "out.partial-notes"]
+def test_a_folder_that_was_being_replaced_comes_back(tmp_path, say):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    old = tmp_path / f"out.replaced-{gone.pid}"
+    old.mkdir()
+    (old / "report.html").write_text("old")
+    status, _, said = say("run", *SMALL, "--out", tmp_path / "out")
+    assert status == 2 and "--overwrite" in said
+    assert (tmp_path / "out" / "report.html").read_text() == "old"
+    assert not old.exists()
 
 
-def test_killed_while_replacing_brings_the_old_run_back(tmp_path, shop):
-    p = subprocess.Popen([sys.executable, "-c", ""]); p.wait() # a process that is gone
-    old = tmp_path / f"out.replaced-{p.pid}"; old.mkdir(); (old / "report.html").write_text("old")
-    assert main(["run", *SMALL, "--out", str(tmp_path / "out")]) == 2 # it exists again
-    assert (tmp_path / "out" / "report.html").read_text() == "old" and not old.exists()
-
-
-def test_the_folder_is_complete(shop):
-    assert sorted(p.name for p in shop.iterdir()) == ["config.json", "metrics.json", "model", "recommendations.parquet", "report.html", "run.log"]
-    numbers, config = json.loads((shop / "metrics.json").read_text()), json.loads((shop / "config.json").read_text())
-    assert config["options"]["seed"] == 42 and re.fullmatch("[0-9a-f]{64}", config["data"]["checksum"]) and "torch" in config["versions"]
-    assert numbers["protocol"]["users_evaluated"] == numbers["metrics"]["Recommender"]["counts"]["users"]
+def test_the_folder_is_complete(shop, numbers_of):
+    assert sorted(path.name for path in shop.iterdir()) == FILES
+    numbers = numbers_of(shop)
+    config = json.loads((shop / "config.json").read_text())
+    assert config["options"]["seed"] == 42 and "torch" in config["versions"]
+    assert re.fullmatch("[0-9a-f]{64}", config["data"]["checksum"])
+    users = numbers["metrics"]["Recommender"]["counts"]["users"]
+    assert numbers["protocol"]["users_evaluated"] == users
     assert numbers["headline"] in (shop / "run.log").read_text()
-    html = (shop / "report.html").read_text()
-    assert "NDCG@10" in html and len(html) < 3e6 and not re.search(r'(?:src|href)="(?!data:)', html)
+    page = (shop / "report.html").read_text()
+    assert "NDCG@10" in page and len(page) < 3e6
+    assert not re.search(r'(?:src|href)="(?!data:)', page)
 
 
-def test_same_seed_same_numbers(tmp_path, shop):
-    assert main(["run", *SMALL, "--out", str(tmp_path / "again")]) == 0
-    assert (tmp_path / "again" / "metrics.json").read_text() == (shop / "metrics.json").read_text()
-    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path / "again" / "recommendations.parquet"), pd.read_parquet(shop / "recommendations.parquet"))
-
-
-def test_overwrite_protection(tmp_path, shop, capsys):
-    before = (shop / "report.html").read_text()
-    assert main(["run", *SMALL, "--out", str(shop)]) == 2 and "--overwrite" in capsys.readouterr().err
-    assert main(["run", "--data", str(tmp_path / "none.csv"), "--out", str(shop), "--overwrite"]) == 2 # fails: the old one stays
-    assert (shop / "report.html").read_text() == before
-    (tmp_path / "mine").mkdir(); (tmp_path / "mine" / "thesis.txt").write_text("years of work")
-    assert main(["run", *SMALL, "--out", str(tmp_path / "mine"), "--overwrite"]) == 2 and (tmp_path / "mine" / "thesis.txt").exists()
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine"] and [p.name for p in shop.parent.iterdir()] == ["shop"]
-
-
-def test_overwrite_replaces(tmp_path):
+def test_the_same_seed_replaces_a_run_by_the_same_numbers(tmp_path, shop):
     out = tmp_path / "out"
-    for seed in "1", "2": assert main(["run", *SMALL, "--seed", seed, "--out", str(out), "--overwrite"]) == 0
-    assert json.loads((out / "config.json").read_text())["seed"] == 2 and [p.name for p in tmp_path.iterdir()] == ["out"]
+    shutil.copytree(shop, out)
+    (out / "old.txt").write_text("old")
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f"out.partial-{gone.pid}").mkdir()  # of a killed run
+    (tmp_path / "out.partial-notes").mkdir()  # not ours
+    assert main(["run", *SMALL, "--out", str(out), "--overwrite"]) == 0
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["out", "out.partial-notes"]
+    assert not (out / "old.txt").exists()
+    for name in ("metrics.json",):
+        assert (out / name).read_text() == (shop / name).read_text()
+    lists = [pd.read_parquet(f / "recommendations.parquet") for f in (out, shop)]
+    pd.testing.assert_frame_equal(*lists)
 
 
-def own_log(numbers=False):
-    log = simulate(200, 80, 4000).interactions.rename(columns={"user_id": "customer", "item_id": "article", "timestamp": "when", "event_type": "what"}).drop(columns="position")
-    if numbers:
-        for c in "customer", "article": log[c] = log[c].str.extract(r"(\d+)")[0].astype(int)
-    return log
+def test_a_folder_in_the_way_stays(tmp_path, shop, say):
+    before = (shop / "report.html").read_text()
+    status, _, said = say("run", *SMALL, "--out", shop)
+    assert status == 2 and "--overwrite" in said
+    words = ["run", "--data", tmp_path / "none.csv", "--out", shop, "--overwrite"]
+    assert say(*words)[0] == 2  # fails: the old one stays
+    assert (shop / "report.html").read_text() == before
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    assert say("run", *SMALL, "--out", mine, "--overwrite")[0] == 2
+    assert (mine / "thesis.txt").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert [path.name for path in shop.parent.iterdir()] == ["shop"]
 
 
-def test_own_csv_with_own_names(tmp_path, capsys):
-    own_log(numbers=True).to_csv(tmp_path / "mine.csv", sep=";", index=False, date_format="%d/%m/%Y %H:%M:%S")
-    names = ["--user-col", "customer", "--item-col", "article", "--time-col", "when", "--event-col", "what", "--sep", ";", "--positive", "click", "add_cart", "purchase"]
-    run = ["run", "--data", str(tmp_path / "mine.csv"), "--out", str(tmp_path / "out"), "--quick", *names]
-    assert main([*run, "--time-format", "%d/%m/%Y"]) == 2 and "in row 0" in capsys.readouterr().err
-    assert main([*run, "--time-format", "%d/%m/%Y %H:%M:%S"]) == 0
-    lists = pd.read_parquet(tmp_path / "out" / "recommendations.parquet")
+# --- own columns ---------------------------------------------------------------------
+
+OWN = {"user_id": "kunde", "item_id": "artikel", "timestamp": "wann"}
+OWN |= {"event_type": "was"}
+
+
+def own_log():
+    "A log with column names of its own, ids as numbers, and a table of its items."
+    data = simulate(200, 80, 4000)
+    log = data.interactions.rename(columns=OWN).drop(columns="position")
+    items = data.items.rename(columns={"item_id": "artikel"})
+    for frame in (log, items):
+        for name in {"kunde", "artikel"} & set(frame):
+            frame[name] = frame[name].str.extract(r"(\d+)")[0].astype(int)
+    return log, items.assign(note=[f"no {n}" for n in range(len(items))])
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory):
+    "The folder of a run on columns of one's own."
+    folder = tmp_path_factory.mktemp("own")
+    log, items = own_log()
+    log.to_csv(
+        folder / "log.csv", sep=";", index=False, date_format="%d/%m/%Y %H:%M:%S"
+    )
+    items.to_csv(folder / "items.csv", index=False)
+    words = (
+        "--user-col kunde --item-col artikel --time-col wann --event-col was --quick"
+    )
+    words += " --positive click add_cart purchase --roles note=ignore --split last"
+    run = ["run", *words.split(), "--time-format", "%d/%m/%Y %H:%M:%S"]
+    run += ["--data", str(folder / "log.csv"), "--items", str(folder / "items.csv")]
+    assert main([*run, "--out", str(folder / "out")]) == 0
+    return folder / "out"
+
+
+def test_own_columns(own, numbers_of, say):
+    lists = pd.read_parquet(own / "recommendations.parquet")
     assert lists.user_id.dtype == np.int64 and lists.item_id.between(0, 79).all()
-    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert "A/B test" in numbers["skipped"] and "Embedding map" in numbers["skipped"] and ("Ranker metrics" in numbers["skipped"] or "Ranker" in numbers["ranker"])
-    capsys.readouterr(); user = int(lists.user_id.iloc[0])
-    assert main(["recommend", "--model", str(tmp_path / "out"), "--user", str(user), "--json"]) == 0 # the id is text here, a number there
-    got = pd.DataFrame(json.loads(capsys.readouterr().out))
-    assert got.item_id.tolist() == lists[lists.user_id == user].item_id.tolist()
+    numbers = numbers_of(own)
+    assert "A/B test" in numbers["skipped"] and numbers["protocol"]["split"] == "last"
+    log = (own / "run.log").read_text()
+    assert "users kunde, items artikel, times wann, event types was" in log
+    assert "note=ignore" in log and "category=category" in log
+    if "map" in numbers:
+        assert numbers["map"]["label"] == "category"
+    user = int(lists.user_id.iloc[0])
+    status, said, _ = say("recommend", "--model", own, "--user", user, "--json")
+    got = pd.DataFrame(json.loads(said))
+    want = lists[lists.user_id == user].item_id.tolist()
+    assert status == 0 and got.item_id.tolist() == want
 
 
-def test_own_parquet_with_tables(tmp_path):
-    world = simulate(200, 80, 4000)
-    own_log().to_parquet(tmp_path / "mine.parquet"); world.items.to_csv(tmp_path / "items.csv", index=False)
-    words = ["--user-col", "customer", "--item-col", "article", "--time-col", "when", "--event-col", "what", "--items", str(tmp_path / "items.csv"), "--positive", "click", "--split", "last"]
-    assert main(["run", "--data", str(tmp_path / "mine.parquet"), "--out", str(tmp_path / "out"), "--quick", *words]) == 0
-    numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert numbers["protocol"]["split"] == "last"
-    if "map" in numbers: assert numbers["map"]["label"] == "category"
-    else: assert "without vectors" in numbers["skipped"]["Embedding map"] # the gate chose an answer without a Two-Tower
+def test_the_model_keeps_the_columns(tmp_path, own, say):
+    rows = "kunde;artikel;wann;was\n9999;1;31/01/2024 10:00:00;click\n"
+    rows += "9999;2;31/01/2024 10:01:00;click\n9999;3;31/01/2024 11:00:00;view\n"
+    (tmp_path / "e.csv").write_text(rows)
+    words = ["recommend", "--model", own, "--events", tmp_path / "e.csv"]
+    status, _, said = say(*words, "--out", tmp_path / "lists.csv")
+    lists = pd.read_csv(tmp_path / "lists.csv")
+    assert status == 0, said
+    assert set(lists.user_id) == {9999} and set(lists.source) == {"events"}
+    assert not lists.item_id.isin([1, 2]).any()
+
+
+def test_held_out_users(tmp_path, numbers_of):
+    out = tmp_path / "out"
+    assert main(["run", *SMALL, "--split", "user", "--out", str(out)]) == 0
+    assert numbers_of(out)["protocol"]["split"] == "user"
+    lists = pd.read_parquet(out / "recommendations.parquet")
+    assert not lists.duplicated(["user_id", "rank"]).any()
 
 
 @pytest.mark.parametrize("split", ["time", "last", "user", "random"])
-def test_every_split(tmp_path, split):
-    assert main(["run", *SMALL, "--split", split, "--out", str(tmp_path / "out")]) == 0
-    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["protocol"]["split"] == split
+def test_every_split(split):
+    size = {"n_users": 200, "n_items": 80, "n_interactions": 3000}
+    run = Run(RunSettings(out="o", data="simulated", split=split, **size), None)
+    read_data(run)
+    split_data(run)
+    assert run.numbers["protocol"]["split"] == split and len(run.truth)
 
 
-@pytest.mark.parametrize("text, words, says", [
-    ("who,what\n1,2\n", ["--user-col", "whom", "--item-col", "what"], "'whom'"),
-    ("who,what\n1,2\n", [], "user"),
-    ("user,item,ts\n1,2,soon\n", [], "soon"),
-    ("", [], "empty"),
-    ("user,item\n", [], "no interactions"),
-    ("user,item\n1,2\n3,4\n", [], "nothing to test on"),
-    ("user,item,event\n1,2,view\n", ["--positive", "buy"], "positive"),
-])
-@pytest.mark.filterwarnings("error") # a warning would be another line
-def test_bad_data_is_one_line_and_exit_2(tmp_path, capfd, text, words, says):
+def test_files_split_elsewhere(tmp_path, numbers_of):
+    log = own_log()[0].sort_values("wann").drop(columns=["was"])
+    cuts = {"train": log[:3000], "valid": log[3000:3300], "test": log[3300:]}
+    words = "run --user-col kunde --item-col artikel --time-col wann --quick".split()
+    for part, rows in cuts.items():
+        rows.to_parquet(tmp_path / f"ds.{part}.parquet")
+        words += [f"--{part}", str(tmp_path / f"ds.{part}.parquet")]
+    assert main([*words, "--no-ranker", "--out", str(tmp_path / "out")]) == 0
+    protocol = numbers_of(tmp_path / "out")["protocol"]
+    assert (
+        protocol["split"] == "given" and "ds.test.parquet" in protocol["split_reason"]
+    )
+    assert (protocol["train_interactions"], protocol["test_interactions"]) == (
+        3300,
+        700,
+    )
+
+
+# --- bad data ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, words, says",
+    [
+        ("who,what\n1,2\n", ["--user-col", "whom", "--item-col", "what"], "'whom'"),
+        ("who,what\n1,2\n", [], "--user-col"),
+        ("user,item,ts\n1,2,soon\n", [], "soon"),
+        ("", [], "empty"),
+        ("user,item\n", [], "no interactions"),
+        ("user,item\n1,2\n3,4\n", [], "nothing to test on"),
+        ("user,item,event\n1,2,view\n", ["--positive", "buy"], "positive"),
+    ],
+)
+@pytest.mark.filterwarnings("error")  # a warning would be another line
+def test_bad_data_is_one_line_and_exit_2(tmp_path, say, text, words, says):
     (tmp_path / "bad.csv").write_text(text)
-    assert main(["run", "--data", str(tmp_path / "bad.csv"), "--out", str(tmp_path / "out"), *words]) == 2
-    err = capfd.readouterr().err
-    assert says in err and "Traceback" not in err and len(err.strip().splitlines()) == 1, err
-    assert sorted(f.name for f in tmp_path.iterdir()) == ["bad.csv"]
-
-
-def test_bad_data_in_a_fresh_process(tmp_path):
-    (tmp_path / "bad.csv").write_text("user,item\n")
-    p = command("run", "--data", tmp_path / "bad.csv", "--out", tmp_path / "out"); _, err = p.communicate(timeout=60)
-    assert p.returncode == 2 and len(err.strip().splitlines()) == 1, err
-
-
-def test_recommend_in_a_fresh_process_and_in_this_one(shop, capsys):
-    want = pd.read_parquet(shop / "recommendations.parquet"); want = want[want.user_id == "user_3"].head(5)
-    words = ["--user", "user_3", "-k", "5", "--json"]
-    p = command("recommend", "--model", shop, *words); out, _ = p.communicate(timeout=60)
-    assert p.returncode == 0 and main(["recommend", "--model", str(shop / "model"), *words]) == 0
-    for told in out, capsys.readouterr().out:
-        got = pd.DataFrame(json.loads(told))
-        assert got.item_id.tolist() == want.item_id.tolist() and np.allclose(got.score, want.score, atol=1e-5)
-    assert main(["recommend", "--model", str(shop), "--user", "nobody", "--user", "user_3", "-k", "2"]) == 0
-    out, err = capsys.readouterr()
-    assert "popular" in out and "'nobody'" in err and "user_3" in out
-
-
-def test_recommend_for_a_new_user_with_events(tmp_path, shop, capsys):
-    (tmp_path / "events.csv").write_text("user_id,item_id\nnewcomer,item_1\nnewcomer,item_2\n")
-    assert main(["recommend", "--model", str(shop), "--user", "newcomer", "--events", str(tmp_path / "events.csv"), "--json"]) == 0
-    got = pd.DataFrame(json.loads(capsys.readouterr().out))
-    assert set(got.source) == {"events"} and not got.item_id.isin(["item_1", "item_2"]).any()
-
-
-def test_evaluate_and_abtest(tmp_path, capsys):
-    pd.DataFrame({"user_id": [1, 1, 2], "item_id": [5, 6, 5]}).to_csv(tmp_path / "lists.csv", index=False)
-    pd.DataFrame({"user_id": [1, 2], "item_id": [6, 9]}).to_parquet(tmp_path / "truth.parquet")
-    assert main(["evaluate", "--recommendations", str(tmp_path / "lists.csv"), "--truth", str(tmp_path / "truth.parquet"), "-k", "2"]) == 0
-    assert re.search(r"hit rate\s+0\.500", capsys.readouterr().out)
-    rng = np.random.default_rng(0); n = 400
-    frame = pd.DataFrame({"member": range(n), "arm": np.where(np.arange(n) % 2, "new", "old"), "impressions": 10, "clicks": rng.binomial(10, .2 + .1 * (np.arange(n) % 2))})
-    frame.to_csv(tmp_path / "ab.csv", index=False)
-    words = ["abtest", str(tmp_path / "ab.csv"), "--variant", "arm", "--user", "member", "--metric", "clicks/impressions"]
-    assert main([*words, "--control", "old"]) == 0 and "yes" in capsys.readouterr().out
-    assert main(words) == 2 and "control" in capsys.readouterr().err
-    assert main(["abtest", str(tmp_path / "none.csv"), "--metric", "x"]) == 2 and "none.csv" in capsys.readouterr().err
+    run = ["run", "--data", tmp_path / "bad.csv", "--out", tmp_path / "out"]
+    status, _, said = say(*run, *words)
+    assert status == 2 and says in said and "Traceback" not in said
+    assert len(said.strip().splitlines()) == 1, said
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]
 
 
 def test_usage(capsys):
-    for words in [[], ["run"], ["run", "--data", "simulated", "--out", "x", "-k", "0"], ["dance"]]:
-        with pytest.raises(SystemExit) as e: main(words)
-        assert e.value.code == 2
-    with pytest.raises(SystemExit) as e: main(["--help"])
-    text = capsys.readouterr().out
-    assert e.value.code == 0 and all(c in text for c in ("run", "recommend", "evaluate", "abtest", "serve", "export"))
+    run = ["run", "--data", "simulated", "--out", "x"]
+    for words in [[], ["run"], [*run, "-k", "0"], [*run, "--max-gib", "0"], ["dance"]]:
+        with pytest.raises(SystemExit) as error:
+            main(words)
+        assert error.value.code == 2
+    with pytest.raises(SystemExit) as error:
+        main(["--help"])
+    assert error.value.code == 0
+
+
+def test_help_needs_no_heavy_package():
+    code = "import sys; from recsys_nb.cli import make_parser; make_parser()"
+    code += "; sys.exit(bool({'torch', 'pandas', 'numpy', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# --- questions to a model ------------------------------------------------------------
+
+
+def test_recommend_in_a_fresh_process_and_in_this_one(shop, say):
+    want = pd.read_parquet(shop / "recommendations.parquet")
+    want = want[want.user_id == "user_3"].head(5)
+    words = ["--user", "user_3", "-k", "5", "--json"]
+    code = "import sys; from recsys_nb.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", code, "recommend", "--model", shop, *words]
+    done = subprocess.run(command, capture_output=True, text=True)
+    status, said, _ = say("recommend", "--model", shop / "model", *words)
+    assert done.returncode == 0 and status == 0
+    for text in (done.stdout, said):
+        got = pd.DataFrame(json.loads(text))
+        assert got.item_id.tolist() == want.item_id.tolist()
+        assert np.allclose(got.score, want.score, atol=1e-5)
+
+
+def test_an_unknown_user_is_named(shop, say):
+    words = ["--user", "nobody", "--user", "user_3", "-k", "2"]
+    status, said, notes = say("recommend", "--model", shop, *words)
+    assert status == 0 and "popular" in said and "user_3" in said
+    assert "'nobody'" in notes
+
+
+def test_a_new_user_with_events(tmp_path, shop, say):
+    rows = "user_id,item_id,event_type\nnew,item_1,click\nnew,item_2,click\n"
+    (tmp_path / "events.csv").write_text(rows)
+    words = ["--user", "new", "--events", tmp_path / "events.csv", "--json"]
+    status, said, _ = say("recommend", "--model", shop, *words)
+    got = pd.DataFrame(json.loads(said))
+    assert status == 0 and set(got.source) == {"events"}
+    assert not got.item_id.isin(["item_1", "item_2"]).any()
 
 
 def test_export(tmp_path, shop):
     pytest.importorskip("onnxruntime")
     assert main(["export", "--model", str(shop), "--out", str(tmp_path / "onnx")]) == 0
-    assert any(f.suffix == ".onnx" for f in (tmp_path / "onnx").rglob("*")) and os.listdir(tmp_path) == ["onnx"]
+    assert os.listdir(tmp_path) == ["onnx"]
+    assert Exported(tmp_path / "onnx")
+
+
+# --- Criteo and several processes ----------------------------------------------------
 
 
 def criteo_lines(n, seed):
     "Lines in Criteo's format whose first number says how likely a click is."
-    rng = np.random.default_rng(seed); x = rng.integers(0, 100, (n, 13)); c = rng.integers(0, 5, (n, 26))
-    y = rng.random(n) < 1 / (1 + np.exp(2 - np.log1p(x[:, 0]) * (c[:, 0] == 0) * 2))
-    return "".join("\t".join([str(int(y[i])), *map(str, x[i]), *(f"{v:08x}" for v in c[i])]) + "\n" for i in range(n))
+    rng = np.random.default_rng(seed)
+    numbers = rng.integers(0, 100, (n, 13))
+    codes = rng.integers(0, 5, (n, 26))
+    logit = np.log1p(numbers[:, 0]) * (codes[:, 0] == 0) * 2 - 2
+    clicked = rng.random(n) < 1 / (1 + np.exp(-logit))
+    lines = []
+    for label, row, code in zip(clicked, numbers, codes, strict=True):
+        fields = [str(int(label)), *map(str, row), *(f"{c:08x}" for c in code)]
+        lines.append("\t".join(fields) + "\n")
+    return "".join(lines)
 
 
 @pytest.mark.parametrize("days, judged", [(2, 600), (1, 400)])
-def test_criteo_trains_and_judges(tmp_path, capsys, days, judged):
-    raw, out = tmp_path / "raw", tmp_path / "out"; raw.mkdir()
-    for d in range(days): (raw / f"day_{d}").write_text(criteo_lines(2_000 if d == 0 else 600, d))
-    criteo_to_parquet(raw, out / "parquet", group_rows=400) # else so small a file is one row group, which cannot be cut
-    words = ["criteo", "--data", raw, "--out", out, "--min-count", "1", "--dim", "4", "--epochs", "4", "--batch-size", "64"]
-    assert main([*map(str, words)]) == 0
-    said = capsys.readouterr().out; found = json.loads((out / "metrics.json").read_text())
-    assert f"AUC {found['auc']:.4f}" in said and f"on {judged} rows of the test (the last file, or the last fifth of a single one)" in said and found["rows"] == judged and found["auc"] > .6
-    assert {p.name for p in out.iterdir()} >= {"model.safetensors", "model.json", "metrics.json", "encoder.json"}
+def test_criteo_trains_and_judges(tmp_path, say, days, judged):
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    for day in range(days):
+        rows = 600 if day else 2_000
+        (raw / f"day_{day}").write_text(criteo_lines(rows, day))
+    criteo_to_parquet(raw, out / "parquet", group_rows=400)
+    words = "--min-count 1 --dim 4 --epochs 4 --batch-size 64".split()
+    status, said, _ = say("criteo", "--data", raw, "--out", out, *words)
+    found = json.loads((out / "metrics.json").read_text())
+    assert status == 0 and f"AUC {found['auc']:.4f}" in said
+    assert f"on {judged} rows of the test (the last file, or the last fifth" in said
+    assert found["rows"] == judged and found["auc"] > 0.6
+    names = {path.name for path in out.iterdir()}
+    assert names >= {"model.safetensors", "model.json", "metrics.json", "encoder.json"}
 
 
-def test_two_processes_of_torchrun(tmp_path):
-    words = "run --data simulated --n-users 300 --n-items 120 --n-interactions 5000 --quick --no-ab --epochs 2 --out".split()
-    def start(*more): return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "recsys_nb.cli", *words, tmp_path/"out", *more], capture_output=True, text=True, timeout=300)
-    r = start()
-    assert r.returncode == 0, r.stderr
-    assert r.stdout.count("report: ") == 1 and r.stdout.count("the gate, ") == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["out"] and json.loads((tmp_path/"out"/"metrics.json").read_text())["metrics"]["Recommender"]
-    before = {p: p.stat().st_mtime_ns for p in (tmp_path/"out").rglob("*")}
-    r = start() # the folder is there: only the first process finds that out
-    assert r.returncode != 0 and re.search(r"recsys-nb: \S+ exists; choose another --out", r.stderr)
-    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path/"out").rglob("*")} and [p.name for p in tmp_path.iterdir()] == ["out"]
+def start_torchrun(*words):
+    "Two processes of torchrun, until they end."
+    launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m recsys_nb.cli"
+    command = [sys.executable, *launch.split(), *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_of_torchrun(tmp_path, numbers_of):
+    out = tmp_path / "out"
+    words = ["run", *SMALL, "--epochs", 2, "--out", out]
+    done = start_torchrun(*words)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("report: ") == 1 and done.stdout.count("the gate, ") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert numbers_of(out)["metrics"]["Recommender"]
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    done = start_torchrun(*words)  # the folder is there: only the first finds that out
+    assert done.returncode != 0
+    assert re.search(r"recsys-nb: \S+ exists; choose another --out", done.stderr)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

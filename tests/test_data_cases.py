@@ -114,6 +114,13 @@ def test_ids_that_nearly_match(left, right, shown):
     assert shown in str(error.value)
 
 
+def test_ids_that_one_table_tells_apart_are_two():
+    left, right = pd.Series(["123", "00123", "x"]), pd.Series(["00123", "y"])
+    assert compare_ids(left, right, "left", "right").tolist() == [False, True, False]
+    with pytest.raises(IdMismatchError, match="'123'.*'00123'"):
+        compare_ids(left[[0, 2]], right, "left", "right")
+
+
 def test_some_items_of_the_log_are_missing_in_the_table(write):
     log = write("log.csv", "user,item\n1,a\n2,b\n3,c\n")
     items = write("items.csv", "item,price\na,1\nb,1\n")

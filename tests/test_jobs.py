@@ -20,11 +20,12 @@ import recsys_nb.cli
 import recsys_nb.recommenders.storage
 import recsys_nb.training.checkpoints
 import recsys_nb.training.loop
+from recsys_nb.pipeline import STAGES
 from recsys_nb.training import CheckpointError
 
 # fresh processes that don't have to import everything
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.cli"])
+processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.pipeline"])
 
 
 @pytest.fixture(scope="module")
@@ -205,25 +206,29 @@ SMALL = (
     "--quick --no-ab"
 ).split()
 # what ends the command, and when it comes so often
-KILLS = [("epoch", 3), ("_rank", 1), ("_save", 1), ("rename", 2)]
+KILLS = [("epoch", 3), ("rank", 1), ("save", 1), ("rename", 2)]
 
 
 def watch_command(event, patch):
     "Call `event` with the names of stages, epochs and renamings before they begin."
     watched = {
-        "_rank": (recsys_nb.cli, "_rank"),
-        "_save": (recsys_nb.cli, "_save"),
         "epoch": (recsys_nb.training.loop, "open_epoch"),
         "rename": (Path, "rename"),
     }
     for called, (owner, name) in watched.items():
-        real = getattr(owner, name)
+        patch(owner, name, announce(event, called, getattr(owner, name)))
+    for name in ("rank", "save"):
+        STAGES[name] = announce(event, name, STAGES[name])
 
-        def announced(*args, real=real, called=called, **options):
-            event(called)
-            return real(*args, **options)
 
-        patch(owner, name, announced)
+def announce(event, called, real):
+    "The function, which calls `event` with a name before it begins."
+
+    def announced(*args, **options):
+        event(called)
+        return real(*args, **options)
+
+    return announced
 
 
 def command(words, kill, times, epochs):
@@ -260,8 +265,8 @@ def test_command_killed_at_every_stage(tmp_path):
         assert wait_for(process) == -signal.SIGKILL, kill
         assert [path.name[:12] for path in folder.iterdir()] == ["out.partial-"]
         trained[kill] = epochs.value
-    assert trained["epoch"] < trained["_rank"]
-    assert trained["_rank"] == trained["_save"]  # what was trained is kept
+    assert trained["epoch"] < trained["rank"]
+    assert trained["rank"] == trained["save"]  # what was trained is kept
     assert wait_for(start(command, words, None, 0, epochs)) == 0
     assert content(folder / "out") == content(tmp_path / "whole")
     assert [path.name for path in folder.iterdir()] == ["out"]
@@ -291,7 +296,7 @@ def test_command_with_other_options_does_not_go_on(tmp_path, monkeypatch):
         raise MemoryError
 
     with monkeypatch.context() as patch:
-        patch.setattr(recsys_nb.cli, "_save", fail)
+        patch.setitem(STAGES, "save", fail)
         with pytest.raises(MemoryError):
             recsys_nb.cli.main(words)
     unfinished = next(tmp_path.iterdir())

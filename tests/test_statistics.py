@@ -13,6 +13,16 @@ from scipy import stats
 
 matplotlib.use("Agg")
 pytest.importorskip("tea_tasting")
+from recsys_nb.evaluation import (  # noqa: E402
+    MetricsError,
+    compare,
+    compare_all,
+    correct_holm,
+    evaluate,
+    ranker_metrics,
+    reliability,
+)
+from recsys_nb.evaluation.calibration import split_by_mass  # noqa: E402
 from recsys_nb.experiments import (  # noqa: E402
     ExperimentError,
     analyze,
@@ -24,17 +34,7 @@ from recsys_nb.experiments import (  # noqa: E402
     off_policy,
     two_proportion_test,
 )
-from recsys_nb.evaluation.calibration import split_by_mass  # noqa: E402
 from recsys_nb.features import Feature, point_in_time  # noqa: E402
-from recsys_nb.evaluation import (  # noqa: E402
-    MetricsError,
-    compare,
-    compare_all,
-    correct_holm,
-    evaluate,
-    ranker_metrics,
-    reliability,
-)
 
 few = settings(max_examples=50, deadline=None)
 some = settings(max_examples=15, deadline=None)  # each example runs a query

@@ -36,6 +36,8 @@ from .histories import order_by_content as order_by_content
 from .histories import histories as histories
 from .histories import concatenate_histories as concatenate_histories
 from .logs import LINE_FORMATS as LINE_FORMATS
+from .logs import is_text_file as is_text_file
+from .logs import align_ids as align_ids
 from .logs import read_log as read_log
 from .logs import name_of_file as name_of_file
 from .logs import read_user_lists as read_user_lists

@@ -293,14 +293,15 @@ def compare_ids(
         )
     known = left.isin(right).to_numpy()
     if not known.all() and not is_numeric_id(left):
-        _refuse_near_matches(left[~known], right, left_name, right_name)
+        _refuse_near_matches(left, known, right, left_name, right_name)
     return known
 
 
-def _refuse_near_matches(strangers, right, left_name, right_name):
+def _refuse_near_matches(left, known, right, left_name, right_name):
     "Raise where an unknown id differs from a known one by blanks, zeros or capitals."
-    strangers = strangers.drop_duplicates()
+    strangers = left[~known].drop_duplicates()
     right = right.drop_duplicates()
+    right = right[~right.isin(left)]  # where both have 123, 00123 is another id
     found = pd.Series(right.to_numpy(), index=_normal_form(right)).sort_index()
     near = _normal_form(strangers).isin(found.index)
     if not near.any():

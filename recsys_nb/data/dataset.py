@@ -257,6 +257,7 @@ class Dataset:
 
     given: Dataset | None = None  # of a test set by user: what a model may see
     split: dict | None = None  # of a part of a split: its kind and settings
+    columns: dict | None = None  # role -> your name of its column, and time_format
 
     def __init__(
         self,
@@ -304,11 +305,15 @@ class Dataset:
         roles = {"user_id": user, "item_id": item, "timestamp": timestamp}
         roles |= {"event_type": event, "value": value}
         tables = {"users": users, "items": items}
+        given = {"user": user, "item": item, "timestamp": timestamp}
+        given |= {"event": event, "value": value, "time_format": time_format}
         frame, tables = _prepare(df, roles, tables, unknown, time_format)
         try:
-            return cls(frame, **tables, positive=positive, name=name)
+            log = cls(frame, **tables, positive=positive, name=name)
         except DataError as error:
             raise _in_your_words(error, _named_roles(roles)) from None
+        log.columns = given
+        return log
 
     @cached_property
     def user_ids(self) -> pd.Index:

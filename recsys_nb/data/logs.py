@@ -21,18 +21,22 @@ from .splits import mark_split
 from .tables import convert_text, read_text
 
 # %% auto #0
-__all__ = ['LINE_FORMATS', 'read_log', 'name_of_file', 'read_user_lists', 'read_sequences', 'load_parts']
+__all__ = ['LINE_FORMATS', 'is_text_file', 'align_ids', 'read_log', 'name_of_file', 'read_user_lists', 'read_sequences',
+           'load_parts']
 
 # %% ../../nbs/04d_data.logs.ipynb #b869bb1f
 _TEXT_FORMATS = ("csv", "tsv", "txt", "dat", "data", "inter", "user", "item")
 
 
-def _is_text(path) -> bool:
+def is_text_file(
+    path,  # a file, or a frame
+    format: str | None = None,  # a key of READERS; None: by the suffix
+) -> bool:
     "Whether a table comes from a file of text, where the types of ids are inferred."
     if isinstance(path, pd.DataFrame) or not isinstance(path, str | Path):
         return False
     path = Path(path)
-    return not path.is_dir() and find_format(path) in _TEXT_FORMATS
+    return not path.is_dir() and (format or find_format(path)) in _TEXT_FORMATS
 
 
 def _as_text(ids: pd.Series) -> pd.Series:
@@ -40,8 +44,11 @@ def _as_text(ids: pd.Series) -> pd.Series:
     return ids.astype("str").where(ids.notna(), None)
 
 
-def _align_ids(frames: list, columns: list) -> list:
-    "Frames from files of text, their ids all whole numbers or all text."
+def align_ids(
+    frames: list,  # from files of text
+    columns: list,  # the id column of each
+) -> list:
+    "The frames with ids that are all whole numbers, or all text."
     kinds = {
         pd.api.types.is_numeric_dtype(frame[column])
         for frame, column in zip(frames, columns, strict=True)
@@ -78,8 +85,7 @@ def _read_with_ids(path, roles, options) -> pd.DataFrame:
     kinds = [frame[column] for column in columns]
     spoilt = [pd.api.types.is_float_dtype(ids) for ids in kinds]
     spoilt += [pd.api.types.is_bool_dtype(ids) for ids in kinds]
-    text = options.get("format", None) or _is_text(path)
-    if any(spoilt) and text:
+    if any(spoilt) and is_text_file(path, options.get("format")):
         frame = read_frame(path, **{**options, "ids": columns})
     return frame, found
 
@@ -113,9 +119,10 @@ def read_log(
     shared = {key: v for key, v in reading.items() if key in ("encoding", "decimal")}
     for role, source in tables.items():
         table = _read_table_of(role, source, roles[role], shared)
-        if table is not None and _is_text(source) and _is_text(path):
+        text = is_text_file(path, format)
+        if table is not None and text and is_text_file(source):
             column = roles[role] if roles[role] in table else f"{role}_id"
-            frame, table = _align_ids([frame, table], [roles[role], column])
+            frame, table = align_ids([frame, table], [roles[role], column])
         tables[role] = table
     return Dataset.from_frame(
         frame,
@@ -231,9 +238,9 @@ def _catalogues(logs: list, users: list) -> dict:
 def _join_parts(logs: list, users: list, files: list, given: dict, **options) -> tuple:
     "Datasets of one catalogue, from logs with canonical columns."
     for key in ("user_id", "item_id"):
-        logs = _align_ids(logs, [key] * len(logs))
+        logs = align_ids(logs, [key] * len(logs))
     tables = [users.to_frame() for users in users]
-    tables = _align_ids([*tables, logs[0]], ["user_id"] * (len(tables) + 1))[:-1]
+    tables = align_ids([*tables, logs[0]], ["user_id"] * (len(tables) + 1))[:-1]
     made = _catalogues(logs, [table["user_id"] for table in tables])
     made |= {name: table for name, table in given.items() if table is not None}
     parts = [Dataset(log, **made, **options) for log in logs]
@@ -276,10 +283,14 @@ def load_parts(
     read = [read_log(path, format=format, **options) for path in paths]
     logs = [part.interactions for part in read]
     given = {}
+    shared = {key: v for key, v in options.items() if key in ("encoding", "decimal")}
     for key, table in zip(("user", "item"), tables, strict=True):
-        given[f"{key}s"] = _read_table_of(key, table, f"{key}_id", {})
+        given[f"{key}s"] = _read_table_of(key, table, f"{key}_id", shared)
     users = [log.user_id for log in logs]
-    return _join_parts(logs, users, files, given, name=name, positive=positive)
+    parts = _join_parts(logs, users, files, given, name=name, positive=positive)
+    for part in parts:
+        part.columns = read[0].columns
+    return parts
 
 
 def _refuse_unknown(format, options):

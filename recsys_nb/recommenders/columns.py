@@ -216,11 +216,12 @@ def guess_column(column: pd.Series, limits: ColumnLimits) -> Guess:
 def guess_roles(
     frame: pd.DataFrame,  # a table with one row per user or item
     key: str,  # its id column, which is no feature
-    roles: Mapping[str, str] | None = None,  # column -> role, where you know better
+    # column -> role, where you know better; also read from frame.attrs["roles"]
+    roles: Mapping[str, str] | None = None,
     limits: ColumnLimits = ColumnLimits(),  # noqa: B008
 ) -> pd.DataFrame:  # column, role, why
     "The role of each column, and the reason."
-    roles = dict(roles or {})
+    roles = frame.attrs.get("roles", {}) | dict(roles or {})
     check_roles(frame, roles)
     rows = []
     for name in frame.columns.drop(key, errors="ignore"):

@@ -35,6 +35,7 @@ class Catalogue:
     histories: Histories  # of all users
     positive: tuple | float | None = None  # which events count, as in Dataset
     ordered: bool = False  # whether the log has times
+    columns: dict | None = None  # the names of the log's columns, as in Dataset
 
     @classmethod
     def of(
@@ -54,6 +55,7 @@ class Catalogue:
             past if ordered else sort_histories(past),
             train.positive if train.is_positive().all() else None,
             ordered,
+            train.columns,
         )
 
 # %% ../../nbs/31_recommenders.questions.ipynb #bab5bb1c

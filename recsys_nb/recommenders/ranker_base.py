@@ -15,7 +15,8 @@ from scipy.special import expit, log_expit
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
-from ..calibration import CALIBRATORS, Calibrated, calibrator
+from ..evaluation import CALIBRATORS, calibrator
+from ..models.calibrated import Calibrated
 from ..data import Dataset, Histories, UnknownIdError
 from ..models.dlrm import DLRMConfig
 from .base import BaseRecommender, pack, unpack

@@ -1,0 +1,416 @@
+"""Situations from public trackers on the command line: what was done, what is right.
+
+The numbers are those of the list of cases; where a case is tested elsewhere:
+
+15 test_retriever.py::test_validation_of_a_large_catalogue_stays_small
+17 test_retriever.py::test_5000_of_120000_items_from_cells
+19 test_cli.py::test_criteo_trains_and_judges, test_stream.py
+21 left for the questions of a shop: items of the next day
+24 test_recommenders_baselines.py::test_two_heavy_users_do_not_stop_item_knn
+25 test_statistics.py::test_better_model_among_eight_is_found
+
+Those of reading (1–7, 16) are in test_data_cases.py for Python as well.
+"""
+
+import datetime
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from fastapi.testclient import TestClient
+
+from recsys_nb.data import Dataset, load
+from recsys_nb.experiments import analyze
+from recsys_nb.recommenders import BaseRecommender
+from recsys_nb.recommenders.baselines import EASE, Popularity
+from recsys_nb.recommenders.columns import FeatureTable
+from recsys_nb.recommenders.filters import BASELINES
+from recsys_nb.serving import create_app
+from recsys_nb.simulate import simulate
+
+
+@pytest.fixture
+def write(tmp_path):
+    "Write a text file; its path."
+
+    def write_file(name, text, encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(text.encode(encoding))
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def recommend(say, tmp_path):
+    "The lists of `recsys-nb recommend`, and its notes."
+
+    def ask(folder, *words):
+        out = tmp_path / "lists.parquet"
+        status, _, said = say("recommend", "--model", folder, *words, "--out", out)
+        assert status == 0, said
+        return pd.read_parquet(out), said
+
+    return ask
+
+
+def refuse(say, tmp_path, *words):
+    "What `recsys-nb run` says of what it refuses."
+    status, _, said = say("run", "--out", tmp_path / "out", *words)
+    assert status == 2 and len(said.splitlines()) == 1, said
+    return said
+
+
+# --- 1: ids as they are written ------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.inter", "x.CSV"])
+def test_case_1_padded_ids_in_run(write, read_run, name):
+    separator = "\t" if name.endswith("inter") else ","
+    text = "user_id,item_id\na,00123\nb,123\n".replace(",", separator)
+    run = read_run("--data", write(name, text))
+    assert run.data.item_ids.tolist() == ["00123", "123"]
+
+
+def test_case_1_padded_ids_in_evaluate(write, say):
+    lists = write("lists.csv", "user_id,item_id,rank\n007,00123,1\n7,123,1\n")
+    truth = write("truth.csv", "user_id,item_id\n007,00123\n7,123\n")
+    words = ["--recommendations", lists, "--truth", truth, "-k", "1"]
+    status, said, _ = say("evaluate", *words)
+    assert status == 0 and "2 users" in said and "1.000" in said
+
+
+def test_case_1_padded_ids_in_abtest(write, say):
+    rows = "".join(f"{u:03},{'ab'[u % 2]},1\n{u},{'ab'[u % 2]},2\n" for u in range(99))
+    file = write("x.csv", f"user_id,variant,sales\n{rows}")
+    status, said, _ = say("abtest", file, "--metric", "sales")
+    assert status == 0 and " 198 " in said
+
+
+# --- 2: times ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("t_dat", "2018-09-2{}"),
+        ("InvoiceDate", "12/2{}/2010 8:26"),
+        ("unixReviewTime", "13{}0304000"),
+        ("order_date", "2018092{}"),
+    ],
+)
+def test_case_2_times_are_used(write, read_run, name, value):
+    rows = "".join(f"{n % 3},{n},{value.format(n % 9)}\n" for n in range(30))
+    file = write("x.csv", f"customer_id,article_id,{name}\n{rows}")
+    run = read_run("--data", file, split=True)
+    assert run.numbers["protocol"]["split"] in ("time", "last")
+
+
+def test_case_2_other_times_ask(write, say, tmp_path, read_run):
+    text = "user,item,bought_when\n1,2,2018-09-20\n1,3,2018-09-21\n2,2,2018-09-22\n"
+    file = write("x.csv", text)
+    said = refuse(say, tmp_path, "--data", file)
+    assert "--time-col bought_when" in said and "--time-col none" in said
+    run = read_run("--data", file, "--time-col", "bought_when")
+    assert "timestamp" in run.data.interactions
+    run = read_run("--data", file, "--time-col", "none")
+    assert "timestamp" not in run.data.interactions
+
+
+# --- 3: long ids ---------------------------------------------------------------------
+
+LONG = [1234567890123456000, 2**64 - 1000]
+
+
+@pytest.mark.parametrize("first", LONG)
+def test_case_3_long_ids_are_known(tmp_path, recommend, first):
+    users = np.array([first + n % 20 for n in range(200)], np.uint64)
+    items = np.array([first - n % 31 for n in range(200)], np.uint64)
+    log = Dataset(pd.DataFrame({"user_id": users, "item_id": items}))
+    EASE().fit(log).save(tmp_path / "model")
+    lists, _ = recommend(tmp_path / "model", "--user", first)
+    assert set(lists.source) == {"history"} and set(lists.user_id) == {first}
+    with TestClient(create_app(tmp_path / "model")) as client:
+        assert client.get(f"/recommend/{first}").json()["source"] == "history"
+        assert client.get(f"/item/{first - 1}/similar").status_code == 200
+
+
+# --- 4: flags in errors --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text, encoding, flags",
+    [
+        ("user,item\nZoë,1\nAda,2\n", "latin-1", "--encoding latin-1"),
+        ("customer,item\n17850,a\n,b\n17850,c\n", "utf-8", "--unknown drop"),
+        ("user;item;rating\n1;2;4,5\n1;3;3,0\n", "utf-8", "--decimal ,"),
+        ("196,242,3\n186,302,3\n", "utf-8", "--no-header --names user,item,value"),
+    ],
+)
+def test_case_4_errors_name_flags_that_work(
+    write, say, tmp_path, read_run, text, encoding, flags
+):
+    file = write("x.csv", text, encoding)
+    said = refuse(say, tmp_path, "--data", file)
+    assert flags.split()[0] in said and "=" not in said
+    read_run("--data", file, *flags.split())
+
+
+# --- 5, 6, 7: JSON lines, split files, codes -----------------------------------------
+
+
+def test_case_5_json_lines(write, read_run):
+    lines = [json.dumps({"user_id": n % 2, "item_id": n}) for n in range(6)]
+    run = read_run("--data", write("log.jsonl", "\n".join(lines)))
+    assert run.data.item_ids.tolist() == list(range(6))
+
+
+def test_case_6_the_file_named_is_read(write, read_run):
+    head = "user_id:token\titem_id:token\n"
+    for part, items in (("train", "12"), ("valid", "3"), ("test", "41")):
+        rows = "".join(f"u\t{item}\n" for item in items)
+        path = write(f"ds.{part}.inter", head + rows)
+    data = load(path.with_name("ds.train.inter"))
+    assert data.interactions.item_id.tolist() == [1, 2] and data.name == "ds.train"
+    files = {part: f"ds.{part}.inter" for part in ("train", "valid", "test")}
+    words = [word for part, file in files.items() for word in (f"--{part}", file)]
+    run = read_run("--data", path.parent, *words, split=True)
+    assert run.train.interactions.item_id.tolist() == [1, 2, 3]
+    assert run.truth.item_id.tolist() == [4]
+
+
+@pytest.mark.parametrize("positive", [("2", "3"), ("3",)])
+def test_case_7_codes_of_events(write, read_run, positive):
+    file = write("x.csv", "user,item,action_type\n1,2,0\n1,3,2\n2,3,3\n")
+    words = ["--event-col", "action_type", "--positive", *positive]
+    run = read_run("--data", file, *words)
+    codes = run.data.interactions.event_type[run.data.is_positive()]
+    assert codes.tolist() == [int(code) for code in positive]
+
+
+# --- 8: lists by score ---------------------------------------------------------------
+
+
+def test_case_8_lists_are_ordered_by_score(write, say, tmp_path):
+    rows = "u,a,.1\nv,a,.2\nu,b,.9\nv,b,.3\nu,c,.5\n"
+    lists = write("lists.csv", f"user_id,item_id,score\n{rows}")
+    truth = write("truth.csv", "user_id,item_id\nu,b\nv,b\n")
+    out = tmp_path / "numbers.csv"
+    words = ["--recommendations", lists, "--truth", truth, "-k", "1", "--out", out]
+    assert say("evaluate", *words)[0] == 0
+    found = pd.read_csv(out).set_index("metric").value
+    assert found["ndcg"] == 1.0
+
+
+# --- 9, 10, 11: experiments ----------------------------------------------------------
+
+
+def experiment(n=2000, share=0.1, seed=0):
+    "Users of two arms with visits and revenue."
+    rng = np.random.default_rng(seed)
+    arms = np.where(np.arange(n) < share * n, "treatment", "control")
+    table = {"user_id": np.arange(n), "variant": arms, "revenue": rng.poisson(5, n)}
+    return pd.DataFrame(table)
+
+
+def test_case_9_a_planned_split_is_no_mismatch(tmp_path, say):
+    experiment().to_csv(tmp_path / "x.csv", index=False)
+    words = ["abtest", tmp_path / "x.csv", "--metric", "revenue"]
+    assert say(*words)[1].startswith("SAMPLE RATIO MISMATCH")
+    status, said, _ = say(*words, "--expected", "control=.9,treatment=.1")
+    assert status == 0 and said.startswith("Split as expected")
+
+
+def test_case_10_refunds(tmp_path, say):
+    frame = experiment(share=0.5)
+    frame.loc[7, "revenue"] = -20
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    words = ["abtest", tmp_path / "x.csv", "--metric", "revenue"]
+    status, _, said = say(*words)
+    assert status == 2 and "--unbounded revenue" in said
+    assert say(*words, "--unbounded", "revenue")[0] == 0
+
+
+def test_case_11_the_estimand_is_named_and_does_not_change(tmp_path, say):
+    frame = pd.concat([experiment(share=0.5)] * 5, ignore_index=True)
+    frame["purchase"] = np.random.default_rng(1).integers(0, 2, len(frame))
+    told = []
+    for cell in (1, 2):
+        frame.loc[0, "purchase"] = cell
+        frame.to_csv(tmp_path / "x.csv", index=False)
+        words = ["abtest", tmp_path / "x.csv", "--metric", "purchase"]
+        for kind in ("mean", "share"):
+            told.append(say(*words, "--kind", kind)[1])
+    assert ["mean per user" in text for text in told] == [True, False, True, False]
+    assert ["share of users" in text for text in told] == [False, True, False, True]
+    assert told[1] == told[3]
+    wanted = str(analyze(frame, metrics=["purchase"], kind="mean"))
+    assert told[2].strip() == wanted.strip()
+
+
+# --- 12, 13, 14: tables of items -----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def catalogue(tmp_path_factory):
+    "A log, and a table of items with columns of every kind."
+    folder = tmp_path_factory.mktemp("catalogue")
+    data = simulate(150, 60, 2500, seed=3)
+    data.interactions.to_parquet(folder / "log.parquet")
+    n = len(data.items)
+    day = pd.Timestamp("2024-01-01")
+    items = data.items.assign(
+        added=day + pd.to_timedelta(np.arange(n), unit="D"),
+        date=[datetime.date(2024, 1, 1 + place % 28) for place in range(n)],
+        lasts=pd.to_timedelta(np.arange(n), unit="h"),
+        size=[{"cm": place} for place in range(n)],
+        weight=np.where(np.arange(n) == 5, np.inf, 1.5),
+        vector=[list(np.arange(64) + 0.5)] * n,
+        title=[f"title {place}" + " | b" * (place == 3) for place in range(n)],
+    )
+    items.to_parquet(folder / "items.parquet")
+    return folder
+
+
+def test_cases_12_to_14_columns_are_used_or_named(catalogue, tmp_path, say):
+    words = "--positive click purchase --quick --no-ranker --epochs 1".split()
+    words += ["--data", catalogue / "log.parquet"]
+    words += ["--items", catalogue / "items.parquet"]
+    status, said, notes = say("run", "--out", tmp_path / "out", *words)
+    assert status == 0, notes
+    for told in ("added=date", "date=date", "category=category", "title=ignore"):
+        assert told in said
+    for column in ("size", "weight", "vector"):
+        assert f"{column}=ignore" in said and f"column '{column}' is left out" in notes
+    assert f"--roles {column}=ignore" in notes
+
+
+def test_case_13_titles_with_a_bar_make_no_tags():
+    titles = [f"title {n}" + " | b" * (n == 3) for n in range(20_000)]
+    frame = pd.DataFrame({"item_id": range(20_000), "title": titles})
+    table = FeatureTable(frame, "item_id", np.arange(20_000), 20_000)
+    assert table.dense.shape[1] == 0 and table.columns.role.tolist() == ["ignore"]
+
+
+# --- 16: a table that lacks items ----------------------------------------------------
+
+
+def test_case_16_items_that_the_table_lacks(write, say, tmp_path, read_run, capfd):
+    log = write("log.csv", "user,item\n1,a\n2,b\n3,c\n")
+    items = write("items.csv", "item,price\na,1\nb,2\n")
+    words = ["--data", log, "--items", items]
+    assert "--unknown drop" in refuse(say, tmp_path, *words)
+    run = read_run(*words, "--unknown", "drop")
+    assert len(run.data) == 2 and "1 of 3" in capfd.readouterr().err
+
+
+# --- 18, 20, 22, 23: saved models ----------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def market():
+    "A log with columns of its own; positives are clicks and purchases."
+    log = simulate(80, 40, 4000, seed=2).interactions
+    names = {"user_id": "kunde", "item_id": "artikel", "event_type": "was"}
+    return Dataset.from_frame(
+        log.rename(columns=names),
+        user="kunde",
+        item="artikel",
+        timestamp="timestamp",
+        event="was",
+        positive=("click", "purchase"),
+    )
+
+
+@pytest.fixture(scope="module")
+def ease(market, tmp_path_factory):
+    "The folder of a saved EASE."
+    folder = tmp_path_factory.mktemp("models") / "ease"
+    EASE().fit(market.positives()).save(folder)
+    return folder
+
+
+def test_case_18_events_in_the_columns_of_the_log(write, ease, recommend):
+    events = write("e.csv", "kunde,artikel,was\nnew,item_1,click\nnew,item_2,click\n")
+    lists, _ = recommend(ease, "--events", events)
+    assert set(lists.user_id) == {"new"} and set(lists.source) == {"events"}
+
+
+def test_case_20_only_items_in_stock(write, ease, recommend, market):
+    stock = [f"item_{n}" for n in range(0, 40, 2)]
+    file = write("stock.csv", "\n".join(["artikel", *stock]))
+    user = market.positives().user_ids[0]
+    lists, _ = recommend(ease, "--user", user, "--candidates", file, "-k", "3")
+    assert len(lists) == 3 and lists.item_id.isin(stock).all()
+    lists, _ = recommend(ease, "--user", user, "--exclude", file)
+    assert not lists.item_id.isin(stock).any()
+
+
+@pytest.mark.parametrize("name", [n for n in BASELINES if n not in ("ALS", "BPR")])
+def test_case_22_any_recommender_is_saved_and_served(market, tmp_path, recommend, name):
+    model = BASELINES[name]().fit(market.positives())
+    model.save(tmp_path / "model")
+    user = model.user_ids_[0]
+    lists, _ = recommend(tmp_path / "model", "--user", user, "-k", "5")
+    want = model.recommend([user], k=5)
+    assert lists.item_id.tolist() == want.item_id.tolist()
+    with TestClient(create_app(tmp_path / "model")) as client:
+        answer = client.get(f"/recommend/{user}", params={"k": 5}).json()
+    assert [item["item_id"] for item in answer["items"]] == want.item_id.tolist()
+
+
+def test_case_23_views_among_the_events_do_not_count(write, ease, recommend):
+    clicked = write("a.csv", "kunde,artikel,was\nnew,item_1,click\n")
+    rows = "kunde,artikel,was\nnew,item_1,click\nnew,item_2,view\nnew,item_3,view\n"
+    lists = [recommend(ease, "--events", f)[0] for f in (clicked, write("b.csv", rows))]
+    assert lists[0].item_id.tolist() == lists[1].item_id.tolist()
+    model = BaseRecommender.load(ease)
+    events = pd.DataFrame({"user_id": ["new"], "item_id": ["item_1"]})
+    want = model.recommend(events=events)
+    assert lists[0].item_id.tolist() == want.item_id.tolist()
+
+
+# --- similar situations --------------------------------------------------------------
+
+
+def test_a_file_of_users_with_repeated_and_unknown_ones(write, ease, recommend, market):
+    known = market.positives().user_ids[:3].tolist()
+    file = write("users.csv", "\n".join(["kunde", *known, known[0], "nobody", ""]))
+    lists, said = recommend(ease, "--users", file, "-k", "2")
+    assert lists.user_id.unique().tolist() == [*known, "nobody"]
+    assert "1 of 5 ids are repeated" in said and "'nobody'" in said
+
+
+def test_a_file_of_users_without_a_header(write, tmp_path, recommend, say):
+    log = Dataset(pd.DataFrame({"user_id": [7, 8, 7], "item_id": [1, 3, 2]}))
+    Popularity().fit(log).save(tmp_path / "model")
+    file = write("users.txt", "7\n8\n")
+    words = ["recommend", "--model", tmp_path / "model", "--users", file]
+    status, _, said = say(*words)
+    assert status == 2 and "--no-header" in said
+    lists, _ = recommend(tmp_path / "model", "--users", file, "--no-header")
+    assert lists.user_id.unique().tolist() == [7, 8]
+
+
+def test_an_unknown_user_changes_nobody_elses_list(tmp_path, recommend):
+    rows = {"user_id": [1, 1, 2, 2, 3], "item_id": [1, 2, 2, 3, 1]}
+    EASE().fit(Dataset(pd.DataFrame(rows))).save(tmp_path / "model")
+    alone, _ = recommend(tmp_path / "model", "--user", 1)
+    both, _ = recommend(tmp_path / "model", "--user", 1, "--user", "nobody")
+    assert both[both.user_id == "1"].item_id.tolist() == alone.item_id.tolist()
+    assert set(both[both.user_id == "nobody"].source) == {"popular"}
+
+
+def test_ids_written_otherwise_are_an_error_with_both(tmp_path, say):
+    log = Dataset(pd.DataFrame({"user_id": [7, 8], "item_id": [1, 1]}))
+    Popularity().fit(log).save(tmp_path / "model")
+    status, _, said = say("recommend", "--model", tmp_path / "model", "--user", "007")
+    assert status == 2 and "'007'" in said and "7 is" in said
+
+
+def test_events_of_unknown_items_are_counted(write, ease, recommend, say):
+    text = "kunde,artikel,was\nnew,item_1,click\nnew,thing,click\n"
+    lists, said = recommend(ease, "--events", write("e.csv", text))
+    assert "1 of 2 events are left out" in said and "'thing'" in said
+    assert set(lists.source) == {"events"}
