@@ -1,13 +1,13 @@
 """Which ranker does `choose_ranker` take, on real logs and over seeds?
 
-    python benchmarks/ranker_choice.py [--data PATH ...] [--seeds 3] [--out FILE]
+    python benchmarks/ranker_choice.py [--data PATH ...] [--seeds 0 1 2] [--out FILE]
 
 Ratings of 4 and more are positive. The last tenth of each log is left alone. On the
 rest, each user's last fifth of positives is held out, EASE and ItemKNN are fitted to
 what came before and bring up 100 items each, and the rankers learn which of these were
 taken. A seed draws the users that training leaves out; the table has the log loss per
 user on them, and how far it is from the best ranker's, with a 95% interval over users.
-Results of other logs stay in the file.
+Results of other logs and seeds stay in the file.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def choose(name, seeds):
     train, _ = split_by_time(load(name, positive=4.0), 0.1)
     examples = collect(train)
     print(f"{name}: {examples}", flush=True)
-    for seed in range(seeds):
+    for seed in seeds:
         start = time.process_time()
         choice = choose_ranker(examples, train, seed=seed)
         print(choice, flush=True)
@@ -63,7 +63,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     default = [str(ROOT / "ml-latest-small")]
     parser.add_argument("--data", nargs="+", default=default, help="what `load` reads")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, help="keep the rows in this JSON file")
     options = parser.parse_args()
     for name in options.data:
