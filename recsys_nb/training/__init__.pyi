@@ -74,7 +74,7 @@ from .settings import check_choice as check_choice
 from .settings import TrainResult as TrainResult
 from .settings import describe_epoch as describe_epoch
 from .settings import warn_of_collapse as warn_of_collapse
-from .table import PROFILES as PROFILES
+from .table import TABLE_PROFILES as TABLE_PROFILES
 from .table import LOOP_SETTINGS as LOOP_SETTINGS
 from .table import ROWS_AT_ONCE as ROWS_AT_ONCE
 from .table import TableSettings as TableSettings

@@ -21,7 +21,7 @@ from .loop import train
 from .settings import TrainResult
 
 # %% auto #0
-__all__ = ['PROFILES', 'LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_labels', 'DLRMTable',
+__all__ = ['TABLE_PROFILES', 'LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_labels', 'DLRMTable',
            'table_logits', 'list_rivals', 'train_rival', 'table_loss']
 
 # %% ../../nbs/27_training.table.ipynb #30f6750e
@@ -82,14 +82,15 @@ class TableSettings:
 
 
 # settings that compete, by name; what a profile does not name is as above
-PROFILES: dict[str, dict] = {
+TABLE_PROFILES: dict[str, dict] = {
     "crossed": {},
     "products": {"interaction": "dot", "embedding_l2": 1e-3},
     "careful": {
         "interaction": "dot",
         "head": "mlp",
         "norm": None,
-        "embedding_l2": 1e-3,
+        "linear": False,
+        "embedding_l2": 1e-4,
         "batch_size": 1024,
         "lr": 1e-3,
     },
@@ -147,7 +148,7 @@ class DLRMTable:
 
     def __init__(
         self,
-        # a key of `PROFILES`, settings of your own, or 'auto': the best of the profiles
+        # a key of `TABLE_PROFILES`, own settings, or 'auto': the best of the profiles
         profile: str | TableSettings = "auto",
         **changes,  # fields of `TableSettings`, such as seed=1, in every profile
     ):
@@ -226,13 +227,13 @@ def list_rivals(
     "The settings that compete."
     if isinstance(profile, TableSettings):
         return {"own": replace(profile, **changes)}
-    if profile not in ("auto", *PROFILES):
-        names = ", ".join(map(repr, PROFILES))
+    if profile not in ("auto", *TABLE_PROFILES):
+        names = ", ".join(map(repr, TABLE_PROFILES))
         raise ValueError(f"profile must be 'auto' or one of {names}, got {profile!r}")
-    names = list(PROFILES) if profile == "auto" else [profile]
+    names = list(TABLE_PROFILES) if profile == "auto" else [profile]
     rivals = {}
     for name in names:
-        settings = TableSettings(**(PROFILES[name] | changes))
+        settings = TableSettings(**(TABLE_PROFILES[name] | changes))
         if settings not in rivals.values():
             rivals[name] = settings
     return rivals
