@@ -11,6 +11,7 @@ from .counterfactual import OffPolicy as OffPolicy
 from .counterfactual import off_policy as off_policy
 from .decision import CORRECTIONS as CORRECTIONS
 from .decision import adjust_by_holm as adjust_by_holm
+from .decision import check_correction as check_correction
 from .decision import adjust_p_values as adjust_p_values
 from .decision import add_significance as add_significance
 from .decision import choose_verdict as choose_verdict

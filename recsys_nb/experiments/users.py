@@ -226,7 +226,7 @@ USER_POLICIES = {
     "exclude": ("left out", exclude_users),
 }  # what happens to users in several arms: in words, and the function
 
-# %% ../../nbs/44b_experiments.users.ipynb #92f08b43
+# %% ../../nbs/44b_experiments.users.ipynb #8a863888
 def settle_users(
     frame: pd.DataFrame,  # rows of an experiment
     variant: str,  # column with the arm's name
@@ -243,6 +243,7 @@ def settle_users(
     for column in (variant, user, time):
         if column is not None:
             find_column(frame, column)
+    check_complete(frame[user], user, "drop them")
     several = frame.groupby(user, observed=True)[variant].nunique() > 1
     torn = several.index[several]
     if not len(torn):
