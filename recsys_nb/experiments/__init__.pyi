@@ -52,6 +52,7 @@ from .outcomes import read_numbers as read_numbers
 from .outcomes import sum_by_user as sum_by_user
 from .outcomes import read_covariate as read_covariate
 from .outcomes import collect_values as collect_values
+from .outcomes import is_whole as is_whole
 from .outcomes import check_denominators as check_denominators
 from .outcomes import check_counts as check_counts
 from .outcomes import cap_values as cap_values
