@@ -11,6 +11,7 @@ from .counterfactual import OffPolicy as OffPolicy
 from .counterfactual import off_policy as off_policy
 from .decision import CORRECTIONS as CORRECTIONS
 from .decision import adjust_by_holm as adjust_by_holm
+from .decision import check_correction as check_correction
 from .decision import adjust_p_values as adjust_p_values
 from .decision import add_significance as add_significance
 from .decision import choose_verdict as choose_verdict
@@ -51,6 +52,7 @@ from .outcomes import read_numbers as read_numbers
 from .outcomes import sum_by_user as sum_by_user
 from .outcomes import read_covariate as read_covariate
 from .outcomes import collect_values as collect_values
+from .outcomes import is_whole as is_whole
 from .outcomes import check_denominators as check_denominators
 from .outcomes import check_counts as check_counts
 from .outcomes import cap_values as cap_values

@@ -102,7 +102,7 @@ def cut_periods(
             "or another of pandas' aliases."
         ) from error
 
-# %% ../../nbs/47b_experiments.monitoring.ipynb #8dd8c261
+# %% ../../nbs/47b_experiments.monitoring.ipynb #7e6ca755
 def measure_ratio(x: np.ndarray, m: np.ndarray) -> tuple[int, float, float, float]:
     "Users, ratio, and its standard deviation and skewness by user; nan: too few."
     if len(x) < 2 or m.sum() <= 0:
@@ -112,7 +112,8 @@ def measure_ratio(x: np.ndarray, m: np.ndarray) -> tuple[int, float, float, floa
     size = np.sqrt((off**2).mean())
     skewness = 0.0
     if size > 0:
-        skewness = float(((off / size) ** 3).mean())
+        scaled = off / size
+        skewness = float((scaled * scaled * scaled).mean())
     return len(x), float(ratio), float(sd), skewness
 
 

@@ -24,8 +24,8 @@ from recsys_nb.experiments.users import (
 
 # %% auto #0
 __all__ = ['KINDS', 'VALUES', 'Metric', 'parse_metrics', 'set_kinds', 'set_caps', 'read_floats', 'read_array', 'read_numbers',
-           'sum_by_user', 'read_covariate', 'collect_values', 'check_denominators', 'check_counts', 'cap_values',
-           'number_levels', 'group_users']
+           'sum_by_user', 'read_covariate', 'collect_values', 'is_whole', 'check_denominators', 'check_counts',
+           'cap_values', 'number_levels', 'group_users']
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #46753182
 KINDS = {
@@ -154,7 +154,7 @@ def find_stranger(column: pd.Series) -> str | None:
     odd = [value for value in known if not isinstance(value, NUMBERS)]
     return f"{odd[0]!r} ({type(odd[0]).__name__})" if odd else None
 
-# %% ../../nbs/44c_experiments.outcomes.ipynb #c1addb6c
+# %% ../../nbs/44c_experiments.outcomes.ipynb #993188a1
 def read_floats(
     column: pd.Series,  # numbers, booleans or decimals, of any library's type
     what: str,  # how errors call it
@@ -176,6 +176,8 @@ def read_array(
     what: str,  # how errors call them
 ) -> np.ndarray:  # float64, nan for nulls
     "Numbers of any kind as an array of floats."
+    if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
+        return values.astype(float, copy=False)
     if hasattr(values, "to_pandas"):
         values = values.to_pandas()
     if not isinstance(values, pd.Series):
@@ -201,7 +203,7 @@ def read_numbers(
         )
     return values
 
-# %% ../../nbs/44c_experiments.outcomes.ipynb #605a535b
+# %% ../../nbs/44c_experiments.outcomes.ipynb #62edcfb6
 VALUES = ("numerator", "denominator", "covariate", "covariate_denominator")
 
 
@@ -210,8 +212,8 @@ def sum_by_user(
     users: Assignment,  # of the rows
 ) -> np.ndarray:  # (n_users,)
     "Sums over each user's rows."
-    if len(values) == users.n_users:
-        return values[users.first]
+    if len(values) == users.n_users:  # one row per user, in their order
+        return values
     return np.bincount(users.user, values, users.n_users)
 
 
@@ -255,7 +257,14 @@ def collect_values(
         values["numerator"] = cap_values(values["numerator"], metric.cap)
     return values
 
-# %% ../../nbs/44c_experiments.outcomes.ipynb #ef157eba
+# %% ../../nbs/44c_experiments.outcomes.ipynb #224aea28
+def is_whole(
+    values: np.ndarray,  # finite numbers
+) -> bool:
+    "Whether all values are whole numbers."
+    return bool((values == np.floor(values)).all())
+
+# %% ../../nbs/44c_experiments.outcomes.ipynb #a9a25db5
 def check_denominators(
     metric: Metric,  # what is measured
     values: dict[str, np.ndarray],  # of `collect_values`
@@ -281,7 +290,7 @@ def check_counts(
     columns = {"numerator": metric.numerator, "denominator": metric.denominator}
     counts = []
     for part, column in columns.items():
-        if part not in values or (values[part] % 1 != 0).any():
+        if part not in values or not is_whole(values[part]):
             continue
         counts.append(part)
         if (values[part] < 0).any():
