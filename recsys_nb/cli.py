@@ -34,7 +34,7 @@ import seaborn as sns
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-from . import explore
+from .data import explore
 from .abtest import analyze, two_proportion_test
 from .criteo import train_criteo
 from .data import DataError, Dataset, EmptyLogError, load, split_by_time, split_by_user, split_leave_last_out, split_random
