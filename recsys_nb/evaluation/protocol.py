@@ -232,7 +232,7 @@ def check_labels(labels: pd.Series) -> None:
             f"{show_id(labels.index[twice][0])}; keep one."
         )
 
-# %% ../../nbs/26_evaluation.protocol.ipynb #052fc79e
+# %% ../../nbs/26_evaluation.protocol.ipynb #ea651d8d
 def group_history(past: Truth) -> pd.Series:
     "warm or cold, of each user."
     labels = np.where(past.n_true > 0, "warm", "cold")
@@ -264,7 +264,8 @@ def read_groupings(by, evidence: Evidence, *sources) -> list[Grouping]:
         of_items = labels.index.name == "item_id"
         ids = truth.items if of_items else truth.users
         name = str(labels.name)
-        check_ids_meet(ids, labels.index, labels.index.name, f"by: {name!r}")
+        known = as_ids(labels.index.dropna(), labels.index.name)
+        check_ids_meet(ids, known, labels.index.name, f"by: {name!r}")
         labels = labels.astype(object).reindex(ids)
         labels = labels.where(labels.notna(), "missing")
         if labels.nunique() > MOST_GROUPS:
