@@ -261,8 +261,8 @@ def find_stand_ins(
         bare = user.strip().removesuffix(".0").lstrip("0") or "0"
         if match_id(bare, known) in known:
             raise DataError(
-                f"user {user!r} is not known, but {int(bare)} is: they differ by zeros, "
-                "blanks or a decimal point; write them alike."
+                f"user {user!r} is not known, but {int(bare)} is: they differ by "
+                "zeros, blanks or a decimal point; write them alike."
             )
     taken = {*known.tolist(), *users}
     free = (n for n in range(len(taken) + len(strange)) if n not in taken)
