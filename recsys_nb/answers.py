@@ -258,11 +258,11 @@ def find_stand_ins(
         return {}
     strange = [user for user in users if isinstance(user, str)]
     for user in strange:
-        bare = user.strip().lstrip("0") or "0"
+        bare = user.strip().removesuffix(".0").lstrip("0") or "0"
         if match_id(bare, known) in known:
             raise DataError(
-                f"user {user!r} is not known, but {int(bare)} is: they differ by zeros "
-                "or blanks; write them alike."
+                f"user {user!r} is not known, but {int(bare)} is: they differ by "
+                "zeros, blanks or a decimal point; write them alike."
             )
     taken = {*known.tolist(), *users}
     free = (n for n in range(len(taken) + len(strange)) if n not in taken)

@@ -149,7 +149,7 @@ PHRASES = {
     ),
     r"make them of one type, e\.g\. df\.astype\(.*\)": "write them alike",
     r"roles\[('[^']*')\] is": r"the role of column \1 is",
-    r"roles names column": "--roles names column",
+    r"(?<!-)\broles names column": "--roles names column",
     r"make it a time first, e\.g\. pd\.to_datetime\(.*\)": (
         "say how its times are written with --time-format"
     ),
