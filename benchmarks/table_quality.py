@@ -18,8 +18,8 @@ A try is a set of settings that replace those of the profile 'crossed', or a pro
 the profile 'auto' is what a user gets who sets nothing. Its row holds the log loss and
 the AUC of the validation part, and with --test those of the test part, too. Tries that
 are not among TRIES are given by name and JSON. What a file says of other data and tries
-stays. The test part was looked at once per table, for the defaults as they are now, and
-once more on app-log before that.
+stays. The test parts of app-log, tmall and anime were looked at twice: the second time
+after a profile had been changed on the validation part.
 MovieLens-100K is read from the folder in RECSYS_NB_ML100K (RecBole's layout).
 """
 

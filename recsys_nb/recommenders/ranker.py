@@ -27,7 +27,6 @@ from recsys_nb.recommenders.ranker_base import (
     pick_rows,
     prepare_examples,
 )
-from .ranker_base import fill_context as fill_context
 from recsys_nb.training.logistic import (
     fit_logistic,
     start_from_logistic,

@@ -33,12 +33,8 @@ from recsys_nb.recommenders.pairs import (
     usual_context,
     with_tables,
 )
-from recsys_nb.recommenders.ranker import (
-    RANKERS,
-    BaseRanker,
-    choose_ranker,
-    fill_context,
-)
+from .ranker import RANKERS, choose_ranker
+from .ranker_base import BaseRanker, fill_context
 from .retriever import TwoTowerRetriever
 from recsys_nb.recommenders.sources import (
     MANY_REPEATS,
