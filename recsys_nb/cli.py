@@ -482,7 +482,6 @@ def make_parser() -> argparse.ArgumentParser:
 # %% ../nbs/57_cli.ipynb #366b37e1
 _REFUSED = {
     "data": ("DataError",),
-    "metrics": ("MetricsError",),
     "training.checkpoints": ("CheckpointError",),
     "training.processes": ("ProcessError",),
 }  # module -> errors that say what is wrong with the input

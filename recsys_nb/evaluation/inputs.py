@@ -189,9 +189,12 @@ def check_ids_meet(ids: pd.Index, known: pd.Index, what: str, there: str) -> Non
     "The same for all ids, of which some may be known."
     if pd.api.types.is_numeric_dtype(ids) and pd.api.types.is_numeric_dtype(known):
         return
-    present = set(known.tolist())
-    strangers = pd.Index([one for one in ids.tolist() if one not in present])
-    check_strangers(strangers, known, len(ids), what, there)
+    strangers = ids.difference(known, sort=False)
+    if len(strangers) == len(ids):
+        check_strangers(strangers, known, len(ids), what, there)
+    else:  # where both have 123, 00123 is another id
+        missed = known.difference(ids, sort=False)
+        check_strangers(strangers, missed, len(ids), what, there)
 
 # %% ../../nbs/24_evaluation.inputs.ipynb #5e5651e1
 def as_array(values):

@@ -14,6 +14,7 @@ import pandas as pd
 from ..data.columns import as_frame
 from .beyond import METRICS, read_popularity
 from recsys_nb.evaluation.inputs import (
+    IdsDifferError,
     MetricsError,
     ProtocolError,
     as_ids,
@@ -402,7 +403,11 @@ def gather_evidence(
     what = "item_id of the recommendations"
     judged, without = read_judged(frame, truth, users, conventions)
     lists = read_lists(frame, judged.users, depth)
-    check_ids_meet(lists.items, judged.items, what, "the truth")
+    try:
+        check_ids_meet(lists.items, judged.items, what, "the truth")
+    except IdsDifferError:  # unless the other spelling stands below the cut-off
+        every = as_ids(frame["item_id"], "item_id")
+        check_ids_meet(every, judged.items, what, "the truth")
     evidence = Evidence(
         lists,
         judged,

@@ -59,7 +59,7 @@ SPACES: dict[type, dict] = {
     },
     EASE: {"l2": Range(1.0, 100_000.0, log=True)},
     GraphFilter: {
-        "directions": Range(16, 1024, log=True),
+        "directions": [None, 16, 32, 64, 128, 256, 512, 1024],
         "smoothness": Range(0.0, 8.0),
         "user_power": Range(0.0, 1.0),
     },
