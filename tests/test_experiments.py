@@ -13,14 +13,18 @@ from hypothesis import strategies as st
 pytest.importorskip("tea_tasting")
 from recsys_nb.data import DataError  # noqa: E402
 from recsys_nb.experiments import (  # noqa: E402
+    VALUES,
     ExperimentError,
     analyze,
     beta_binomial,
+    compute_moments,
     delta_method,
     duration,
+    estimate_means,
     interleaving_test,
     monitor,
     off_policy,
+    pool_strata,
     read_floats,
     read_times,
     srm_test,
@@ -249,6 +253,34 @@ def test_differences_of_shares_stay_inside(rows, stratified):
     assert -1 <= row.low <= row.high <= 1
     ends = table[["low", "high", "plain_low", "plain_high"]].to_numpy()
     assert (np.abs(ends[~np.isnan(ends)]) <= 1).all()
+
+
+# ---- the parts of an analysis
+
+
+@pytest.mark.parametrize("stratified", [False, True])
+def test_analysis_is_made_of_moments(stratified):
+    "CUPED and strata by the functions that the simulations use."
+    rng = np.random.default_rng(3)
+    shown, before = rng.geometric(0.05, (2, 2_000))
+    rate = rng.beta(1, 19, 2_000)
+    values = [rng.binomial(shown, rate), shown, rng.binomial(before, rate), before]
+    flat = dict(zip(VALUES, np.array(values, float), strict=True))
+    arm = np.arange(2_000) % 2
+    rows = pd.DataFrame(flat).assign(variant=np.array(["control", "new"])[arm])
+    rows["stratum"] = rows.covariate > 0
+    options = {"covariates": {"ctr": "covariate/covariate_denominator"}}
+    names, group, share = VALUES, arm, np.ones(1)
+    if stratified:
+        options, names = {"strata": "stratum"}, VALUES[:2]
+        group = 2 * arm + rows.stratum
+        share = np.bincount(rows.stratum) / 2_000
+    moments = compute_moments(flat, group.astype(int), (2, len(share)))
+    arms = [pool_strata(moments, place, share) for place in (0, 1)]
+    m0, v0, m1, v1 = estimate_means(*arms, names)
+    metrics = {"ctr": "numerator/denominator"}
+    found = analyze(rows, metrics=metrics, user=None, **options).table.statistic[0]
+    assert found == pytest.approx((m1 - m0) / np.sqrt(v0 + v1), rel=1e-9)
 
 
 # ---- names
