@@ -1,6 +1,7 @@
 "Build the site from the notebooks: with Quarto where it is on PATH, else with smalldocs over nbdev's processed notebooks. `--readme`: only README.md."
 from __future__ import annotations
 
+import ast
 import re
 import shutil
 import subprocess
@@ -8,7 +9,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+import fastcore.docments
 import nbdev.doclinks
+import nbdev.processors
 from nbdev.config import get_config
 from nbdev.quarto import refresh_quarto_yml
 from nbdev.serve import proc_nbs
@@ -19,11 +22,35 @@ cfg = get_config()
 KATEX = "katex@0.16.22"
 
 
+def allow_forward_names():
+    "Signatures show annotations of classes that a notebook defines further down, as text."
+    evaluated = fastcore.docments.signature
+
+    def signature(symbol, **options):
+        try: return evaluated(symbol, **options)
+        except NameError: return evaluated(symbol)
+    fastcore.docments.signature = signature
+
+
+def run_definitions_only():
+    "Pages are made from definitions: an example that begins with an import is not run for them."
+    is_run = nbdev.processors._do_eval
+
+    def is_definition(cell):
+        example = not cell.directives_.keys() & {"export", "exports", "exporti"}
+        trees = cell.parsed_() or []
+        mixed = any(not isinstance(tree, (ast.Import, ast.ImportFrom)) for tree in trees)
+        return not (example and mixed and "show_doc(" not in cell.source) and is_run(cell)
+    nbdev.processors._do_eval = is_definition
+
+
 def processed() -> Path:
     "nbdev's processed notebooks, in _proc (not by the command of that name: it tries to install Quarto)."
+    allow_forward_names()
+    run_definitions_only()
     refresh_quarto_yml()
     nbdev.doclinks._build_modidx()
-    proc = Path(bare(proc_nbs)(force=True))
+    proc = Path(bare(proc_nbs)(force=True, n_workers=0))  # in this process, which has the two changes
     for nb in proc.rglob("*.ipynb"): nb.write_text(tidied(nb.read_text(encoding="utf-8")), encoding="utf-8")
     return proc
 
@@ -63,6 +90,18 @@ def vendor_katex(site: Path):
         page.write_text(re.sub(r"https://cdn\.jsdelivr\.net/npm/katex@[\d.]+/dist/", up + "site_libs/katex/", page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
+def point_at_pages(site: Path):
+    "Links that nbdev makes of names in code lead to the page where it has no section for the name; links that people wrote stay, and are checked."
+    ids = {page.name: set(re.findall(r'id="([^"]+)"', page.read_text(encoding="utf-8"))) for page in site.rglob("*.html")}
+
+    def shorten(link):
+        known = link[3] in ids.get(Path(link[2]).name, {link[3]})
+        return link[0] if known else f"{link[1]}{link[2]}{link[4]}"
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(re.sub(r'(<a href=")([^"#]+)#([^"]+)("><code>)', shorten, text), encoding="utf-8")
+
+
 def build() -> Path:
     "The site, in `doc_path`."
     proc = processed()
@@ -71,6 +110,7 @@ def build() -> Path:
         plain_names(proc)
         subprocess.check_call([str(Path(sys.executable).parent/"smalldocs"), "render", str(proc)])
         vendor_katex(proc/"_docs")
+        point_at_pages(proc/"_docs")
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(proc/cfg.doc_path.name, cfg.doc_path)
     return Path(cfg.doc_path)
