@@ -30,6 +30,45 @@ TITLES = {
 }
 
 
+# what `import recsys_nb as rn` offers: the names that a user of the package needs
+PUBLIC = {
+    "data": """Dataset load read_frame split_by_time split_leave_last_out split_by_user
+        split_random DataError""",
+    "warehouse": "Warehouse read_table",
+    "simulate": "World Shop",
+    "features": """user_features item_features Feature Features point_in_time
+        FeatureEncoder""",
+    "models": "TwoTowerConfig TwoTowerModel DLRMConfig DLRM",
+    "training": "train Trainer DLRMTable",
+    "evaluation": """evaluate compare compare_all ranker_metrics compute_metrics
+        reliability tsne_map""",
+    "recommenders": """Recommender TwoTowerRetriever RetrieverSettings DLRMRanker
+        LogisticRanker BoostedRanker Popularity Repeats ItemKNN EASE GraphFilter ALS BPR
+        BASELINES tune why""",
+    "experiments": """analyze two_proportion_test power srm_test monitor duration
+        group_sequential beta_binomial team_draft interleaving_test off_policy""",
+}
+TOP = '''"""From the event log to the A/B test: `import recsys_nb as rn`, then
+`rn.Dataset`, `rn.Recommender`, ...; each name is loaded when it is first used."""
+
+{head}
+import lazy_loader
+
+__version__ = "{version}"
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+'''
+
+
+def write_top(library: Path, version: str) -> None:
+    "Write both files of the package itself."
+    lines = [HEAD, "__version__: str\n"]
+    for part, names in PUBLIC.items():
+        lines += [f"from .{part} import {name} as {name}\n" for name in names.split()]
+    (library / "__init__.pyi").write_text("".join(lines), encoding="utf-8")
+    text = TOP.format(head=HEAD, version=version)
+    (library / "__init__.py").write_text(text, encoding="utf-8")
+
+
 def public_names(module: Path) -> list[str]:
     "What `__all__` of a module says, in its order."
     for node in ast.parse(module.read_text(encoding="utf-8")).body:
@@ -65,3 +104,5 @@ def write_parts(library: Path) -> list[Path]:
 if __name__ == "__main__":
     library = Path(sys.argv[1]) if len(sys.argv) > 1 else get_config().lib_path
     write_parts(library)
+    if library == get_config().lib_path:
+        write_top(library, get_config().version)

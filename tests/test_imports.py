@@ -131,3 +131,25 @@ def test_a_light_part_loads_nothing_heavy():
     run = [sys.executable, "-c", code]
     found = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_the_package_offers_names_of_its_parts():
+    "Each name of `recsys_nb` is the one of its part, and none is loaded before."
+    lines = [
+        "import sys, recsys_nb as rn",
+        "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)",
+        "missing = [name for name in rn.__all__ if not hasattr(rn, name)]",
+        "import recsys_nb.data, recsys_nb.recommenders",
+        "assert rn.Dataset is recsys_nb.data.Dataset",
+        "assert rn.Recommender is recsys_nb.recommenders.Recommender",
+        "print(len(rn.__all__), missing)",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    count, missing = done.stdout.split(maxsplit=1)
+    assert int(count) > 50 and missing.strip() == "[]"
