@@ -84,6 +84,17 @@ def test_a_damaged_folder_is_refused(name, harm, log, tmp_path):
         BaseRecommender.load(folder)
 
 
+@pytest.mark.parametrize("part", ["class", "settings", "catalogue", "files", None])
+def test_a_description_that_lacks_a_part_is_damaged(part, log, tmp_path):
+    folder = tmp_path / "model"
+    Popularity().fit(log).save(folder)
+    about = json.loads((folder / "recommender.json").read_text())
+    left = {name: value for name, value in about.items() if name != part}
+    (folder / "recommender.json").write_text(json.dumps(left if part else [left]))
+    with pytest.raises(DataError, match="recommender.json is damaged"):
+        BaseRecommender.load(folder)
+
+
 def test_another_class_is_refused(log, tmp_path):
     folder = EASE().fit(log.positives()).save(tmp_path / "model")
     with pytest.raises(DataError, match="no ItemKNN here"):

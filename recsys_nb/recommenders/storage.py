@@ -140,6 +140,9 @@ def read_folder(
     return Stored(about["class"], about["settings"], arrays, catalogue)
 
 
+_PARTS = ("class", "settings", "catalogue", "files")  # of recommender.json
+
+
 def read_about(
     folder: Path,  # where the files lie
 ) -> dict:
@@ -154,11 +157,16 @@ def read_about(
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}.") from error
+    if not isinstance(about, dict):
+        raise DataError(f"{path} is damaged: it holds no object.")
     if about.get("format") != FORMAT:
         raise DataError(
             f"{folder} has format {about.get('format')}, this version reads {FORMAT}; "
             "train and save it again with this version."
         )
+    missing = [name for name in _PARTS if name not in about]
+    if missing:
+        raise DataError(f"{path} is damaged: it has no {missing[0]!r}.")
     for name, known in about["files"].items():
         if not (folder / name).exists() or digest(folder / name) != known:
             raise DataError(
