@@ -83,7 +83,7 @@ def _ask_how(where: str, column: object, frame: pd.DataFrame) -> AmbiguousColumn
     return AmbiguousColumnError(
         f"{where}: column {column!r} (e.g. {value!r}) seems to hold times, written in "
         f"no form that is known; name it with timestamp='{column}' and say how they "
-        "are written with time_format='...', as in strftime, or say that there are "
+        "are written (time_format='%d/%m/%Y %H:%M', as in strftime), or that there are "
         "none with timestamp=False.",
         "timestamp",
     )

@@ -58,10 +58,12 @@ def check_resampling(n_boot: int, level: float) -> None:
     "A MetricsError for a number of resamples or a level that there cannot be."
     if not isinstance(n_boot, int | np.integer) or n_boot < 0:
         raise MetricsError(
-            f"n_boot is {n_boot!r}; it is a whole number of resamples, 0 for none."
+            f"n_boot={n_boot!r}: give a whole number of resamples, 0 for none."
         )
     if not 0 < level < 1:
-        raise MetricsError(f"level is {level!r}; it lies between 0 and 1, as 0.95.")
+        raise MetricsError(
+            f"level={level!r} is not between 0 and 1, as 0.95 is."
+        )
 
 
 def show_id(value) -> str:
