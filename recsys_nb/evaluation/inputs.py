@@ -61,9 +61,7 @@ def check_resampling(n_boot: int, level: float) -> None:
             f"n_boot={n_boot!r}: give a whole number of resamples, 0 for none."
         )
     if not 0 < level < 1:
-        raise MetricsError(
-            f"level={level!r} is not between 0 and 1, as 0.95 is."
-        )
+        raise MetricsError(f"level={level!r} is not between 0 and 1, as 0.95 is.")
 
 
 def show_id(value) -> str:
