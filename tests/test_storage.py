@@ -110,14 +110,16 @@ CELLS = {
 
 
 @pytest.mark.filterwarnings("ignore:column 'x' is left out")
+@pytest.mark.parametrize("role", [None, "category", "ignore"])
 @pytest.mark.parametrize("cells", CELLS)
-def test_any_column_of_a_table_can_be_saved(cells, log, tmp_path):
+def test_any_column_of_a_table_can_be_saved(cells, role, log, tmp_path):
     ids = log.positives().item_ids
     cells = [CELLS[cells][row % len(CELLS[cells])] for row in range(len(ids))]
     items = pd.DataFrame({"item_id": ids, "x": pd.Series(cells, dtype=object)})
     columns = ["user_id", "item_id", "timestamp"]
     frame = log.positives().interactions[columns]
     made = Dataset.from_frame(frame, items=items, timestamp="timestamp")
+    made.items.attrs["roles"] = {"x": role} if role else {}
     model = TwoTowerRetriever(epochs=1).fit(made)
     back = BaseRecommender.load(model.save(tmp_path / "model"))
     users = made.user_ids[:9]

@@ -25,8 +25,8 @@ from safetensors.numpy import load_file, save_file
 from ..data import DataError, Histories
 
 # %% auto #0
-__all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'HISTORY', 'Stored', 'write_folder', 'is_writable', 'make_writable', 'write_files',
-           'digest', 'write_json', 'read_folder', 'read_about', 'name_class', 'find_class']
+__all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'HISTORY', 'Stored', 'write_folder', 'is_writable', 'write_as_text', 'make_writable',
+           'write_files', 'digest', 'write_json', 'read_folder', 'read_about', 'name_class', 'find_class']
 
 # %% ../../nbs/31_recommenders.storage.ipynb #2f2f9cae
 @dataclass(frozen=True, eq=False)
@@ -83,9 +83,16 @@ def is_writable(
     return True
 
 
+def write_as_text(
+    column: pd.Series,  # of any kind
+) -> pd.Series:  # "str"
+    "Values as text, null where they are."
+    return column.map(str, na_action="ignore").astype("str")
+
+
 _AS_READ: dict[str, Callable] = {
     "integer": lambda column: column.astype(float),  # beyond 64 bits
-    "interval": lambda column: column.map(str, na_action="ignore").astype("str"),
+    "interval": write_as_text,
 }  # kind of column that models read -> the same in a type of Parquet
 
 
@@ -95,9 +102,11 @@ def make_writable(
     "The columns that models read, in types of Parquet; the others may be of any kind."
     objects = [name for name in table if table[name].dtype == object]
     unwritable = [name for name in objects if not is_writable(table[[name]])]
+    named = table.attrs.get("roles", {})  # columns whose role was given
     changed = {}
     for name in unwritable:
-        convert = _AS_READ.get(infer_dtype(table[name], skipna=True))
+        usual = write_as_text if name in named else None
+        convert = _AS_READ.get(infer_dtype(table[name], skipna=True), usual)
         if convert is not None:
             changed[name] = convert(table[name])
     left_out = [name for name in unwritable if name not in changed]
