@@ -486,3 +486,19 @@ def test_arms_that_were_read_as_floats(tmp_path, say, control):
     words = ["--metric", "n", "--expected", "0=.5,1=.5", *control]
     status, out, said = say("abtest", tmp_path / "x.csv", *words)
     assert status == 0 and "Split as expected: 0" in out, said
+
+
+@pytest.mark.parametrize(
+    "role, status", [("number", 2), ("date", 2), ("category", 0), ("ignore", 0)]
+)
+def test_a_role_that_no_value_fits_is_refused_at_once(
+    write, say, tmp_path, read_run, role, status
+):
+    words = ["--data", write("log.csv", "user,item\n1,a\n2,b\n")]
+    words += ["--items", write("items.csv", "item,taste\na,sweet\nb,sour\n")]
+    words += ["--roles", f"taste={role}"]
+    if status:
+        said = refuse(say, tmp_path, *words)
+        assert "'taste' cannot be a" in said and "--roles taste=ignore" in said
+    else:
+        assert read_run(*words).data.items.attrs["roles"] == {"taste": role}
