@@ -155,7 +155,10 @@ def find_stranger(column: pd.Series) -> str | None:
     return f"{odd[0]!r} ({type(odd[0]).__name__})" if odd else None
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #993188a1
-def describe_text(column: pd.Series, what: str) -> str:
+def describe_text(
+    column: pd.Series,  # text of which some is no number
+    what: str,  # how errors call it
+) -> str:
     "The message for a column of text: the first value that is no number."
     bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
     row = int(bad.to_numpy().argmax())
