@@ -197,7 +197,7 @@ def read_events(
     path: str,  # a file of events
     model: BaseRecommender,  # fitted
     options: argparse.Namespace,  # of the command line
-) -> pd.DataFrame:  # user_id, item_id and what else the log of the model had
+) -> tuple[pd.DataFrame, list]:  # user_id, item_id and what else; all users in it
     "Newer events as the model takes them; items it does not know are counted."
     known = known_columns(model, options)
     named = [known.get(role) for role in ("user", "item")]
@@ -224,8 +224,10 @@ def read_events(
             f"{int(strange.sum()):,} of {len(events):,} events are left out: the model "
             f"does not know their items, e.g. {first!r}"
         )
+    users = events.user_id.unique().tolist()
     events = events[~strange].reset_index(drop=True)
-    return events.assign(item_id=events.item_id.astype(model.item_ids_.dtype))
+    known_items = events.item_id.astype(model.item_ids_.dtype)
+    return events.assign(item_id=known_items), users
 
 
 def read_id_list(
@@ -240,7 +242,10 @@ def read_id_list(
     frame = read_table(path, options, [named or known] if named or known else None)
     if named is None and known in frame:
         named = known
-    column = frame[find_column(frame, role, named, path)].dropna()
+    column = frame[find_column(frame, role, named, path)]
+    if column.isna().any():
+        note(f"{path}: {int(column.isna().sum()):,} of {len(column):,} ids are empty")
+    column = column.dropna()
     repeated = int(column.duplicated().sum())
     if repeated:
         told = f"{repeated:,} of {len(column):,} ids are repeated"
@@ -272,14 +277,13 @@ def find_stand_ins(
 def gather_users(
     model: BaseRecommender,  # fitted
     options: argparse.Namespace,  # of the command line
-    events: pd.DataFrame | None,  # newer events
+    with_events: list,  # users who have newer events
 ) -> list:  # as the model writes them, each once
     "Who is asked for: --user, --users, or whoever has events."
     users = [match_id(user, model.user_ids_) for user in options.user_ids or ()]
     if options.users:
         users += read_id_list(options.users, "user", model, options)
-    if not users and events is not None:
-        users = events.user_id.unique().tolist()
+    users = users or with_events
     if not users:
         raise DataError("name users: --user ID, --users FILE, or --events FILE.")
     return list(dict.fromkeys(users))
@@ -315,10 +319,10 @@ def recommend_command(
     "`recsys-nb recommend`."
     check_out(options.out)
     model = BaseRecommender.load(find_model(options.model))
-    events = None
+    events, with_events = None, []
     if options.events:
-        events = read_events(options.events, model, options)
-    users = gather_users(model, options, events)
+        events, with_events = read_events(options.events, model, options)
+    users = gather_users(model, options, with_events)
     stand_ins = find_stand_ins(users, model.user_ids_)
     ids = pd.Series(users, dtype=object).replace(stand_ins)
     lists = model.recommend(

@@ -139,6 +139,7 @@ PHRASES = {
     ),
     r"write them alike, e\.g\. with \.str.*$": "write them alike.",
     r"\(every-?thing\)": "(all)",
+    r",? or drop such rows with unknown='drop'": ", or leave such rows out",
     r"convert (?:the column|one|it) with \.(?:astype|cast)\([^()]*\)( or in a view)?": (
         "write them alike"
     ),

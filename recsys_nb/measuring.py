@@ -16,6 +16,7 @@ from .answers import check_out, find_column, note, read_table, write_table
 from .data import DataError, compare_ids, is_text_file, parse_timestamps
 from .evaluation import evaluate
 from .experiments import analyze, monitor
+from .experiments.users import write_arm
 from .folders import whole_file
 
 # %% auto #0
@@ -105,13 +106,14 @@ def evaluate_command(
 def read_assignments(
     words: Sequence[str],  # NAME=VALUE, also several separated by commas
     flag: str,  # for the error
+    form: str = "METRIC=VALUE",  # how the error calls a word
 ) -> dict[str, str]:
     "NAME=VALUE words as a dictionary."
     found = {}
     for word in (part for given in words for part in given.split(",")):
         name, sign, value = word.rpartition("=")
         if not (name and value):
-            raise DataError(f"{flag} {word!r} is not of the form METRIC=VALUE.")
+            raise DataError(f"{flag} {word!r} is not of the form {form}.")
         found[name] = value
     return found
 
@@ -119,15 +121,16 @@ def read_assignments(
 def read_numbers(
     words: Sequence[str],  # NAME=NUMBER
     flag: str,  # for the error
+    form: str = "METRIC=VALUE",  # how the error calls a word
 ) -> dict[str, float]:
     "NAME=NUMBER words as a dictionary."
     found = {}
-    for name, value in read_assignments(words, flag).items():
+    for name, value in read_assignments(words, flag, form).items():
         try:
             found[name] = float(value)
         except ValueError:
             raise DataError(
-                f"{flag} {name}={value}: could not convert {value!r} to a number."
+                f"{flag} '{name}={value}': could not convert {value!r} to a number."
             ) from None
     return found
 
@@ -160,7 +163,7 @@ def match_arm(
     if name is None or variant not in frame:
         return name
     arms = frame[variant].dropna().unique().tolist()
-    return next((arm for arm in arms if str(arm) == name), name)
+    return next((arm for arm in arms if name in (str(arm), write_arm(arm))), name)
 
 
 def match_arms(
@@ -208,7 +211,9 @@ def shared_options(
     frame: pd.DataFrame,  # the experiment
 ) -> dict:  # as analyze and monitor take them
     "What both commands are told of the arms and the users."
-    expected = options.expected and read_numbers(options.expected, "--expected")
+    expected = options.expected
+    if expected:
+        expected = read_numbers(expected, "--expected", "ARM=SHARE")
     return {
         "user": find_user(options),
         "control": match_arm(options.control, frame, options.variant),

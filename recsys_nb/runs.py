@@ -31,7 +31,7 @@ from recsys_nb.data import (
 )
 from .flags import in_flags
 from .folders import KEPT, checksum, versions, write_json
-from .recommenders.columns import ROLES, guess_roles
+from .recommenders.columns import PREPARE, ROLES, guess_roles, plain_column
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
 from .simulate import World
@@ -41,7 +41,7 @@ from .warehouse import _url
 __all__ = ['SPLIT_KINDS', 'FOUND', 'RunSettings', 'hide_password', 'read_roles', 'Run', 'load_options', 'split_time_columns',
            'load_with', 'load_joining_times', 'read_positive', 'load_with_positive', 'load_log', 'join_parts',
            'simulated_options', 'read_data', 'read_files', 'describe_positive', 'describe_columns', 'describe_roles',
-           'note_roles', 'make_kept', 'do_once', 'choose_split', 'split_data']
+           'check_fit', 'note_roles', 'make_kept', 'do_once', 'choose_split', 'split_data']
 
 # %% ../nbs/53_runs.ipynb #be83bbb0
 @dataclass(frozen=True)
@@ -416,6 +416,17 @@ def describe_roles(
     return ", ".join(told)
 
 
+def check_fit(
+    table: pd.DataFrame,  # of users or items
+    roles: dict[str, str],  # column of it -> role
+) -> None:
+    "Raise where values of a column do not fit the role given to it."
+    for name, role in roles.items():
+        prepare = PREPARE.get(role)  # None: the column is left out
+        if prepare is not None:
+            prepare(plain_column(table[name]))
+
+
 def note_roles(
     log: Dataset,  # that was read
     roles: dict[str, str],  # column -> role
@@ -425,6 +436,7 @@ def note_roles(
     for table in (log.users, log.items):
         if table is not None:
             own = {name: role for name, role in roles.items() if name in table}
+            check_fit(table, own)
             table.attrs["roles"] = own
             found |= set(own)
     unknown = [name for name in roles if name not in found]

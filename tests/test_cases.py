@@ -414,3 +414,91 @@ def test_events_of_unknown_items_are_counted(write, ease, recommend, say):
     lists, said = recommend(ease, "--events", write("e.csv", text))
     assert "1 of 2 events are left out" in said and "'thing'" in said
     assert set(lists.source) == {"events"}
+
+
+# --- messages and requests of the same kinds -----------------------------------------
+
+
+def test_events_of_unknown_items_leave_no_user_without_a_list(write, ease, recommend):
+    events = write("e.csv", "kunde,artikel,was\nn1,item_1,click\nn2,zz,click\n")
+    lists, said = recommend(ease, "--events", events)
+    assert "1 of 2 events are left out" in said and "nothing is known of user" in said
+    assert dict(zip(lists.user_id, lists.source, strict=True)) == {
+        "n1": "events",
+        "n2": "popular",
+    }
+
+
+LISTS = "user_id,item_id,score\nu,a,{}\nu,b,1\n"
+
+
+@pytest.mark.parametrize(
+    "score, words, told",
+    [
+        ("best", [], "score is 'best' in row 0"),
+        ('"0,5"', [], "--decimal ,"),
+        ("2", ["--n-boot", "-1"], "--n-boot -1"),
+        ("2", ["--level", "95"], "--level 95"),
+    ],
+)
+def test_evaluate_says_what_it_refuses(write, say, score, words, told):
+    lists, truth = write("l.csv", LISTS.format(score)), write("t.csv", LISTS.format(3))
+    status, out, said = say(
+        "evaluate", "--recommendations", lists, "--truth", truth, *words
+    )
+    assert (status, out, len(said.splitlines())) == (2, "", 1) and told in said
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--metric", "spent"], "'1,5' in row 3"),
+        (["--metric", "spent"], "--decimal ,"),
+        (["--metric", "n", "--expected", "control=95%"], "'control=95%'"),
+        (["--metric", "n", "--expected", "95/5"], "ARM=SHARE"),
+        (["--metric", "n", "--variant", "name"], "No name of ['x', 'y'] says so"),
+    ],
+)
+def test_abtest_says_what_it_refuses(tmp_path, say, words, told):
+    frame = pd.DataFrame({"user_id": range(40), "n": np.arange(40) % 7})
+    frame["variant"] = np.where(frame.user_id % 2, "treatment", "control")
+    frame["name"] = np.where(frame.user_id % 2, "x", "y")
+    frame["spent"] = ["1", "2", "3", "1,5"] * 10
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    status, _, said = say("abtest", tmp_path / "x.csv", *words)
+    assert status == 2 and told in said and len(said.splitlines()) == 1
+    assert "None" not in said
+
+
+def test_monitor_names_no_flag_that_it_lacks(tmp_path, say):
+    frame = pd.DataFrame({"user_id": range(4), "variant": ["a", "b"] * 2, "n": 1})
+    frame["timestamp"] = ["2024-01-01", None, "2024-01-02", "2024-01-02"]
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    status, _, said = say("monitor", tmp_path / "x.csv", "--metric", "n")
+    assert status == 2 and "leave such rows out" in said and "unknown" not in said
+
+
+@pytest.mark.parametrize("control", [[], ["--control", "0"], ["--control", "0.0"]])
+def test_arms_that_were_read_as_floats(tmp_path, say, control):
+    frame = pd.DataFrame({"user_id": range(40), "n": np.arange(40) % 7})
+    frame["variant"] = (frame.user_id % 2).astype(float)
+    frame.to_csv(tmp_path / "x.csv", index=False)
+    words = ["--metric", "n", "--expected", "0=.5,1=.5", *control]
+    status, out, said = say("abtest", tmp_path / "x.csv", *words)
+    assert status == 0 and "Split as expected: 0" in out, said
+
+
+@pytest.mark.parametrize(
+    "role, status", [("number", 2), ("date", 2), ("category", 0), ("ignore", 0)]
+)
+def test_a_role_that_no_value_fits_is_refused_at_once(
+    write, say, tmp_path, read_run, role, status
+):
+    words = ["--data", write("log.csv", "user,item\n1,a\n2,b\n")]
+    words += ["--items", write("items.csv", "item,taste\na,sweet\nb,sour\n")]
+    words += ["--roles", f"taste={role}"]
+    if status:
+        said = refuse(say, tmp_path, *words)
+        assert "'taste' cannot be a" in said and "--roles taste=ignore" in said
+    else:
+        assert read_run(*words).data.items.attrs["roles"] == {"taste": role}

@@ -384,3 +384,77 @@ def test_polars_frames():
         assert as_frame(frame).user_id[0] == 2**60 + 1
         with pytest.warns(UserWarning, match="1 of 2"):
             assert len(Dataset.from_frame(frame, unknown="drop")) == 1
+
+
+# --- exports of other programs -------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("sep", [";", "\t", ","])
+def test_the_line_that_excel_writes_on_top(write, sep, end):
+    lines = [f"sep={sep}", f"user_id{sep}item_id", f"a{sep}b", f"c{sep}d"]
+    log = load(write("x.csv", end.join(lines) + end))
+    assert log.interactions.values.tolist() == [["a", "b"], ["c", "d"]]
+    broken = [*lines, "e"]
+    with pytest.raises(DataError, match="line 5"):
+        load(write("x.csv", end.join(broken) + end))
+
+
+def test_a_header_among_the_rows_is_named(write):
+    text = "user_id,item_id\na,b\nuser_id,item_id\nc,d\n"
+    with pytest.raises(DataError, match="row 2 repeats the first line"):
+        load(write("x.csv", text))
+    log = load(write("x.csv", text), header=False, names="user_id,item_id")
+    assert len(log.interactions) == 4
+    log = load(write("x.csv", "user_id,item_id\nuser_id,b\n"))
+    assert log.interactions.user_id.tolist() == ["user_id"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "2024-03-31 02:30:00.25 UTC",
+        "2024-03-31 02:30:00.25 +0000 UTC",
+        "2024/03/31 02:30:00.25 GMT",
+        "2024-03-31T02:30:00.25utc",
+    ],
+)
+def test_times_that_name_utc(write, written):
+    log = load(write("x.csv", f"user_id,item_id,ts\na,b,{written}\n"))
+    assert log.interactions.timestamp[0] == pd.Timestamp("2024-03-31 02:30:00.25")
+
+
+@pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
+def test_unix_times_with_decimals_are_rounded_to_microseconds(unit):
+    scale = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit]
+    numbers = pd.Series([1700000000.123, 1700000000.5, 1700000000.999999]) * scale
+    found = parse_timestamps(numbers)
+    near = pd.Timestamp("2023-11-14 22:13:20") + pd.to_timedelta(
+        [123000, 500000, 999999], unit="us"
+    )
+    assert found.tolist() == near.tolist()
+
+
+@pytest.mark.parametrize(
+    "written, form",
+    [
+        ("Fri Aug 25 13:55:02 -0700 2017", "%a %b %d %H:%M:%S %z %Y"),
+        ("Dec 1, 2010, 8:26 AM", "%b %d, %Y, %I:%M %p"),
+        ("2020-12-31 11:05 pm", "%Y-%m-%d %I:%M %p"),
+    ],
+)
+def test_times_in_an_unknown_form_ask(write, written, form):
+    path = write("x.tsv", f"user_id\titem_id\tadded\na\tb\t{written}\nc\td\t\n")
+    with pytest.raises(AmbiguousColumnError, match="time_format"):
+        load(path)
+    assert "timestamp" not in load(path, timestamp=False).interactions
+    log = load(path, timestamp="added", time_format=form, unknown="drop")
+    assert log.interactions.timestamp.notna().tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    "text", ["Toy Story (1995)", "10.12.2", "192.168.1.1", "May be", "12-34-5678"]
+)
+def test_text_without_a_date_asks_nothing(write, text):
+    log = load(write("x.csv", f"user_id,item_id,note\na,b,{text}\n"))
+    assert log.interactions.note.tolist() == [text]

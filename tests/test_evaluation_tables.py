@@ -317,3 +317,47 @@ def test_ids_that_identify_nothing(value):
     truth = pd.DataFrame({"user_id": pd.Series([value, 1], dtype=object), "item_id": 1})
     with pytest.raises(MetricsError, match="user_id"):
         evaluate(truth.assign(rank=1), truth)
+
+
+PAIRS = pd.DataFrame({"user_id": [1, 1], "item_id": [5, 6]})
+
+
+@pytest.mark.parametrize("column", ["rank", "score"])
+def test_what_orders_a_list_is_numbers(column):
+    lists = PAIRS.assign(**{column: ["2", "10"]})
+    if column == "score":
+        found = evaluate(lists, PAIRS[1:], k=1, n_boot=0)
+        assert found["hit_rate@1"] == 1
+    for bad in ("best", "0,5"):
+        with pytest.raises(MetricsError, match=f"{column} is '{bad}' in row 1"):
+            evaluate(PAIRS.assign(**{column: ["1", bad]}), PAIRS)
+
+
+@pytest.mark.parametrize("value", [3000, float("inf")])
+def test_a_gain_without_end_is_named(value):
+    lists, truth = PAIRS.assign(rank=[1, 2]), PAIRS.assign(value=[1, value])
+    with pytest.raises(MetricsError, match="in row 1 of the truth"):
+        evaluate(lists, truth, gain="exponential")
+    assert evaluate(lists, truth, n_boot=0)["recall@10"] == 1
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"n_boot": -1}, {"n_boot": 1.5}, {"level": 95}, {"level": 0}]
+)
+def test_resamples_and_levels_that_cannot_be(wrong):
+    label, p = [0, 1, 1, 0], [0.2, 0.4, 0.9, 0.1]
+    lists = PAIRS.assign(rank=[1, 2])
+    for judge in (
+        lambda: evaluate(lists, PAIRS, **wrong),
+        lambda: ranker_metrics(label, p, **wrong),
+        lambda: reliability(label, p, n_bins=2, **wrong),
+    ):
+        with pytest.raises(MetricsError, match=next(iter(wrong))):
+            judge()
+
+
+def test_lists_and_truth_without_a_common_item_are_told():
+    truth = PAIRS.assign(item_id=[50, 60])
+    with pytest.warns(UserWarning, match="no item of the truth"):
+        report = evaluate(PAIRS.assign(rank=[1, 2]), truth, n_boot=0)
+    assert report["recall@10"] == 0

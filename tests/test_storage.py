@@ -1,5 +1,6 @@
 "Every recommender answers after loading as before saving; a damaged folder is refused."
 
+import datetime
 import json
 import shutil
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_nb.data import DataError
+from recsys_nb.data import DataError, Dataset
 from recsys_nb.recommenders.base import BaseRecommender
 from recsys_nb.recommenders.baselines import (
     ALS,
@@ -82,6 +83,47 @@ def test_a_damaged_folder_is_refused(name, harm, log, tmp_path):
     harm(folder / name)
     with pytest.raises(DataError, match=name):
         BaseRecommender.load(folder)
+
+
+@pytest.mark.parametrize("part", ["class", "settings", "catalogue", "files", None])
+def test_a_description_that_lacks_a_part_is_damaged(part, log, tmp_path):
+    folder = tmp_path / "model"
+    Popularity().fit(log).save(folder)
+    about = json.loads((folder / "recommender.json").read_text())
+    left = {name: value for name, value in about.items() if name != part}
+    (folder / "recommender.json").write_text(json.dumps(left if part else [left]))
+    with pytest.raises(DataError, match="recommender.json is damaged"):
+        BaseRecommender.load(folder)
+
+
+CELLS = {
+    "numbers and text": [1, "a", None],
+    "objects and text": [{"x": 1}, "a"],
+    "empty objects": [{}],
+    "lists of several types": [[1], ["a"]],
+    "tuples": [(1, "a")],
+    "days and text": [datetime.date(2024, 1, 1), "a"],
+    "complex": [1j],
+    "long": [2**80, 3],
+    "intervals": [pd.Interval(0, 1), pd.Interval(1, 2)],
+}
+
+
+@pytest.mark.filterwarnings("ignore:column 'x' is left out")
+@pytest.mark.parametrize("role", [None, "category", "ignore"])
+@pytest.mark.parametrize("cells", CELLS)
+def test_any_column_of_a_table_can_be_saved(cells, role, log, tmp_path):
+    ids = log.positives().item_ids
+    cells = [CELLS[cells][row % len(CELLS[cells])] for row in range(len(ids))]
+    items = pd.DataFrame({"item_id": ids, "x": pd.Series(cells, dtype=object)})
+    columns = ["user_id", "item_id", "timestamp"]
+    frame = log.positives().interactions[columns]
+    made = Dataset.from_frame(frame, items=items, timestamp="timestamp")
+    made.items.attrs["roles"] = {"x": role} if role else {}
+    model = TwoTowerRetriever(epochs=1).fit(made)
+    back = BaseRecommender.load(model.save(tmp_path / "model"))
+    users = made.user_ids[:9]
+    pd.testing.assert_frame_equal(model.recommend(users), back.recommend(users))
 
 
 def test_another_class_is_refused(log, tmp_path):

@@ -78,3 +78,4 @@ from .times import UNITS as UNITS
 from .times import parse_timestamps as parse_timestamps
 from .times import join_date_and_time as join_date_and_time
 from .times import looks_like_times as looks_like_times
+from .times import mentions_times as mentions_times

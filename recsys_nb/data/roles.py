@@ -16,7 +16,7 @@ from recsys_nb.data.columns import (
     MissingColumnError,
     check_columns,
 )
-from .times import looks_like_times
+from .times import looks_like_times, mentions_times
 
 # %% auto #0
 __all__ = ['ROLE_NAMES', 'plain_name', 'guess_column', 'guess_times', 'guess_roles']
@@ -77,6 +77,18 @@ def _ask(where: str, columns: list, frame: pd.DataFrame) -> AmbiguousColumnError
     )
 
 
+def _ask_how(where: str, column: object, frame: pd.DataFrame) -> AmbiguousColumnError:
+    "The question how the times of a column are written."
+    value = frame[column].dropna().tolist()[0]
+    return AmbiguousColumnError(
+        f"{where}: column {column!r} (e.g. {value!r}) seems to hold times, written in "
+        f"no form that is known; name it with timestamp='{column}' and say how they "
+        "are written (time_format='%d/%m/%Y %H:%M', as in strftime), or that there are "
+        "none with timestamp=False.",
+        "timestamp",
+    )
+
+
 def guess_times(
     frame: pd.DataFrame,  # a log
     columns: Sequence,  # those that play no other role
@@ -94,6 +106,9 @@ def guess_times(
     found = [*named, *rivals] if named else rest
     if found:
         raise _ask(where, found, frame)
+    for column in columns:
+        if mentions_times(frame[column]):
+            raise _ask_how(where, column, frame)
     return None
 
 # %% ../../nbs/04c_data.roles.ipynb #28c31110

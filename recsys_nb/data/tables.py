@@ -352,6 +352,30 @@ def _drop_trailing_column(table: pa.Table, names: list[str], path) -> pa.Table:
     return table.remove_column(len(names) - 1)
 
 # %% ../../nbs/04_data.tables.ipynb #8018926e
+_EXCEL_LINE = re.compile(r'"?sep=(.)"?(?=\r?\n)')  # what Excel writes on top
+
+
+def _read_excel_line(text: str) -> tuple[str, str | None]:
+    "The text with an empty line for one such as sep=;, and its separator."
+    found = _EXCEL_LINE.match(text)
+    return (text[found.end() :], found[1]) if found else (text, None)
+
+
+def _check_no_second_header(table: pa.Table, header: list[str], path) -> None:
+    "Raise where a row repeats the header, as in files that were joined."
+    if len(header) < 2:
+        return
+    rows = pc.indices_nonzero(pc.equal(table.column(0), header[0])).to_pylist()
+    for row in rows:
+        values = table.slice(row, 1).to_pylist()[0].values()
+        if all(a == b for a, b in zip(values, header, strict=False)):
+            raise DataError(
+                f"{path}: row {row + 1} repeats the first line, {header}: leave it "
+                "out, or say header=False if that is no header.",
+                "header",
+            )
+
+
 def split_text(
     text: str,  # of a file of columns
     sep: str | None = None,  # the separator, of any length; None: found
@@ -364,7 +388,8 @@ def split_text(
         raise EmptyLogError(f"{path} is empty.")
     if text.lstrip()[0] in "{[":
         raise DataError(f"{path} looks like JSON: pass format='jsonl'.", "format")
-    separator = sep or find_separator(text)
+    text, told = _read_excel_line(text)
+    separator = sep or told or find_separator(text)
     if len(separator) > 1:
         text, separator = text.replace(separator, "\x1f"), "\x1f"
     quoted = '"' in text
@@ -383,4 +408,6 @@ def split_text(
     if not closed:
         _explain(None, body, separator, quoted, len(names), place)
     table = _split_columns(body, separator, quoted, names, place)
+    if header:
+        _check_no_second_header(table, first, path)
     return _drop_trailing_column(table, names, path)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from .columns import TimestampError, as_plain_column
 
 # %% auto #0
-__all__ = ['YEARS', 'UNITS', 'parse_timestamps', 'join_date_and_time', 'looks_like_times']
+__all__ = ['YEARS', 'UNITS', 'parse_timestamps', 'join_date_and_time', 'looks_like_times', 'mentions_times']
 
 # %% ../../nbs/00b_data.times.ipynb #62bca7aa
 YEARS = (1990, 2100)  # where events can lie, both included
@@ -70,13 +70,17 @@ def _numeric_times(numbers: pd.Series) -> tuple[pd.Series, np.ndarray]:
     return times, reasons
 
 
+_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # in a unit
+
+
 def _in_unit(numbers, unit):
     "Numbers of one unit, or of digits of one format, as datetimes."
     if unit.startswith("%"):
         digits = numbers.astype("int64").astype("str")
         return pd.to_datetime(digits, format=unit, errors="coerce")
-    if pd.api.types.is_float_dtype(numbers) and (numbers % 1 == 0).all():
-        numbers = numbers.astype("int64")
+    if pd.api.types.is_float_dtype(numbers):
+        numbers = (numbers * _MICROSECONDS[unit]).round().astype("int64")
+        unit = "us"
     times = pd.to_datetime(numbers, unit=unit, errors="coerce")
     return times.astype("datetime64[us]")
 
@@ -147,12 +151,18 @@ def _text_times(text: pd.Series) -> tuple[pd.Series, np.ndarray]:
     return times, reasons
 
 
+_NAMED_ZONE = re.compile(r"(?:\s*[+-]00:?00)?\s*(?:UTC|GMT)$", re.IGNORECASE)
+
+
 def _read_the_rest(text, rest, times, reasons):
-    "Slashes after the year, and dates with the year last."
+    "Slashes after the year, a zone called UTC, and dates with the year last."
     slashed = rest & text.str.match(r"^\d{4}/").to_numpy(bool, na_value=False)
-    if slashed.any():
-        times[slashed] = _iso_times(text[slashed].str.replace("/", "-"))
-        rest &= ~(slashed & times.notna().to_numpy())
+    named = rest & text.str.contains(_NAMED_ZONE).to_numpy(bool, na_value=False)
+    other = slashed | named
+    if other.any():
+        plain = text[other].str.replace(_NAMED_ZONE, "Z", regex=True)
+        times[other] = _iso_times(plain.str.replace("/", "-"))
+        rest &= ~(other & times.notna().to_numpy())
     last = rest & text.str.match(_YEAR_LAST).to_numpy(bool, na_value=False)
     if not last.any():
         return
@@ -311,6 +321,32 @@ def looks_like_times(
     empty = told.isin(["null", "a placeholder"])
     likely = told.isin([_OK, "day and month are not told apart"])
     return bool((~empty).any() and likely.sum() >= 0.9 * (~empty).sum())
+
+
+_DAY = (
+    r"\b(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}\b"  # 2024-12-31
+    r"|\b\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d\b"  # 31.12.2024
+)
+_MONTH = r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b"
+_YEAR = r"\b(?:19|20)\d\d\b"
+_LONGEST = 40  # characters of a time: longer text only mentions one
+
+
+def mentions_times(
+    column: pd.Series,  # any column of a log
+    rows: int = 1000,  # how many values are looked at, spread evenly
+) -> (
+    bool
+):  # whether nine of ten of those that are not null have a day, a month and a year
+    "Whether a column of text seems to hold times, also such as are not read."
+    if not isinstance(column.dtype, pd.StringDtype):
+        return False
+    text = column.iloc[:: max(1, len(column) // rows)].dropna().str.lower()
+    if not len(text):
+        return False
+    found = text.str.contains(_DAY, regex=True)
+    found |= text.str.contains(_MONTH, regex=True) & text.str.contains(_YEAR)
+    return bool((found & (text.str.len() <= _LONGEST)).mean() >= 0.9)
 
 
 def _may_be_time(value):

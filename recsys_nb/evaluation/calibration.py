@@ -21,7 +21,7 @@ from recsys_nb.evaluation.classification import (
     read_probabilities,
     read_units,
 )
-from .inputs import MetricsError
+from .inputs import MetricsError, check_resampling
 from .intervals import resample_means
 
 # %% auto #0
@@ -186,6 +186,7 @@ def reliability(
     name: str = "ranker",  # shown in plots
 ) -> Reliability:  # prints, plots, and gives a frame
     "How well probabilities agree with what happened."
+    check_resampling(n_boot, level)
     y, p = read_probabilities(y_true, p, "p")
     p = p.astype(float)
     unit, _ = read_units(user_ids, len(y))

@@ -10,7 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from .inputs import MetricsError, as_column, encode
+from recsys_nb.evaluation.inputs import (
+    MetricsError,
+    as_column,
+    check_resampling,
+    encode,
+)
 from .intervals import resample_means
 from .ranking import Scale, average_ranks, read_labels
 from .report import Report, state_protocol
@@ -125,6 +130,7 @@ def ranker_metrics(
     name: str = "ranker",  # shown in plots and comparisons
 ) -> Report:  # auc, log_loss, normalised_entropy and, with user_ids, gauc
     "Metrics of predicted probabilities, with intervals through influence functions."
+    check_resampling(n_boot, level)
     label, p = read_probabilities(y_true, y_score)
     if label.all() or not label.any():
         raise MetricsError(

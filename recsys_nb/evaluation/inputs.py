@@ -54,6 +54,16 @@ def metrics_errors() -> Iterator[None]:
         raise MetricsError(str(error), error.argument) from error
 
 
+def check_resampling(n_boot: int, level: float) -> None:
+    "A MetricsError for a number of resamples or a level that there cannot be."
+    if not isinstance(n_boot, int | np.integer) or n_boot < 0:
+        raise MetricsError(
+            f"n_boot={n_boot!r}: give a whole number of resamples, 0 for none."
+        )
+    if not 0 < level < 1:
+        raise MetricsError(f"level={level!r} is not between 0 and 1, as 0.95 is.")
+
+
 def show_id(value) -> str:
     "An id as it is written: 7, not np.int64(7)."
     return repr(value.item() if isinstance(value, np.generic) else value)
@@ -72,6 +82,22 @@ def check_not_null(column: pd.Series, what: str) -> None:
         )
 
 
+def read_numbers(column: pd.Series, what: str) -> pd.Series:
+    "A column as numbers; a MetricsError that names the first value that is none."
+    if not isinstance(column.dtype, pd.StringDtype) and column.dtype != object:
+        return column
+    numbers = pd.to_numeric(column, errors="coerce")
+    bad = numbers.isna().to_numpy()
+    if bad.any():
+        row = bad.argmax()
+        raise MetricsError(
+            f"{column.name} is {column.iloc[row]!r} in row {row} of the {what} frame, "
+            f"which is no number ({int(bad.sum())} such rows); convert it with "
+            "pd.to_numeric (in a file: decimal=',')."
+        )
+    return numbers
+
+
 def read_ids(column: pd.Series, what: str) -> pd.Series:
     "A column of ids as whole numbers or text."
     check_not_null(column, what)
@@ -79,6 +105,9 @@ def read_ids(column: pd.Series, what: str) -> pd.Series:
         return column
     with metrics_errors():
         return check_ids(column, f"{column.name} of the {what}")
+
+
+NUMBERS = ("rank", "score")  # columns that order a list
 
 
 def read_columns(table, names: list[str], what: str) -> list[pd.Series]:
@@ -98,6 +127,8 @@ def read_columns(table, names: list[str], what: str) -> list[pd.Series]:
         if name.endswith("_id"):
             column = read_ids(column, what)
         check_not_null(column, what)
+        if name in NUMBERS:
+            column = read_numbers(column, what)
         columns.append(column)
     return columns
 

@@ -136,7 +136,14 @@ def read_relevance(data, frame: pd.DataFrame, gain: str) -> pd.Series | None:
 
 
 def check_gains(value: pd.Series, gain: np.ndarray) -> None:
-    "A MetricsError that names the row with a gain below 0."
+    "A MetricsError that names the row with a gain below 0 or without end."
+    if not np.isfinite(gain).all():
+        row = np.isfinite(gain).argmin()
+        raise MetricsError(
+            f"{value.name} is {value.iloc[row]:g} in row {row} of the truth, a gain "
+            "without end; give grades such as 0 to 5, or count all alike with "
+            "gain='binary'."
+        )
     if len(gain) and gain.min() < 0:
         row = gain.argmin()
         raise MetricsError(
@@ -191,7 +198,8 @@ def read_truth(data, users: pd.Index | None = None, gain: str = "binary") -> Tru
     value = read_relevance(data, frame, gain)
     gains = None
     if value is not None:
-        gains = GAINS[gain](value.to_numpy())
+        with np.errstate(over="ignore"):
+            gains = GAINS[gain](value.to_numpy())
         if gain != "binary":
             check_gains(value, gains)
     keep = np.ones(len(user), bool)

@@ -5,6 +5,7 @@
 # %% ../../nbs/26_evaluation.protocol.ipynb #a2dfee10
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -19,6 +20,7 @@ from recsys_nb.evaluation.inputs import (
     ProtocolError,
     as_ids,
     check_ids_meet,
+    check_resampling,
     metrics_errors,
     read_columns,
     show_id,
@@ -396,6 +398,16 @@ def rank_recommendations(table, conventions: Conventions) -> tuple:
     return rank_by_score(frame, conventions.ties), settings
 
 
+def warn_of_no_item(items: pd.Index, wanted: pd.Index) -> None:
+    "Warn where no item of the truth is recommended to anybody: all is 0 then."
+    if len(items) and not items.isin(wanted).any():
+        warnings.warn(
+            f"no item of the truth (e.g. {show_id(wanted[0])}) is in any list (e.g. "
+            f"{show_id(items[0])}): are both ids of one catalogue?",
+            stacklevel=4,
+        )
+
+
 def gather_evidence(
     frame, truth, users, depth: int, conventions: Conventions, given: Mapping
 ) -> tuple[Evidence, int]:
@@ -408,6 +420,7 @@ def gather_evidence(
     except IdsDifferError:  # unless the other spelling stands below the cut-off
         every = as_ids(frame["item_id"], "item_id")
         check_ids_meet(every, judged.items, what, "the truth")
+    warn_of_no_item(lists.items, judged.items)
     evidence = Evidence(
         lists,
         judged,
@@ -452,6 +465,7 @@ def evaluate(
     name: str = "model",  # shown in plots and comparisons
 ) -> Report:  # estimates with intervals, the values of each user, and the protocol
     "Ranking metrics of each user's list, averaged over users, with intervals."
+    check_resampling(n_boot, level)
     conventions = Conventions(missing, no_truth, map_denominator, gain, ties)
     cutoffs = read_cutoffs(k)
     given = {"items": items, "popularity": popularity, "train": train}

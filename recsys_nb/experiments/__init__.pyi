@@ -46,6 +46,7 @@ from .outcomes import Metric as Metric
 from .outcomes import parse_metrics as parse_metrics
 from .outcomes import set_kinds as set_kinds
 from .outcomes import set_caps as set_caps
+from .outcomes import describe_text as describe_text
 from .outcomes import read_floats as read_floats
 from .outcomes import read_array as read_array
 from .outcomes import read_numbers as read_numbers

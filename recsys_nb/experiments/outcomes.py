@@ -23,9 +23,9 @@ from recsys_nb.experiments.users import (
 )
 
 # %% auto #0
-__all__ = ['KINDS', 'VALUES', 'Metric', 'parse_metrics', 'set_kinds', 'set_caps', 'read_floats', 'read_array', 'read_numbers',
-           'sum_by_user', 'read_covariate', 'collect_values', 'is_whole', 'check_denominators', 'check_counts',
-           'cap_values', 'number_levels', 'group_users']
+__all__ = ['KINDS', 'VALUES', 'Metric', 'parse_metrics', 'set_kinds', 'set_caps', 'describe_text', 'read_floats', 'read_array',
+           'read_numbers', 'sum_by_user', 'read_covariate', 'collect_values', 'is_whole', 'check_denominators',
+           'check_counts', 'cap_values', 'number_levels', 'group_users']
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #46753182
 KINDS = {
@@ -155,6 +155,20 @@ def find_stranger(column: pd.Series) -> str | None:
     return f"{odd[0]!r} ({type(odd[0]).__name__})" if odd else None
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #993188a1
+def describe_text(
+    column: pd.Series,  # text of which some is no number
+    what: str,  # how errors call it
+) -> str:
+    "The message for a column of text: the first value that is no number."
+    bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+    row = int(bad.to_numpy().argmax())
+    return (
+        f"{what} is not numeric but text: {column.iloc[row]!r} in row {row} "
+        f"({int(bad.sum())} such rows are no numbers); convert it with pd.to_numeric "
+        "(in a file: decimal=',')."
+    )
+
+
 def read_floats(
     column: pd.Series,  # numbers, booleans or decimals, of any library's type
     what: str,  # how errors call it
@@ -163,6 +177,8 @@ def read_floats(
     column = as_plain_column(column)
     if pd.api.types.is_numeric_dtype(column):
         return column.to_numpy(float, na_value=np.nan)
+    if isinstance(column.dtype, pd.StringDtype):
+        raise TypeError(describe_text(column, what))
     if column.dtype != object:
         raise TypeError(f"{what} is not numeric but {column.dtype}.")
     stranger = find_stranger(column)

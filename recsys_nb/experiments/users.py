@@ -147,9 +147,17 @@ def check_spelling(
 CONTROL_NAMES = ("control", "a", "0", "false")  # taken for the control, any capitals
 
 
+def write_arm(
+    name: object,  # of an arm, as the table has it
+) -> str:  # 0 for 0.0
+    "The name of an arm in letters."
+    is_whole = isinstance(name, float) and name.is_integer()
+    return str(int(name) if is_whole else name)
+
+
 def guess_control(names: list) -> object:
     "The arm that is the control by its name; None: there is none."
-    return next((n for n in names if str(n).lower() in CONTROL_NAMES), None)
+    return next((n for n in names if write_arm(n).lower() in CONTROL_NAMES), None)
 
 # %% ../../nbs/44b_experiments.users.ipynb #d29f13ee
 def find_arms(
@@ -173,6 +181,11 @@ def find_arms(
         )
     if control is None:
         control = guess_control(names)
+    if control is None:
+        raise ExperimentError(
+            f"which variant is the control? No name of {names} says so; pass "
+            "control=..."
+        )
     if control not in names:
         raise ExperimentError(
             f"which variant is the control? control={control!r} is not one of {names}; "

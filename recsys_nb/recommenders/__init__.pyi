@@ -202,6 +202,9 @@ from .storage import ARRAYS as ARRAYS
 from .storage import HISTORY as HISTORY
 from .storage import Stored as Stored
 from .storage import write_folder as write_folder
+from .storage import is_writable as is_writable
+from .storage import write_as_text as write_as_text
+from .storage import make_writable as make_writable
 from .storage import write_files as write_files
 from .storage import digest as digest
 from .storage import write_json as write_json

@@ -6,23 +6,27 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+from pandas.api.types import infer_dtype
 from safetensors.numpy import load_file, save_file
 
 from ..data import DataError, Histories
 
 # %% auto #0
-__all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'HISTORY', 'Stored', 'write_folder', 'write_files', 'digest', 'write_json', 'read_folder',
-           'read_about', 'name_class', 'find_class']
+__all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'HISTORY', 'Stored', 'write_folder', 'is_writable', 'write_as_text', 'make_writable',
+           'write_files', 'digest', 'write_json', 'read_folder', 'read_about', 'name_class', 'find_class']
 
 # %% ../../nbs/31_recommenders.storage.ipynb #2f2f9cae
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,50 @@ def write_folder(
     return folder
 
 
+_UNWRITABLE = (pa.ArrowException, OverflowError, TypeError, ValueError)
+
+
+def is_writable(
+    column: pd.DataFrame,  # of one column
+) -> bool:
+    "Whether a Parquet file can hold a column."
+    try:
+        column.to_parquet(io.BytesIO())
+    except _UNWRITABLE:
+        return False
+    return True
+
+
+def write_as_text(
+    column: pd.Series,  # of any kind
+) -> pd.Series:  # "str"
+    "Values as text, null where they are."
+    return column.map(str, na_action="ignore").astype("str")
+
+
+_AS_READ: dict[str, Callable] = {
+    "integer": lambda column: column.astype(float),  # beyond 64 bits
+    "interval": write_as_text,
+}  # kind of column that models read -> the same in a type of Parquet
+
+
+def make_writable(
+    table: pd.DataFrame,  # of users or items
+) -> pd.DataFrame:  # the table itself where a file can hold it
+    "The columns that models read, in types of Parquet; the others may be of any kind."
+    objects = [name for name in table if table[name].dtype == object]
+    unwritable = [name for name in objects if not is_writable(table[[name]])]
+    named = table.attrs.get("roles", {})  # columns whose role was given
+    changed = {}
+    for name in unwritable:
+        usual = write_as_text if name in named else None
+        convert = _AS_READ.get(infer_dtype(table[name], skipna=True), usual)
+        if convert is not None:
+            changed[name] = convert(table[name])
+    left_out = [name for name in unwritable if name not in changed]
+    return table.assign(**changed).drop(columns=left_out)
+
+
 def write_files(
     folder: Path,  # where the files lie
     stored: Stored,  # what a folder holds
@@ -76,7 +124,7 @@ def write_files(
         ids.to_parquet(folder / f"{side}_ids.parquet")
         table = catalogue.pop(f"{side}s")
         if table is not None:
-            table.to_parquet(folder / f"{side}s.parquet")
+            make_writable(table).to_parquet(folder / f"{side}s.parquet")
     past = catalogue.pop("histories")
     arrays = dict(stored.arrays)
     arrays[f"{HISTORY}.items"] = past.items
@@ -140,6 +188,9 @@ def read_folder(
     return Stored(about["class"], about["settings"], arrays, catalogue)
 
 
+_PARTS = ("class", "settings", "catalogue", "files")  # of recommender.json
+
+
 def read_about(
     folder: Path,  # where the files lie
 ) -> dict:
@@ -154,11 +205,16 @@ def read_about(
         about = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise DataError(f"{path} is damaged: {error}.") from error
+    if not isinstance(about, dict):
+        raise DataError(f"{path} is damaged: it holds no object.")
     if about.get("format") != FORMAT:
         raise DataError(
             f"{folder} has format {about.get('format')}, this version reads {FORMAT}; "
             "train and save it again with this version."
         )
+    missing = [name for name in _PARTS if name not in about]
+    if missing:
+        raise DataError(f"{path} is damaged: it has no {missing[0]!r}.")
     for name, known in about["files"].items():
         if not (folder / name).exists() or digest(folder / name) != known:
             raise DataError(
