@@ -292,6 +292,25 @@ def test_capitals_may_name_other_items():
     assert found["hit_rate@1"] == pytest.approx(299 / 300)
 
 
+def test_users_that_the_lists_tell_apart_are_two():
+    truth = pd.DataFrame({"user_id": ["7", "8"], "item_id": "i"})
+    users = pd.Series(["7", "07", "8"])
+    lists = pd.DataFrame({"user_id": users, "item_id": "i", "rank": 1})
+    assert evaluate(lists, truth, k=1, n_boot=0)["hit_rate@1"] == 1
+    with pytest.raises(IdMismatchError, match="'07'.*'7'"):
+        evaluate(lists[1:], truth)
+
+
+def test_many_rows_do_not_make_capitals_few():
+    "Ten users with 20 rows each, one of them in capitals: a tenth is not few."
+    truth = pd.DataFrame({"user_id": [f"u{n}" for n in range(10)], "item_id": 0})
+    users = truth.user_id.replace("u3", "U3").repeat(20)
+    lists = pd.DataFrame({"user_id": users, "item_id": [*range(20)] * 10})
+    lists["rank"] = lists.item_id + 1
+    with pytest.raises(IdMismatchError, match="'U3'.*'u3'"):
+        evaluate(lists, truth, k=20)
+
+
 def test_reports_of_ids_that_cannot_meet():
     truth = pd.DataFrame({"user_id": ["a", "b"], "item_id": "i"})
     padded = truth.assign(user_id=truth.user_id + " ")
