@@ -1,9 +1,9 @@
 """Examples that each property of the tests is tried with, and whether it holds.
 
-    python benchmarks/properties.py [--profile tests|nightly] [FILE ...]
+    python benchmarks/properties.py [--profile tests|nightly] [FILE[::TEST] ...]
 
 Without files, all tests that use Hypothesis. Writes benchmarks/results/properties.json,
-one row per property; the rows of files that were not run stay.
+one row per property; the rows of what was not run stay.
 """
 
 import argparse
@@ -28,19 +28,19 @@ def find_files() -> list[str]:
     return [str(file.relative_to(ROOT)) for file in found]
 
 
-def run_file(
-    file: str,  # a test file, relative to the root of the repository
+def run_target(
+    target: str,  # a test file or FILE::TEST, relative to the root of the repository
     profile: str,  # of Hypothesis: "tests" or "nightly"
 ) -> str:  # what pytest printed
-    "Run the properties of a file."
+    "Run the properties of a file, or one of them."
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    command += ["-m", "hypothesis", "--hypothesis-show-statistics", file]
+    command += ["-m", "hypothesis", "--hypothesis-show-statistics", target]
     environment = os.environ | {"HYPOTHESIS_PROFILE": profile}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True
     )
     if done.returncode > 1:  # 1: tests failed, which is a result
-        raise SystemExit(f"{file} could not be run:\n{done.stdout}{done.stderr}")
+        raise SystemExit(f"{target} could not be run:\n{done.stdout}{done.stderr}")
     return done.stdout
 
 
@@ -62,13 +62,14 @@ def read_statistics(
 
 
 def write_rows(
-    rows: list[dict],  # of the files that were run
+    rows: list[dict],  # of the properties that were run
+    target: str,  # what was run: FILE or FILE::TEST
     profile: str,  # under which they were run
 ) -> None:
-    "Put the rows of these files into the results in place of the older ones."
-    files = {row["property"].split("::")[0] for row in rows}
+    "Put rows into the results in place of all older ones of the target."
     old = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    kept = [row for row in old if row["property"].split("::")[0] not in files]
+    older = re.compile(re.escape(target) + r"(::|\[|$)")
+    kept = [row for row in old if not older.match(row["property"])]
     new = [{**row, "profile": profile, "holds": not row["failing"]} for row in rows]
     ordered = sorted(kept + new, key=lambda row: row["property"])
     RESULTS.write_text(json.dumps(ordered, indent=1) + "\n")
@@ -76,13 +77,13 @@ def write_rows(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("files", nargs="*", metavar="FILE")
+    parser.add_argument("targets", nargs="*", metavar="FILE[::TEST]")
     parser.add_argument("--profile", default="nightly", choices=["tests", "nightly"])
     arguments = parser.parse_args()
-    for file in arguments.files or find_files():
-        printed = run_file(file, arguments.profile)
+    for target in arguments.targets or find_files():
+        printed = run_target(target, arguments.profile)
         rows = read_statistics(printed)
-        write_rows(rows, arguments.profile)
+        write_rows(rows, target, arguments.profile)
         for row in rows:
             print(f"{row['passing']:5} {row['failing']:3}  {row['property']}")
         if any(row["failing"] for row in rows):
