@@ -264,6 +264,28 @@ def test_ids_that_cannot_meet_are_shown(spoil, where, case):
     assert one is None or "'" in text
 
 
+@pytest.mark.parametrize("table", ["items", "popularity", "train"])
+@pytest.mark.parametrize("spoiled", ["truth", "table"])
+def test_truths_are_compared_with_the_catalogue(table, spoiled):
+    "No list names an item of the truth, so that lists and truth alone tell nothing."
+    lists = pd.DataFrame({"user_id": ["a"], "item_id": "00000", "rank": 1})
+    truth = pd.DataFrame({"user_id": ["a"], "item_id": "00001"})
+    log = pd.DataFrame({"user_id": "a", "item_id": ["00000", "00001", "00002"]})
+    tables = {
+        "items": lambda ids: ids,
+        "popularity": lambda ids: pd.Series(1, index=ids),
+        "train": lambda ids: log.assign(item_id=ids),
+    }
+    ids = log.item_id
+    evaluate(lists, truth, **{table: tables[table](ids)}, n_boot=0)
+    if spoiled == "truth":
+        truth = truth.assign(item_id="00001 ")
+    else:
+        ids = ids.replace("00001", "1")
+    with pytest.raises(IdMismatchError, match="item_id of the truth '00001 ?'.*'0*1'"):
+        evaluate(lists, truth, **{table: tables[table](ids)}, n_boot=0)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
 def test_some_spoiled_ids_are_enough(share):
     "One id in ten with a blank, where the others meet."
