@@ -42,10 +42,15 @@ def make_log(
     return Dataset(pd.DataFrame(log), items=pd.DataFrame({"item_id": range(n_items)}))
 
 
-def fit_retriever(n_items: int, n_users: int):
+def fit_retriever(n_items: int, n_users: int, **settings):
     "One epoch of a Two-Tower over a large catalogue."
     log = make_log(n_users, n_items)
-    return lambda: TwoTowerRetriever(epochs=1).fit(log)
+    return lambda: TwoTowerRetriever(epochs=1, **settings).fit(log)
+
+
+def fit_one_profile(n_items: int, n_users: int):
+    "The same without a race of profiles."
+    return fit_retriever(n_items, n_users, profile="sparse")
 
 
 def read_titles(n_items: int):
@@ -69,6 +74,7 @@ def fit_neighbours(longest: int):
 # case -> the function that prepares it, its arguments, the limit of its peak in GiB
 CASES = {
     "retriever of 400,000 items": (fit_retriever, (400_000, 12_000), 1.5),
+    "one profile of 400,000 items": (fit_one_profile, (400_000, 12_000), 1.5),
     "20,000 titles, one with a bar": (read_titles, (20_000,), 1.0),
     "60,000 titles, one with a bar": (read_titles, (60_000,), 1.0),
     "ItemKNN, a user of 3,000 items": (fit_neighbours, (3_000,), 1.0),
