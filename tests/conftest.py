@@ -16,7 +16,13 @@ from hypothesis import HealthCheck, settings
 for profile, examples in (("tests", 50), ("nightly", 500)):
     settings.register_profile(profile, max_examples=examples, deadline=None, derandomize=profile == "tests",
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
+PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "tests")
+settings.load_profile(PROFILE)
+
+
+def slow(examples):
+    "Settings of a property whose examples are slow: so many in the tests, as many as the others at night."
+    return settings(max_examples=examples) if PROFILE == "tests" else settings()
 
 PASSWORD = "s3cret/p@ss"
 

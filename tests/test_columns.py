@@ -80,7 +80,7 @@ def table_of(column):
     return pd.DataFrame({"item_id": range(len(column)), "x": column})
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(columns())
 def test_every_column_has_a_role_and_a_reason(column):
     table = table_of(column)
@@ -94,7 +94,7 @@ def test_every_column_has_a_role_and_a_reason(column):
     assert torch.isfinite(made.dense).all()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(suppress_health_check=list(HealthCheck))
 @given(columns(), st.sampled_from(sorted(ROLES)))
 def test_a_role_that_was_given_fits_or_is_refused(column, role):
     table = table_of(column)

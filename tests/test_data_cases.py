@@ -121,6 +121,17 @@ def test_ids_that_one_table_tells_apart_are_two():
         compare_ids(left[[0, 2]], right, "left", "right")
 
 
+def test_a_few_ids_that_differ_by_capitals_are_others():
+    ids = pd.Series([f"item{n}" for n in range(300)])
+    other = ids.where(ids != "item7", "Item7")
+    assert compare_ids(other, ids, "left", "right").sum() == 299
+    with pytest.raises(IdMismatchError, match="'Item0'.*'item0'.*300 ids"):
+        compare_ids(ids.str.capitalize(), ids, "left", "right")
+    blank = ids.where(ids != "item7", "item7 ")
+    with pytest.raises(IdMismatchError, match="'item7 '.*1 ids"):
+        compare_ids(blank, ids, "left", "right")
+
+
 def test_some_items_of_the_log_are_missing_in_the_table(write):
     log = write("log.csv", "user,item\n1,a\n2,b\n3,c\n")
     items = write("items.csv", "item,price\na,1\nb,1\n")

@@ -264,6 +264,28 @@ def test_ids_that_cannot_meet_are_shown(spoil, where, case):
     assert one is None or "'" in text
 
 
+@pytest.mark.parametrize("table", ["items", "popularity", "train"])
+@pytest.mark.parametrize("spoiled", ["truth", "table"])
+def test_truths_are_compared_with_the_catalogue(table, spoiled):
+    "No list names an item of the truth, so that lists and truth alone tell nothing."
+    lists = pd.DataFrame({"user_id": ["a"], "item_id": "00000", "rank": 1})
+    truth = pd.DataFrame({"user_id": ["a"], "item_id": "00001"})
+    log = pd.DataFrame({"user_id": "a", "item_id": ["00000", "00001", "00002"]})
+    tables = {
+        "items": lambda ids: ids,
+        "popularity": lambda ids: pd.Series(1, index=ids),
+        "train": lambda ids: log.assign(item_id=ids),
+    }
+    ids = log.item_id
+    evaluate(lists, truth, **{table: tables[table](ids)}, n_boot=0)
+    if spoiled == "truth":
+        truth = truth.assign(item_id="00001 ")
+    else:
+        ids = ids.replace("00001", "1")
+    with pytest.raises(IdMismatchError, match="item_id of the truth '00001 ?'.*'0*1'"):
+        evaluate(lists, truth, **{table: tables[table](ids)}, n_boot=0)
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
 def test_some_spoiled_ids_are_enough(share):
     "One id in ten with a blank, where the others meet."
@@ -290,6 +312,25 @@ def test_capitals_may_name_other_items():
     lists = truth.assign(item_id=["Item7", *known[1:]], rank=1)
     found = evaluate(lists, truth, k=1, n_boot=0)
     assert found["hit_rate@1"] == pytest.approx(299 / 300)
+
+
+def test_users_that_the_lists_tell_apart_are_two():
+    truth = pd.DataFrame({"user_id": ["7", "8"], "item_id": "i"})
+    users = pd.Series(["7", "07", "8"])
+    lists = pd.DataFrame({"user_id": users, "item_id": "i", "rank": 1})
+    assert evaluate(lists, truth, k=1, n_boot=0)["hit_rate@1"] == 1
+    with pytest.raises(IdMismatchError, match="'07'.*'7'"):
+        evaluate(lists[1:], truth)
+
+
+def test_many_rows_do_not_make_capitals_few():
+    "Ten users with 20 rows each, one of them in capitals: a tenth is not few."
+    truth = pd.DataFrame({"user_id": [f"u{n}" for n in range(10)], "item_id": 0})
+    users = truth.user_id.replace("u3", "U3").repeat(20)
+    lists = pd.DataFrame({"user_id": users, "item_id": [*range(20)] * 10})
+    lists["rank"] = lists.item_id + 1
+    with pytest.raises(IdMismatchError, match="'U3'.*'u3'"):
+        evaluate(lists, truth, k=20)
 
 
 def test_reports_of_ids_that_cannot_meet():

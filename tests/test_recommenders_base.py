@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_nb.data import DataError, Dataset, UnknownIdError
@@ -129,7 +129,6 @@ def test_a_stranger_in_a_batch_changes_nobody_elses_list(seed):
     pd.testing.assert_frame_equal(batch, alone)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.integers(0, 99), st.integers(1, 25), st.data())
 def test_candidates_come_before_the_k_best(seed, k, data):
     "Lists have k rows, or as many as there are candidates, and are the full order."

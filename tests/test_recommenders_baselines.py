@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from conftest import slow
+from hypothesis import given
 from hypothesis import strategies as st
 
 pytest.importorskip("implicit", reason="the extra [als] is not installed")
@@ -53,7 +54,7 @@ def random_log(seed, n_events=400):
 
 
 @pytest.mark.parametrize("name", SMALL)
-@settings(max_examples=10, deadline=None)
+@slow(10)
 @given(st.integers(0, 2**32 - 1))
 def test_without_times_shuffled_rows_give_the_same_model(name, seed):
     log = random_log(seed % 7)

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given, settings
+from conftest import slow
+from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_nb.data import Dataset, Histories
@@ -44,7 +45,7 @@ def fitted(frame):
     return make_small().fit(Dataset(frame))
 
 
-@settings(max_examples=8, deadline=None)
+@slow(8)
 @given(seed=st.integers(0, 1000))
 def test_shuffled_rows_give_the_same_model(frame, fitted, seed):
     shuffled = frame.sample(frac=1, random_state=seed)
@@ -83,7 +84,7 @@ def test_times_are_an_order(frame):
     assert not np.allclose(model.user_vectors(past), model.user_vectors(reverse))
 
 
-@settings(max_examples=20, deadline=None)
+@slow(20)
 @given(seed=st.integers(0, 10_000), n_cells=st.integers(1, 400))
 def test_ranks_do_not_depend_on_the_slices(monkeypatch_module, seed, n_cells):
     rng = np.random.default_rng(seed)

@@ -6,7 +6,8 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from conftest import slow
+from hypothesis import given
 from hypothesis import strategies as st
 from ibis import _ as col
 from scipy import stats
@@ -36,8 +37,7 @@ from recsys_nb.experiments import (  # noqa: E402
 )
 from recsys_nb.features import Feature, point_in_time  # noqa: E402
 
-few = settings(max_examples=50, deadline=None)
-some = settings(max_examples=15, deadline=None)  # each example runs a query
+some = slow(15)  # each example runs a query
 DAY = pd.Timedelta(days=1)
 
 
@@ -171,7 +171,6 @@ def test_few_users_cannot_show_much():
     assert f.p[0] == pytest.approx(2**-3) and -1 <= f.low[0] < f.high[0] <= 1
 
 
-@few
 @given(st.lists(st.one_of(st.floats(0, 1), st.just(np.nan)), min_size=1, max_size=12))
 def test_holm_leaves_what_was_not_tested(p):
     p = np.array(p)
@@ -203,7 +202,6 @@ def test_ten_of_ten():
     assert (rates.low[:3] < rates.high[:3]).all()
 
 
-@few
 @given(st.integers(0, 2**32 - 1), st.integers(2, 40), st.floats(0, 1))
 def test_metrics_stay_inside(seed, n, rate):
     rng = np.random.default_rng(seed)
@@ -217,7 +215,6 @@ def test_metrics_stay_inside(seed, n, rate):
     assert (table.low >= 0).all() and (table.high <= 1).all()
 
 
-@few
 @given(st.integers(0, 10), st.integers(0, 10))
 def test_shares_stay_inside(a, b):
     frame = users([1] * a + [0] * (10 - a) + [1] * b + [0] * (10 - b))
@@ -392,7 +389,6 @@ def test_cochran_does_not_depend_on_alpha(alpha):
 # ---- looks and priors
 
 
-@few
 @given(
     st.lists(st.floats(0.02, 1), min_size=1, max_size=5, unique=True).map(sorted),
     st.sampled_from(["obrien-fleming", "pocock"]),
@@ -412,7 +408,6 @@ def test_looks_that_end_early(looks):
     assert found.cost()["inflation"] > 1
 
 
-@few
 @given(
     st.floats(0.02, 1),
     st.floats(0.02, 1),
@@ -564,7 +559,6 @@ def test_lists_without_a_hit_are_no_error():
     assert evaluate(LISTS, truth, k=2, n_boot=0)["recall@2"] == 0
 
 
-@few
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 9)), min_size=1, max_size=30)
 )

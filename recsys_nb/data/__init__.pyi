@@ -1,5 +1,6 @@
 # made by `make sync` from the modules' __all__: do not edit
 from .columns import ARGUMENTS as ARGUMENTS
+from .columns import MAX_CAPITALS as MAX_CAPITALS
 from .columns import DataError as DataError
 from .columns import MissingColumnError as MissingColumnError
 from .columns import AmbiguousColumnError as AmbiguousColumnError
@@ -15,7 +16,10 @@ from .columns import as_plain_column as as_plain_column
 from .columns import as_frame as as_frame
 from .columns import check_columns as check_columns
 from .columns import check_ids as check_ids
+from .columns import NearMatch as NearMatch
 from .columns import is_numeric_id as is_numeric_id
+from .columns import loosen_id as loosen_id
+from .columns import find_near_match as find_near_match
 from .columns import compare_ids as compare_ids
 from .dataset import check_table as check_table
 from .dataset import check_positive as check_positive

@@ -6,15 +6,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 # %% auto #0
-__all__ = ['ARGUMENTS', 'DataError', 'MissingColumnError', 'AmbiguousColumnError', 'NullIdError', 'IdTypeError', 'TimestampError',
-           'DuplicateRowError', 'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError',
-           'as_plain_column', 'as_frame', 'check_columns', 'check_ids', 'is_numeric_id', 'compare_ids']
+__all__ = ['ARGUMENTS', 'MAX_CAPITALS', 'DataError', 'MissingColumnError', 'AmbiguousColumnError', 'NullIdError', 'IdTypeError',
+           'TimestampError', 'DuplicateRowError', 'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError',
+           'as_plain_column', 'as_frame', 'check_columns', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_id',
+           'find_near_match', 'compare_ids']
 
 # %% ../../nbs/00_data.columns.ipynb #5276675b
 class DataError(ValueError):
@@ -262,6 +264,17 @@ def check_ids(
     return _object_ids(column, what)
 
 # %% ../../nbs/00_data.columns.ipynb #614b3f59
+MAX_CAPITALS = 0.01  # share of the ids that may differ from others by capitals only
+
+
+class NearMatch(NamedTuple):
+    "An id that is not known, and a known one that differs by its writing only."
+
+    stranger: str  # the first such id
+    partner: str  # the known one
+    n_ids: int  # how many such ids there are
+
+
 def is_numeric_id(
     ids: pd.Series | pd.Index,  # checked ids
 ) -> bool:  # False: text
@@ -269,10 +282,32 @@ def is_numeric_id(
     return pd.api.types.is_numeric_dtype(ids)
 
 
-def _normal_form(ids: pd.Series) -> pd.Series:
-    "Ids as text without blanks, leading zeros, a trailing .0, or capitals."
-    text = ids.astype("str").str.strip().str.lower()
-    return text.str.replace(r"^0+(?=\w)", "", regex=True).str.removesuffix(".0")
+def loosen_id(
+    text: str,  # an id as it is written
+) -> str:
+    "An id without blanks, capitals, leading zeros and a trailing .0."
+    text = text.strip().lower().removesuffix(".0")
+    return text.lstrip("0") or text[-1:]
+
+# %% ../../nbs/00_data.columns.ipynb #a3f1c09e
+def find_near_match(
+    strangers: pd.Series | pd.Index,  # distinct ids that are not known, text
+    known: pd.Series | pd.Index,  # distinct ids that they may stand for, text
+    n_ids: int,  # distinct ids of the table that holds the strangers
+) -> NearMatch | None:  # None: no id looks like another
+    "A stranger that looks like a known id; a few may differ by capitals."
+    forms = {loosen_id(text) for text in strangers}
+    near = [text for text in known if loosen_id(text) in forms]
+    partners = {loosen_id(text): text for text in reversed(near)}  # the first of each
+    alike = [text for text in strangers if loosen_id(text) in partners]
+    if len(strangers) < n_ids:
+        lower = {text.lower() for text in near}
+        other = [text for text in alike if text.lower() not in lower]
+        if len(alike) - len(other) <= MAX_CAPITALS * n_ids:
+            alike = other
+    if not alike:
+        return None
+    return NearMatch(alike[0], partners[loosen_id(alike[0])], len(alike))
 
 # %% ../../nbs/00_data.columns.ipynb #8b152002
 def compare_ids(
@@ -299,17 +334,15 @@ def compare_ids(
 
 def _refuse_near_matches(left, known, right, left_name, right_name):
     "Raise where an unknown id differs from a known one by blanks, zeros or capitals."
-    strangers = left[~known].drop_duplicates()
+    distinct = left.drop_duplicates()
     right = right.drop_duplicates()
     right = right[~right.isin(left)]  # where both have 123, 00123 is another id
-    found = pd.Series(right.to_numpy(), index=_normal_form(right)).sort_index()
-    near = _normal_form(strangers).isin(found.index)
-    if not near.any():
-        return
-    stranger = strangers[near.to_numpy()].tolist()[0]
-    partner = found.loc[[_normal_form(pd.Series([stranger]))[0]]].tolist()[0]
-    raise IdMismatchError(
-        f"{left_name} {stranger!r} is not in {right_name}, but {partner!r} is: they "
-        f"differ by padding, blanks or capitals in {int(near.sum())} ids; write them "
-        "alike, e.g. with .str.strip() or .str.zfill()."
-    )
+    strangers = left[~known].drop_duplicates()
+    found = find_near_match(strangers, right, len(distinct))
+    if found:
+        raise IdMismatchError(
+            f"{left_name} {found.stranger!r} is not in {right_name}, but "
+            f"{found.partner!r} is: they differ by padding, blanks or capitals in "
+            f"{found.n_ids} ids; write them alike, e.g. with .str.strip() or "
+            ".str.zfill()."
+        )

@@ -19,6 +19,7 @@ from recsys_nb.data.columns import (
     as_frame,
     as_plain_column,
     check_ids,
+    find_near_match,
 )
 
 # %% auto #0
@@ -165,30 +166,6 @@ def describe_ids(ids: pd.Index) -> str:
     return f"{kind} (e.g. {show_id(ids[0])})"
 
 
-FEW = 0.01  # share of the ids that may differ from others by capitals
-
-
-def loosen(text: str) -> str:
-    "Text without blanks, capitals, leading zeros and a trailing .0."
-    text = text.strip().lower().removesuffix(".0")
-    return text.lstrip("0") or text[-1:]
-
-
-def find_alike(strangers: list[str], known: list[str]) -> tuple[list, list]:
-    "Strangers and known ids that would be alike if they were written loosely."
-    forms = {loosen(text) for text in strangers}
-    near = [text for text in known if loosen(text) in forms]
-    forms = {loosen(text) for text in near}
-    return [text for text in strangers if loosen(text) in forms], near
-
-
-def drop_capitals(alike: list[str], near: list[str], n_ids: int) -> list[str]:
-    "Strangers without those that differ by capitals only, if these are few."
-    lower = {text.lower() for text in near}
-    other = [text for text in alike if text.lower() not in lower]
-    return other if len(alike) - len(other) <= FEW * n_ids else alike
-
-
 def check_strangers(
     strangers: pd.Index, known: pd.Index, n_ids: int, what: str, there: str
 ) -> None:
@@ -204,15 +181,12 @@ def check_strangers(
             f"{describe_ids(known)}: make both of one type, "
             "e.g. df.astype({'user_id': str, 'item_id': str})."
         )
-    alike, near = find_alike(strangers.tolist(), known.tolist())
-    if len(strangers) < n_ids:
-        alike = drop_capitals(alike, near, n_ids)
-    if alike:
-        partner = next(text for text in near if loosen(text) == loosen(alike[0]))
+    found = find_near_match(strangers, known, n_ids)
+    if found:
         raise IdsDifferError(
-            f"{what} {alike[0]!r} is not in {there}, but {partner!r} is: they differ "
-            f"by blanks, leading zeros or capitals in {len(alike)} ids; write them "
-            "alike, e.g. with .str.strip() or .str.zfill()."
+            f"{what} {found.stranger!r} is not in {there}, but {found.partner!r} is: "
+            f"they differ by blanks, leading zeros or capitals in {found.n_ids} ids; "
+            "write them alike, e.g. with .str.strip() or .str.zfill()."
         )
 
 

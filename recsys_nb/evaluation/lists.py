@@ -353,9 +353,12 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
     ]
     columns[2] = np.asarray(columns[2])
     cells, items, strangers = read_cells(columns, users, depth)
-    n_ids = len(strangers) + len(cells)
-    what = "user_id of the recommendations"
-    check_strangers(strangers, users, n_ids, what, "the truth")
+    if len(strangers):
+        met = np.zeros(len(users), bool)
+        met[cells // depth] = True
+        n_ids = len(strangers) + int(met.sum())
+        what = "user_id of the recommendations"
+        check_strangers(strangers, users[~met], n_ids, what, "the truth")
     if len(strangers) and not len(cells):
         raise MetricsError(
             f"no user of the recommendations (e.g. {show_id(strangers[0])}) is to be "

@@ -138,10 +138,16 @@ def read_judged(lists, truth, users, conventions: Conventions) -> tuple:
     return found, without
 
 
-def count_catalogue(items, lists: Lists) -> int:
+def check_items(lists: Lists, truth: Truth, known: pd.Index, there: str) -> None:
+    "An error where lists or truth write items unlike another table."
+    check_ids_meet(lists.items, known, "item_id of the recommendations", there)
+    check_ids_meet(truth.items, known, "item_id of the truth", there)
+
+
+def count_catalogue(items, lists: Lists, truth: Truth) -> int:
     "The size of the catalogue, which must hold all that was recommended."
     items = as_ids(items, "items")
-    check_ids_meet(lists.items, items, "item_id of the recommendations", "`items`")
+    check_items(lists, truth, items, "`items`")
     outside = ~lists.items.isin(items)
     if outside.any():
         raise MetricsError(
@@ -432,12 +438,10 @@ def gather_evidence(
     if given["train"] is not None:
         past = read_past(given["train"], judged.users)
         evidence.past, evidence.popularity = past
+        check_items(lists, judged, evidence.popularity.index, "the train part")
     if given["popularity"] is not None:
         evidence.popularity = read_popularity(given["popularity"])
-    if evidence.popularity is not None:
-        known = evidence.popularity.index
-        there = "the train part or of popularity"
-        check_ids_meet(lists.items, known, what, there)
+        check_items(lists, judged, evidence.popularity.index, "popularity")
     return evidence, lists.n_strangers if without is None else without
 
 # %% ../../nbs/26_evaluation.protocol.ipynb #af454cfb
@@ -476,7 +480,7 @@ def evaluate(
         frame, truth, users, cutoffs[-1], conventions, given
     )
     if {"coverage", "gini"} & set(chosen):
-        evidence.n_items = count_catalogue(items, evidence.lists)
+        evidence.n_items = count_catalogue(items, evidence.lists, evidence.truth)
     known = {"split": getattr(truth, "split", None)}
     if train is not None:
         known["seen"] = find_seen(evidence, (protocol or {}).get("seen"))
