@@ -12,7 +12,7 @@ from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
 from nbdev.export import nb_export
 
-from parts import write_parts
+from parts import write_parts, write_top
 from site_tools import bare, notebooks, readme
 
 cfg = get_config()
@@ -23,7 +23,7 @@ LARGEST = 2_000_000  # bytes of a notebook
 def remade(to: Path) -> Path:
     "The notebooks cleaned and the modules exported from them, in the folder `to`."
     (to/lib).mkdir()
-    shutil.copy(cfg.lib_path/"__init__.py", to/lib)
+    shutil.copy(cfg.lib_path/"__init__.py", to/lib)  # for the export, which reads the version there
     for nb in notebooks():
         copy = to/nb.relative_to(root)
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -31,6 +31,7 @@ def remade(to: Path) -> Path:
         bare(nbdev_clean)(str(copy))
         nb_export(copy, lib_path=to/lib)
     write_parts(to/lib)
+    write_top(to/lib, cfg.version)
     _build_modidx(dest=to/lib, nbs_path=to/cfg.nbs_path.name)
     return to
 

@@ -104,5 +104,4 @@ def write_parts(library: Path) -> list[Path]:
 if __name__ == "__main__":
     library = Path(sys.argv[1]) if len(sys.argv) > 1 else get_config().lib_path
     write_parts(library)
-    if library == get_config().lib_path:
-        write_top(library, get_config().version)
+    write_top(library, get_config().version)

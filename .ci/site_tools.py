@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+from nbformat.v4 import new_markdown_cell
 from nbconvert import MarkdownExporter
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
@@ -27,6 +28,9 @@ def shown(nb) -> list:
         if c.cell_type == "code":
             if re.search(r"^#\|\s*(hide|default_exp|export)", c.source, re.M): continue
             for o in c.outputs: o.get("data", {}).pop("text/html", None)
+            if re.search(r"^#\|\s*echo:\s*false", c.source, re.M):
+                out += [new_markdown_cell(o["data"]["text/markdown"]) for o in c.outputs if "text/markdown" in o.get("data", {})]
+                continue
             if out and out[-1].cell_type == "code" and not out[-1].outputs: c.source = out.pop().source + "\n\n" + c.source
         out.append(c)
     return out
