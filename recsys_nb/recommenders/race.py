@@ -21,31 +21,30 @@ ROUNDS = ((0.05, 2), (0.2, 1))
 
 
 def run_race(
-    runners: dict[str, Trainer],  # at their starts, by name
+    makers: dict[str, Callable[[], Trainer]],  # what makes each training, by name
     # (share of the training, how many stay after it)
     rounds: tuple[tuple[float, int], ...] = ROUNDS,
-) -> tuple[str, pd.DataFrame]:  # the winner; round, name, steps, score
-    "Let trainings run side by side, pause, and drop the worst."
-    alive = list(runners)
-    rows = []
+) -> tuple[str, Trainer, pd.DataFrame]:  # the winner, its training, the scores
+    "Let trainings run side by side, pause, and drop the worst at once."
+    names, trainers, rows = list(makers), {}, []
     for number, (share, n_stay) in enumerate(rounds, start=1):
-        if len(alive) <= n_stay:
+        if len(names) <= n_stay:
             continue
-        scores = {}
-        for name in alive:
-            trainer = runners[name]
+        scores, best = {}, []
+        for name in names:
+            if name not in trainers:
+                trainers[name] = makers[name]()
+            trainer = trainers[name]
             run_until(trainer, share)
             scores[name] = score_so_far(trainer)
-            rows.append(
-                {
-                    "round": number,
-                    "name": name,
-                    "steps": trainer.step_,
-                    "score": scores[name],
-                }
-            )
-        alive = sorted(alive, key=lambda name: -scores[name])[:n_stay]
-    return alive[0], pd.DataFrame(rows, columns=["round", "name", "steps", "score"])
+            rows.append((number, name, trainer.step_, scores[name]))
+            best = sorted(scores, key=lambda name: -scores[name])[:n_stay]
+            for loser in scores.keys() - set(best):
+                trainers.pop(loser, None)  # its memory is free for the next
+        names = best
+    winner = names[0]
+    table = pd.DataFrame(rows, columns=["round", "name", "steps", "score"])
+    return winner, trainers.get(winner) or makers[winner](), table
 
 
 def run_until(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -34,6 +35,7 @@ from recsys_nb.recommenders.towers import (
     TowerTask,
     choose_sizes,
     configure_model,
+    encode_items,
     make_features,
     make_trainer,
     prepare_data,
@@ -105,9 +107,8 @@ def train_best(
     quiet = {}
     if len(tasks) > 1:
         quiet = {"folder": None, "progress": False}
-    runners = {name: make_trainer(task, **quiet) for name, task in tasks.items()}
-    winner, table = run_race(runners)
-    trainer = runners[winner]
+    makers = {n: partial(make_trainer, task, **quiet) for n, task in tasks.items()}
+    winner, trainer, table = run_race(makers)
     trainer.progress = settings.progress
     trainer.run().finish()
     return tasks[winner], trainer, table
@@ -242,8 +243,8 @@ class TwoTowerRetriever(BaseRecommender):
         "Keep what answering needs: features, item vectors, bonus, index."
         self.user_features_, self.item_features_ = users, items
         self.needs_history = users.encoder is None
-        every = torch.arange(len(self.item_ids_))
-        self.item_vectors_ = self.model_.item(*items.take(every)).numpy()
+        vectors = encode_items(self.model_, items, len(self.item_ids_))
+        self.item_vectors_ = vectors.numpy()
         self.temperature_ = float(self.model_.temperature)
         self.bonus_ = (self.temperature_ * logits).astype(np.float32)
         self.index_ = None

@@ -36,10 +36,10 @@ from ..training.loop import Trainer
 from ..training.processes import pick_device
 
 # %% auto #0
-__all__ = ['PROFILES', 'CHECKS', 'BOUNDS', 'CHOICES', 'LESSONS', 'SPARSE_TABLE', 'WARMUP', 'RetrieverSettings', 'check_settings',
-           'choose_sizes', 'TowerData', 'move_features', 'make_features', 'prepare_data', 'make_start',
-           'configure_model', 'build_model', 'TowerTask', 'read_length', 'make_trainer', 'cut_examples',
-           'lay_out_histories', 'lines_per_step']
+__all__ = ['PROFILES', 'CHECKS', 'BOUNDS', 'CHOICES', 'LESSONS', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'WARMUP', 'RetrieverSettings',
+           'check_settings', 'choose_sizes', 'TowerData', 'move_features', 'make_features', 'prepare_data',
+           'make_start', 'configure_model', 'build_model', 'TowerTask', 'encode_items', 'read_length', 'make_trainer',
+           'cut_examples', 'lay_out_histories', 'lines_per_step']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #2044c79d
 # values for the settings that are chosen from the log; a profile can be added
@@ -502,14 +502,33 @@ class TowerTask:
     ) -> tuple[Tensor, Tensor]:
         "Vectors of the users of the held-out places, and of all items."
         data, length = self.data, read_length(self.settings, self.data.is_ordered)
-        every = torch.arange(data.n_items, device=data.log_share.device)
         users = []
         for places in data.held_out.split(1024):
             sparse, dense = data.users.take(data.positives.users[places])
             longest = int((places - data.positives.starts[places]).max())
             history = data.positives.items_before(places, min(length, max(longest, 1)))
             users.append(model.user(sparse, dense, history))
-        return torch.cat(users), model.item(*data.items.take(every))
+        return torch.cat(users), encode_items(model, data.items, data.n_items)
+
+
+ITEMS_AT_ONCE = 2**16  # that go through the tower together
+
+
+def encode_items(
+    model: TwoTowerModel,  # in eval mode
+    items: FeatureTable,  # features of all items
+    n_items: int,  # size of the catalogue
+) -> Tensor:  # float32 (n_items, d)
+    "The vectors of all items, so many at a time that little is kept beside them."
+    device = items.sparse.device
+    vectors = None
+    for start in range(0, n_items, ITEMS_AT_ONCE):
+        some = torch.arange(start, min(start + ITEMS_AT_ONCE, n_items), device=device)
+        part = model.item(*items.take(some))
+        if vectors is None:
+            vectors = part.new_empty(n_items, part.shape[1])
+        vectors[some] = part
+    return vectors
 
 
 def read_length(
