@@ -42,7 +42,7 @@ from recsys_nb.recommenders.towers import (
     read_length,
 )
 from ..training.checkpoints import take_part
-from ..training.loop import Trainer
+from ..training.settings import TrainResult
 
 # %% auto #0
 __all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'train_best', 'service_bonus', 'fit_bonus',
@@ -96,7 +96,7 @@ def train_best(
     settings: RetrieverSettings,  # perhaps with open settings
     data: TowerData,  # the log
     **functions,  # loss and validate of a `TowerTask`
-) -> tuple[TowerTask, Trainer, pd.DataFrame]:  # the winner, trained; the race
+) -> tuple[TowerTask, TwoTowerModel, TrainResult, pd.DataFrame]:  # of the winner
     "Choose what is open: sizes by the log's size, the rest by a race; and train."
     settings = choose_sizes(settings, data.n_trained, data.is_ordered)
     contestants = list_contestants(settings, data)
@@ -110,8 +110,8 @@ def train_best(
     makers = {n: partial(make_trainer, task, **quiet) for n, task in tasks.items()}
     winner, trainer, table = run_race(makers)
     trainer.progress = settings.progress
-    trainer.run().finish()
-    return tasks[winner], trainer, table
+    result = trainer.run().finish()
+    return tasks[winner], trainer.model.to("cpu"), result, table
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #d30c2816
 def service_bonus(
@@ -219,10 +219,9 @@ class TwoTowerRetriever(BaseRecommender):
     ) -> None:
         "Choose the open settings, train, and keep the vectors of all items."
         data = prepare_data(self.catalogue_, self.settings)
-        task, trainer, self.race_ = train_best(
+        task, self.model_, self.result_, self.race_ = train_best(
             self.settings, data, loss=self.loss, validate=self.validate
         )
-        self.model_, self.result_ = trainer.model.to("cpu"), trainer.result_
         chosen = task.settings
         self.bonuses_ = None
         if chosen.popularity_bonus is None:
