@@ -218,6 +218,7 @@ from .towers import BOUNDS as BOUNDS
 from .towers import CHOICES as CHOICES
 from .towers import LESSONS as LESSONS
 from .towers import SPARSE_TABLE as SPARSE_TABLE
+from .towers import ITEMS_AT_ONCE as ITEMS_AT_ONCE
 from .towers import WARMUP as WARMUP
 from .towers import RetrieverSettings as RetrieverSettings
 from .towers import check_settings as check_settings
@@ -230,6 +231,7 @@ from .towers import make_start as make_start
 from .towers import configure_model as configure_model
 from .towers import build_model as build_model
 from .towers import TowerTask as TowerTask
+from .towers import encode_items as encode_items
 from .towers import read_length as read_length
 from .towers import make_trainer as make_trainer
 from .towers import cut_examples as cut_examples
