@@ -9,8 +9,8 @@ import pytest
 from scipy import stats
 
 matplotlib.use("Agg")
+from recsys_nb.evaluation import correct_holm as _holm  # noqa: E402
 from recsys_nb.experiments import (  # noqa: E402
-    adjust_by_holm as _holm,
     analyze,
     delta_method,
     newcombe_interval as _newcombe,

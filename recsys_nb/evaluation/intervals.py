@@ -127,6 +127,7 @@ def correct_holm(
     p: np.ndarray,  # p-values of one family, float (n,); NaN: not tested
 ) -> np.ndarray:  # float (n,)
     "Holm's step-down p-values; NaN stays and does not count."
+    p = np.asarray(p, float)
     order = np.argsort(p)[: np.count_nonzero(~np.isnan(p))]  # NaN sorts last
     stepped = p[order] * np.arange(len(order), 0, -1)
     corrected = np.full(len(p), np.nan)

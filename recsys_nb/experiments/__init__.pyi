@@ -10,7 +10,6 @@ from .counterfactual import estimate_ratio as estimate_ratio
 from .counterfactual import OffPolicy as OffPolicy
 from .counterfactual import off_policy as off_policy
 from .decision import CORRECTIONS as CORRECTIONS
-from .decision import adjust_by_holm as adjust_by_holm
 from .decision import check_correction as check_correction
 from .decision import adjust_p_values as adjust_p_values
 from .decision import add_significance as add_significance

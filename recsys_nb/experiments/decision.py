@@ -19,6 +19,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from scipy import stats
 
+from ..evaluation.intervals import correct_holm
 from recsys_nb.experiments.proportions import (
     ExperimentError,
     format_p,
@@ -27,24 +28,12 @@ from recsys_nb.experiments.proportions import (
 from .users import SRM
 
 # %% auto #0
-__all__ = ['CORRECTIONS', 'adjust_by_holm', 'check_correction', 'adjust_p_values', 'add_significance', 'choose_verdict', 'decide',
-           'format_table', 'Analysis']
+__all__ = ['CORRECTIONS', 'check_correction', 'adjust_p_values', 'add_significance', 'choose_verdict', 'decide', 'format_table',
+           'Analysis']
 
 # %% ../../nbs/44e_experiments.decision.ipynb #8ebd6dba
-def adjust_by_holm(
-    p: np.ndarray,  # p-values, all of them numbers
-) -> np.ndarray:  # same shape
-    "Holm's adjusted p-values."
-    p = np.asarray(p, float)
-    order = np.argsort(p, kind="stable")
-    factors = len(p) - np.arange(len(p))
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(factors * p[order]), 1)
-    return adjusted
-
-
 CORRECTIONS = {
-    "holm": ("p (Holm)", adjust_by_holm),
+    "holm": ("p (Holm)", correct_holm),
     "bh": ("p (BH)", stats.false_discovery_control),
     "none": ("p", np.asarray),
 }  # how tables call the adjusted p-value, and the function
