@@ -56,6 +56,8 @@ def damaged(nb: Path) -> list[str]:
     if len(runs) > 3 and not outputs: out.append(f"{name} was never executed: run `make run-notebooks`")
     shows = lambda c: any("image/png" in o.get("data", {}) or "image/svg+xml" in o.get("data", {}) for o in c.get("outputs", []))
     if [c for c in runs if "#| fig-cap" in "".join(c["source"]) and not shows(c)]: out.append(f"{name} has a figure cell without its figure: run `make run-notebooks`")
+    if [c for c in runs if any(line.startswith("warnings.simplefilter") for line in "".join(c["source"]).splitlines())]:
+        out.append(f"{name} changes all warnings for the notebooks that are tested after it: use `with warnings.catch_warnings()` or a message")
     if nb.stat().st_size > LARGEST: out.append(f"{name} is larger than {LARGEST / 1e6:g} MB")
     return out
 

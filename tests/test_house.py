@@ -162,6 +162,7 @@ def test_check_finds_a_module_without_a_notebook(house):
     ('"cells": [', '"cells": [,', "26_evaluation.protocol.ipynb is not a notebook: JSONDecodeError"),
     ('"output_type": "stream"', '"output_type": "error"', "26_evaluation.protocol.ipynb holds an error output"),
     ('"name": "stdout"', '"name": "stderr"', "26_evaluation.protocol.ipynb holds a warning"),
+    ('"from fastcore', r'"warnings.simplefilter(\"ignore\")\n", "from fastcore', "26_evaluation.protocol.ipynb changes all warnings"),
     ('"image/png"', '"image/none"', "26_evaluation.protocol.ipynb has a figure cell without its figure"),
 ])
 def test_check_finds_an_unclean_notebook(house, old, new, says):
