@@ -125,8 +125,8 @@ class RetrieverSettings:
     lr: float | None = None  # learning rate
     schedule: str = "linear"  # of the learning rate, see `SCHEDULES` of training
     patience: int | None = 5  # epochs without a better validation before it stops
-    # at most so many users' last items are held out, and at most a fifth of all users
-    valid_users: int = 2000
+    # at most so many of users' last positives are held out, and at most 5% of all
+    valid_positives: int = 2000
     exact_to: int = 100_000  # catalogue size above which the search is approximate
     profile: str | None = None  # a key of `PROFILES`; None: raced
     seed: int = 0  # initial weights, order, negatives
@@ -173,7 +173,7 @@ CHECKS = {
 BOUNDS = {
     "a share between 0 and 1": ("dropout", "id_dropout", "popularity_weight"),
     "above 0": ("temperature", "lr", "trend_half_life"),
-    "at least 0": ("trend_weight", "n_negatives", "valid_users", "exact_to"),
+    "at least 0": ("trend_weight", "n_negatives", "valid_positives", "exact_to"),
     "at least 1": ("dim", "history_length", "epochs", "batch_size", "patience"),
 }
 CHOICES = {
@@ -289,12 +289,12 @@ def prepare_data(
     catalogue: Catalogue,  # ids, tables and histories
     settings: RetrieverSettings,  # of the retriever
 ) -> TowerData:
-    "The log as tensors, with some users' last items held out."
+    "The log as tensors, with some of users' last items held out."
     histories = catalogue.histories
     is_ordered = catalogue.ordered
     if not is_ordered:
         histories = put_in_random_order(histories, settings.seed)
-    held_out = choose_held_out(histories, settings.valid_users, settings.seed)
+    held_out = choose_held_out(histories, settings.valid_positives, settings.seed)
     positives = Positives.of(histories, held_out)
     n_items = len(catalogue.item_ids)
     trained = positives.items[positives.trained]
