@@ -54,7 +54,8 @@ def fit_averaged(head: Dataset, seed: int, **changes) -> TwoTowerRetriever:
 
     def train_averaged(settings, data, **functions):
         settings = settings.with_profile(settings.profile)
-        settings = choose_sizes(settings, data.n_trained, data.is_ordered)
+        size = data.n_trained, data.is_ordered, data.n_items
+        settings = choose_sizes(settings, *size)
         task = TowerTask(settings, data, **functions)
         trainer = make_trainer(task, patience=None)
         decay = 1 - EVERY / trainer.steps_per_epoch
@@ -85,9 +86,11 @@ def smooth(model: TwoTowerRetriever, head: Dataset, share: float) -> None:
 
 
 TRIES: dict[str, dict] = {
-    "plain": {},
+    "plain": {"n_negatives": 256},
+    "average": {"n_negatives": 256},
+    "batch": {"n_negatives": 256, "batch_size": 4096},
     "negatives": {"n_negatives": 1024},
-    "batch": {"batch_size": 4096},
+    "epochs": {"n_negatives": 1024, "epochs": 10},
 }
 
 
@@ -111,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--data", default="yelp2018", choices=LOGS)
     parser.add_argument("--seed", type=int, default=5)
-    names = [*TRIES, "average", "graph filter"]
+    names = [*TRIES, "graph filter"]
     parser.add_argument("--tries", nargs="+", default=names, choices=names)
     parser.add_argument("--profile", default="popular", help="of the retriever")
     given = parser.parse_args()
@@ -125,8 +128,7 @@ def main() -> None:
             add_row(**said, model=name, **row)
             continue
         fit = fit_averaged if name == "average" else fit_plain
-        changes = options | TRIES.get(name, {})
-        model, row = measure(fit, head, truth, **changes)
+        model, row = measure(fit, head, truth, **options, **TRIES[name])
         add_row(**said, model=name, **row)
         if name != "plain":
             continue

@@ -209,8 +209,9 @@ def choose_sizes(
     settings: RetrieverSettings,  # whose sizes may be open
     n_positives: int,  # of the log
     is_ordered: bool = False,  # whether the log has times
+    n_items: int = 0,  # size of the catalogue
 ) -> RetrieverSettings:
-    "Batch size, negatives and epochs by the number of positives."
+    "Batch size, negatives and epochs by the number of positives and items."
     steps_wanted = 200  # per epoch, on a small log
     batch = 2 ** round(math.log2(max(1, n_positives / steps_wanted)))
     batch = settings.batch_size or min(1024, max(64, batch))
@@ -218,7 +219,8 @@ def choose_sizes(
     epochs = settings.epochs or min(20, max(5, round(lessons / n_positives)))
     negatives = settings.n_negatives
     if negatives is None:
-        negatives = min(1024, max(256, batch)) if is_ordered else 256
+        wanted = batch if is_ordered else 2 ** round(math.log2(n_items / 32 + 1))
+        negatives = min(1024, max(256, wanted))
     return replace(settings, batch_size=batch, epochs=epochs, n_negatives=negatives)
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
