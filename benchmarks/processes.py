@@ -24,7 +24,7 @@ from recsys_nb.data import split_by_time
 from recsys_nb.evaluation import evaluate, ranker_metrics
 from recsys_nb.recommenders import DLRMRanker, TwoTowerRetriever
 from recsys_nb.recommenders.gate import new_pairs
-from recsys_nb.simulate import simulate
+from recsys_nb.data import simulate
 from recsys_nb.training.processes import together
 
 

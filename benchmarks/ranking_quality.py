@@ -54,7 +54,7 @@ from recsys_nb.features import FeatureEncoder, Features
 from recsys_nb.evaluation import ranker_metrics
 from recsys_nb.models.dlrm import DLRM, DLRMConfig, log_loss
 from recsys_nb.recommenders.ranker import losses_by_user, resample_mean
-from recsys_nb.simulate import World
+from recsys_nb.data import World
 from recsys_nb.training.logistic import start_from_logistic, train_from_start
 from recsys_nb.training.loop import train
 
@@ -383,7 +383,7 @@ def main():
             world = World(o.users, o.items); ds = world.sample(o.events)
             truth = lambda f: world.click_probability(np.asarray(f.user_id, object), np.asarray(f.item_id, object), f.position.to_numpy(), f.timestamp.to_numpy())
             row = lambda t, c, f: pd.Index(t[c]).get_indexer(f[c])
-            tastes = lambda f: (world.tastes[row(world.users, "user_id", f)] * world.vectors[row(world.items, "item_id", f)]).sum(1)
+            traits = world.shop.traits; tastes = lambda f: traits.match(row(world.users, "user_id", f), row(world.items, "item_id", f))
         else:
             ds = load(name)
             if ds.positive is None and "value" in ds.interactions: ds = load(name, positive=4.0)

@@ -165,7 +165,7 @@ def dlrm_loss(train, valid, cards, seed: int, precision: str, sparse: bool) -> f
 
 def quality(args) -> None:
     from recsys_nb.data import split_leave_last_out
-    from recsys_nb.simulate import simulate
+    from recsys_nb.data import simulate
     torch.set_num_threads(1)
     ds = simulate(n_users=3000, n_items=2000, n_interactions=60_000); split, examples = split_leave_last_out(ds), dlrm_examples(ds)
     ways = {"dense Adam, fp32": ("fp32", False), "dense Adam, bf16": ("bf16", False), "RowAdam, fp32": ("fp32", True), "RowAdam, bf16": ("bf16", True)}

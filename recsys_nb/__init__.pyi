@@ -8,10 +8,11 @@ from .data import split_leave_last_out as split_leave_last_out
 from .data import split_by_user as split_by_user
 from .data import split_random as split_random
 from .data import DataError as DataError
+from .data import simulate as simulate
+from .data import World as World
+from .data import Shop as Shop
 from .warehouse import Warehouse as Warehouse
 from .warehouse import read_table as read_table
-from .simulate import World as World
-from .simulate import Shop as Shop
 from .features import user_features as user_features
 from .features import item_features as item_features
 from .features import Feature as Feature

@@ -23,6 +23,7 @@ from recsys_nb.data import (
     Dataset,
     EmptyLogError,
     MissingColumnError,
+    World,
     load,
     split_by_time,
     split_by_user,
@@ -34,7 +35,6 @@ from .folders import KEPT, checksum, versions, write_json
 from .recommenders.columns import PREPARE, ROLES, guess_roles, plain_column
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
-from .simulate import World
 from .warehouse import _url
 
 # %% auto #0

@@ -7,7 +7,7 @@ import pytest
 
 from recsys_nb.evaluation import IsotonicCalibrator, MetricsError, PlattCalibrator, by_segment, calibrator, reliability
 from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever, predict_shown
-from recsys_nb.simulate import World
+from recsys_nb.data import World
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys_nb.data import DataError
+from recsys_nb.data import DataError, World
 from recsys_nb.recommenders import EASE, DLRMRanker, Recommender, TwoTowerRetriever
 from recsys_nb.recommenders.explain import (
     explain_ranker,
@@ -16,7 +16,6 @@ from recsys_nb.recommenders.explain import (
     why,
 )
 from recsys_nb.recommenders.sources import gather_candidates
-from recsys_nb.simulate import World
 
 
 @pytest.fixture(scope="module")

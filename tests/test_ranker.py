@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from sklearn.exceptions import NotFittedError
 
-from recsys_nb.data import DataError, Dataset, UnknownIdError
+from recsys_nb.data import DataError, Dataset, UnknownIdError, World
 from recsys_nb.recommenders.base import BaseRecommender
 from recsys_nb.recommenders.pairs import (
     CONTEXT,
@@ -26,7 +26,6 @@ from recsys_nb.recommenders.ranker import (
     choose_ranker,
 )
 from recsys_nb.recommenders.ranker_base import prepare_examples
-from recsys_nb.simulate import World
 
 FAST = {
     "dlrm": {"dim": 4, "epochs": 6, "lr": 5e-3, "device": "cpu"},

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 pytest.importorskip("implicit", reason="the extra [als] is not installed")
 pytest.importorskip("optuna", reason="the extra [tune] is not installed")
 
-from recsys_nb.data import Dataset, Histories
+from recsys_nb.data import Dataset, Histories, simulate
 from recsys_nb.recommenders.baselines import (
     ALS,
     BPR,
@@ -34,7 +34,6 @@ from recsys_nb.recommenders.baselines import (
 from recsys_nb.recommenders.filters import BASELINES
 from recsys_nb.recommenders.retriever import TwoTowerRetriever
 from recsys_nb.recommenders.tuning import SPACES, Range, TuneError, tune
-from recsys_nb.simulate import simulate
 
 SMALL = {
     **BASELINES,
@@ -175,7 +174,7 @@ SEARCH = """
 import sys, time
 from recsys_nb.recommenders.baselines import EASE
 from recsys_nb.recommenders.tuning import SPACES, tune
-from recsys_nb.simulate import simulate
+from recsys_nb.data import simulate
 
 def slow(l2=100.):
     print("trial", flush=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from test_training_processes import start_two
 
+from recsys_nb.data import simulate
 from recsys_nb.recommenders import DLRMRanker, TwoTowerRetriever
-from recsys_nb.simulate import simulate
 
 SEEDS = 3
 

@@ -18,6 +18,7 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 
+from recsys_nb.data import World  # noqa: E402
 from recsys_nb.recommenders import (  # noqa: E402
     EASE,
     BaseRecommender,
@@ -25,7 +26,6 @@ from recsys_nb.recommenders import (  # noqa: E402
     TwoTowerRetriever,
 )
 from recsys_nb.serving.http import create_app  # noqa: E402
-from recsys_nb.simulate import World  # noqa: E402
 
 SERVE = (
     "import sys; from recsys_nb.serving.http import serve; "

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_nb.data import DataError, Dataset
+from recsys_nb.data import DataError, Dataset, simulate
 from recsys_nb.recommenders.base import BaseRecommender
 from recsys_nb.recommenders.baselines import (
     ALS,
@@ -20,7 +20,6 @@ from recsys_nb.recommenders.baselines import (
 )
 from recsys_nb.recommenders.retriever import TwoTowerRetriever
 from recsys_nb.recommenders.two_stage import Recommender
-from recsys_nb.simulate import simulate
 
 MODELS = {
     "popularity": lambda: Popularity(trend_half_life=5.0),

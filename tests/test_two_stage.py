@@ -5,11 +5,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_nb.data import Dataset
+from recsys_nb.data import Dataset, simulate
 from recsys_nb.recommenders.baselines import EASE, ItemKNN, Popularity, Repeats
 from recsys_nb.recommenders.gate import judge, new_pairs, split_as_served
 from recsys_nb.recommenders.two_stage import Recommender, divide_users
-from recsys_nb.simulate import simulate
 
 
 def sources():

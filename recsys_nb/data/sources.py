@@ -27,7 +27,7 @@ from .dataset import Dataset
 from .logs import LINE_FORMATS, load_parts, name_of_file, read_log
 from .readers import READERS, read_frame
 from .roles import guess_roles
-from ..simulate import simulate
+from .simulation import simulate
 from ..warehouse import read_table
 
 # %% auto #0
