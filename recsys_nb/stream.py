@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .data import DataError, MissingColumnError
-from .features import FeatureEncoder, _build, _Buckets, _Categories, _distinct, _Hashed, _numbers, _Scaled, _Tags
+from .features import FeatureEncoder
 from .training.checkpoints import digest
 from .training.processes import count_rows, count_steps, make_seed
 
@@ -281,87 +281,6 @@ class Examples:
         sparse, dense = self.encoder.transform(frame if self.prepare is None else self.prepare(frame))
         return {"sparse": sparse.int(), "dense": dense, "y": torch.from_numpy(y.to_numpy(np.float32))} # int32: half the memory
 
-# %% ../nbs/06b_stream.ipynb #0b1bb03a
-class _Counts:
-    "How often each value came, over many batches."
-    def __init__(self): self.parts, self.waiting, self.known = [], 0, 0
-
-    def add(self, values: np.ndarray, counts: np.ndarray) -> None:
-        "Sums are made when as many values wait as are known, so that each is summed a few times only."
-        if len(values): self.parts.append((values, counts)); self.waiting += len(values)
-        if self.waiting > max(self.known, 65_536): self.total()
-
-    def total(self) -> tuple[np.ndarray, np.ndarray]: # values in no order, counts
-        if not self.parts: return np.zeros(0, object), np.zeros(0, np.int64)
-        values, counts = (np.concatenate(x) for x in zip(*self.parts))
-        codes, values = pd.factorize(values); counts = np.bincount(codes, counts, len(values)).astype(np.int64)
-        self.parts, self.waiting, self.known = [(values, counts)], 0, len(values)
-        return values, counts
-
-# %% ../nbs/06b_stream.ipynb #4c803cd5
-class _Vocabulary:
-    "Learns the values of a `_Categories` or the tags of a `_Tags`."
-    def __init__(self, encoder: _Categories | _Tags, most: int): self.encoder, self.most, self.counts = encoder, most, _Counts()
-
-    def add(self, s: pd.Series) -> None:
-        e = self.encoder
-        if isinstance(e, _Tags):
-            codes, n, cell, tag = e.pairs(s); j, values = pd.factorize(tag)
-            counts = np.bincount(j, np.bincount(codes[codes >= 0], minlength=n)[cell], len(values))
-        else: codes, values, e.family = _distinct(s, e.family); counts = np.bincount(codes[codes >= 0], minlength=len(values))
-        self.counts.add(values, counts)
-        if self.counts.known > self.most: raise DataError(f"column {e.name!r} has more than {self.most:,} values; name it in hashed={{...}} instead, or raise most.")
-
-    def done(self) -> None:
-        values, counts = self.counts.total()
-        if values.dtype == np.float64 and (np.abs(values) < 2 ** 53).all() and (values == np.floor(values)).all(): values = values.astype(np.int64) # as in one piece
-        self.encoder.values = np.sort(values[counts >= self.encoder.min_count])
-
-# %% ../nbs/06b_stream.ipynb #25564dd7
-class _Kind:
-    "Learns the kind of values of a `_Hashed`, which is all that it needs."
-    def __init__(self, encoder: _Hashed, most: int): self.encoder = encoder
-    def add(self, s: pd.Series) -> None: self.encoder.family = _distinct(s, self.encoder.family)[2]
-    def done(self) -> None: return None
-
-class _Moments:
-    "Learns mean and standard deviation of a `_Scaled`."
-    def __init__(self, encoder: _Scaled, most: int): self.encoder, self.n, self.mean, self.squares, self.low, self.high = encoder, 0, 0., 0., np.inf, -np.inf
-
-    def add(self, s: pd.Series) -> None:
-        x = self.encoder.values(s); x = x[~np.isnan(x)]
-        if not len(x): return
-        mean, n, apart = x.mean(), self.n + len(x), x.mean() - self.mean
-        self.squares += ((x - mean) ** 2).sum() + apart ** 2 * self.n * len(x) / n
-        self.mean += apart * len(x) / n; self.n = n
-        self.low, self.high = min(self.low, x.min()), max(self.high, x.max())
-
-    def done(self) -> None:
-        if self.n: self.encoder.mean, self.encoder.std = float(self.mean), float(np.sqrt(self.squares / self.n)) if self.low < self.high else 1.
-
-# %% ../nbs/06b_stream.ipynb #c8ce5afb
-class _Ranks(_Counts):
-    "Learns the edges of a `_Buckets`."
-    def __init__(self, encoder: _Buckets, most: int, keep: int = 2 ** 20): super().__init__(); self.encoder, self.keep = encoder, keep
-
-    def add(self, s: pd.Series) -> None:
-        x = _numbers(s); super().add(*np.unique(x[~np.isnan(x)], return_counts=True))
-
-    def total(self) -> tuple[np.ndarray, np.ndarray]: # values ascending, counts
-        values, counts = super().total(); order = np.argsort(values); values, counts = values[order], counts[order]
-        if len(values) > self.keep:
-            sums = counts.cumsum(); last = np.unique(np.searchsorted(sums, np.linspace(0, sums[-1], self.keep // 2 + 1)[1:])) # the last value of each part
-            values, counts = values[last], np.diff(sums[last], prepend=0)
-            self.parts, self.known = [(values, counts)], len(values)
-        return values, counts
-
-    def done(self) -> None:
-        values, counts = self.total(); n = self.encoder.n_quantiles
-        if not len(values): self.encoder.edges = np.zeros(0); return
-        at = np.ceil(counts.sum() * (np.arange(1, n) / n) - 1).clip(0) # numpy's inverted_cdf
-        q = values[np.searchsorted(counts.cumsum(), at, side="right")]
-        self.encoder.edges = np.unique(q[q < values[-1]])
-
 # %% ../nbs/06b_stream.ipynb #790feab2
 def fit_batches(
     encoder: FeatureEncoder, # fitted in place, as by its `fit` on all the frames at once
@@ -369,16 +288,16 @@ def fit_batches(
     most: int = 20_000_000, # different values that a vocabulary may count; 16 bytes each for numbers, more for text
 ) -> FeatureEncoder: # the same encoder
     "Fit an encoder on frames that come one after the other; a DataError where there are no rows, or too many values."
-    learners = {_Categories: _Vocabulary, _Tags: _Vocabulary, _Hashed: _Kind, _Scaled: _Moments, _Buckets: _Ranks}
-    columns, rows = _build(**encoder.config), 0
-    learning = [learners[type(c)](c, most) for part in columns for c in part]
-    for frame in frames:
-        rows += len(frame)
-        for learner in learning: learner.add(encoder._column(frame, learner.encoder))
-    if not rows: raise EmptyFolderError("the frames to fit on have 0 rows; check the filter or query that made them.")
-    for learner in learning: learner.done()
-    encoder._fitted = columns
-    return encoder
+    rows = 0
+    def counted():
+        nonlocal rows
+        for frame in frames:
+            rows += len(frame)
+            yield frame
+    try: return encoder.fit_batches(counted(), max_values=most)
+    except DataError as e:
+        if rows: raise
+        raise EmptyFolderError(str(e)) from e
 
 # %% ../nbs/06b_stream.ipynb #2d1f22f4
 def correct_probability(
