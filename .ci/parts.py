@@ -38,7 +38,7 @@ PUBLIC = {
     "features": """user_features item_features Feature Features point_in_time
         FeatureEncoder""",
     "models": "TwoTowerConfig TwoTowerModel DLRMConfig DLRM",
-    "training": "train Trainer DLRMTable",
+    "training": "train Trainer DLRMTable ParquetStream",
     "evaluation": """evaluate compare compare_all ranker_metrics compute_metrics
         reliability tsne_map""",
     "recommenders": """Recommender TwoTowerRetriever RetrieverSettings DLRMRanker

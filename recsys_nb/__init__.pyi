@@ -26,6 +26,7 @@ from .models import DLRM as DLRM
 from .training import train as train
 from .training import Trainer as Trainer
 from .training import DLRMTable as DLRMTable
+from .training import ParquetStream as ParquetStream
 from .evaluation import evaluate as evaluate
 from .evaluation import compare as compare
 from .evaluation import compare_all as compare_all

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from .criteo import train_criteo
 from recsys_nb.data import (
     DataError,
     Dataset,
@@ -30,6 +29,7 @@ from .recommenders.base import BaseRecommender
 from .runs import split_time_columns
 from .serving import export, serve
 from .serving.service import match_id
+from .training.criteo import train_criteo
 
 # %% auto #0
 __all__ = ['WRITERS', 'reading_options', 'read_table', 'find_column', 'check_out', 'write_table', 'find_model', 'known_columns',

@@ -16,11 +16,11 @@ import pytest
 
 from recsys_nb import pipeline
 from recsys_nb.cli import main
-from recsys_nb.criteo import criteo_to_parquet
 from recsys_nb.data import simulate
 from recsys_nb.folders import interruptible
 from recsys_nb.runs import Run, RunSettings, read_data, split_data
 from recsys_nb.serving import Exported
+from recsys_nb.training.criteo import criteo_to_parquet
 
 SMALL = (
     "--data simulated --n-users 200 --n-items 80 --n-interactions 3000 --quick --no-ab"

@@ -1,4 +1,6 @@
-"Tables in parts on two processes: the same outputs and the same tables as the model in one piece."
+"""Tables in parts on two processes: the same outputs and the same tables as the model
+in one piece."""
+
 import os
 import subprocess
 import sys
@@ -6,75 +8,124 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from torch.nn.functional import binary_cross_entropy_with_logits
 
-SIZES, LR, STEPS, B = [50, 7, 30], .1, 6, 16
+from recsys_nb.models import DLRM, DLRMConfig
+from recsys_nb.training.shards import shard_tables
+
+SIZES = [50, 7, 30]
+LR = 0.1
+STEPS = 6
+BATCH_SIZE = 16
 
 
-def whole():
-    from recsys_nb.models import DLRM, DLRMConfig
+def make_whole():
+    "The model in one piece."
     torch.manual_seed(0)
-    return DLRM(DLRMConfig(sparse_cardinalities=SIZES, sparse_embedding_dim=8, num_dense_features=3, bottom_mlp_dims=[8], top_mlp_dims=[16, 1]))
+    config = DLRMConfig(
+        sparse_cardinalities=SIZES,
+        sparse_embedding_dim=8,
+        num_dense_features=3,
+        bottom_mlp_dims=[8],
+        top_mlp_dims=[16, 1],
+    )
+    return DLRM(config)
 
 
-def batch(step):
-    g = torch.Generator().manual_seed(step)
-    return torch.randn(B, 3, generator=g), torch.stack([torch.randint(n, (B,), generator=g) for n in SIZES], 1), (torch.rand(B, generator=g) > .5).float()
+def draw_batch(step):
+    "Numbers, codes and labels."
+    generator = torch.Generator().manual_seed(step)
+    dense = torch.randn(BATCH_SIZE, 3, generator=generator)
+    columns = [torch.randint(n, (BATCH_SIZE,), generator=generator) for n in SIZES]
+    label = (torch.rand(BATCH_SIZE, generator=generator) > 0.5).float()
+    return dense, torch.stack(columns, 1), label
 
 
-def row_wise_adagrad(table, state):
-    "Duchi et al. 2011, with one number a row; in place."
+def update_by_adagrad(table, state):
+    "Row-wise Adagrad (Duchi et al. 2011): one number per row; in place."
     state += table.grad.square().mean(1)
     table.data -= LR * table.grad / (state.sqrt() + 1e-8)[:, None]
 
 
+def train_side_by_side(one, many, mine, optimizer):
+    "Some steps of both models; `mine` are the rows of this process."
+    state = torch.zeros(sum(SIZES))
+    layers = torch.nn.ModuleList([one.bottom, one.top])
+    dense = [torch.optim.SGD(m.parameters(), lr=LR) for m in (many, layers)]
+    for step in range(STEPS):
+        x, codes, label = draw_batch(step)
+        for model in (one, many):
+            model.zero_grad()
+        logits, my_logits = one(x, codes), many(x[mine], codes[mine])
+        torch.testing.assert_close(logits[mine], my_logits, rtol=0, atol=1e-6)
+        binary_cross_entropy_with_logits(logits, label).backward()
+        binary_cross_entropy_with_logits(my_logits, label[mine]).backward()
+        for each in dense:
+            each.step()
+        if optimizer == "sgd":
+            one.table.weight.data -= LR * one.table.weight.grad
+        else:
+            update_by_adagrad(one.table.weight, state)
+
+
+def list_parts(model):
+    "The number of the table and the part, for each part that lies here."
+    for name, table in model.state_dict().items():
+        if ".bags." in name:
+            number = int(name.split("feature_")[1].split(".")[0])
+            for part in table.local_shards():
+                yield number, part
+
+
 def process(how, optimizer, folder):
     "What each process runs: both models side by side."
-    import torch.distributed as dist
-
-    from recsys_nb.shards import shard_tables
-    dist.init_process_group("gloo"); rank = dist.get_rank()
-    one, loss = whole(), torch.nn.functional.binary_cross_entropy_with_logits
-    many = shard_tables(whole(), how, LR, torch.optim.SGD if optimizer == "sgd" else None)
-    mine, state = slice(rank * B // 2, (rank + 1) * B // 2), torch.zeros(sum(SIZES))
-    dense = [torch.optim.SGD(m.parameters(), lr=LR) for m in (many, torch.nn.ModuleList([one.bottom, one.top]))]
-    for step in range(STEPS):
-        x, codes, y = batch(step)
-        for m in (one, many): m.zero_grad()
-        outputs = one(x, codes), many(x[mine], codes[mine])
-        torch.testing.assert_close(outputs[0][mine], outputs[1], rtol=0, atol=1e-6)
-        loss(outputs[0], y).backward(); loss(outputs[1], y[mine]).backward()
-        for o in dense: o.step()
-        if optimizer == "sgd": one.table.weight.data -= LR * one.table.weight.grad
-        else: row_wise_adagrad(one.table.weight, state)
-    held = 0
-    for name, p in many.state_dict().items():
-        if ".bags." not in name: continue
-        rows = one.table.weight.detach().split(SIZES)[int(name.split("feature_")[1].split(".")[0])]
-        for part in p.local_shards():
-            start, n = part.metadata.shard_offsets[0], part.metadata.shard_sizes[0]
-            torch.testing.assert_close(part.tensor, rows[start:start + n], rtol=0, atol=1e-6); held += n
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    mine = slice(rank * BATCH_SIZE // 2, (rank + 1) * BATCH_SIZE // 2)
+    of_tables = torch.optim.SGD if optimizer == "sgd" else None
+    one, many = make_whole(), shard_tables(make_whole(), how, LR, of_tables)
+    train_side_by_side(one, many, mine, optimizer)
+    held, tables = 0, one.table.weight.detach().split(SIZES)
+    for number, part in list_parts(many):
+        start, n = part.metadata.shard_offsets[0], part.metadata.shard_sizes[0]
+        rows = tables[number][start : start + n]
+        torch.testing.assert_close(part.tensor, rows, rtol=0, atol=1e-6)
+        held += n
     (Path(folder) / str(rank)).write_text(str(held))
-    fresh = shard_tables(one.config, how) # whose rows are drawn where they lie
-    drawn = torch.cat([part.tensor for name, p in fresh.state_dict().items() if ".bags." in name for part in p.local_shards()])
-    assert drawn.shape == (held, 8) and .007 < drawn.std() < .013 and fresh(x[mine], codes[mine]).isfinite().all()
+    fresh = shard_tables(one.config, how)  # whose rows are drawn where they lie
+    drawn = torch.cat([part.tensor for _, part in list_parts(fresh)])
+    assert drawn.shape == (held, 8) and 0.007 < drawn.std() < 0.013
+    x, codes, _ = draw_batch(STEPS - 1)
+    assert fresh(x[mine], codes[mine]).isfinite().all()
     dist.destroy_process_group()
 
 
 @pytest.mark.parametrize("how", ["table_wise", "row_wise"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adagrad"])
 def test_same_as_in_one_piece(tmp_path, how, optimizer):
-    pytest.importorskip("torchrec", reason="needs the extra: pip install 'recsys_nb[torchrec]'")
-    words = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", __file__, how, optimizer, str(tmp_path)]
-    r = subprocess.run([sys.executable, "-W", "ignore", *words], env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True, timeout=600)
-    assert r.returncode == 0, r.stderr[-3000:]
+    reason = "needs the extra: pip install 'recsys_nb[torchrec]'"
+    pytest.importorskip("torchrec", reason=reason)
+    launch = "-W ignore -m torch.distributed.run --standalone --nproc-per-node 2"
+    words = [*launch.split(), __file__, how, optimizer, str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, *words],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
     held = [int((tmp_path / str(rank)).read_text()) for rank in (0, 1)]
-    assert sum(held) == sum(SIZES) and held == ([50, 37] if how == "table_wise" else [25 + 4 + 15, 25 + 3 + 15]) # a part each
+    parts = {"table_wise": [50, 37], "row_wise": [25 + 4 + 15, 25 + 3 + 15]}
+    assert sum(held) == sum(SIZES) and held == parts[how]
 
 
 def test_without_torchrec_the_error_names_the_extra(monkeypatch):
-    from recsys_nb.shards import shard_tables
     monkeypatch.setitem(sys.modules, "torchrec", None)
-    with pytest.raises(ImportError, match=r"recsys_nb\[torchrec\]"): shard_tables(whole())
+    with pytest.raises(ImportError, match=r"recsys_nb\[torchrec\]"):
+        shard_tables(make_whole())
 
 
-if __name__ == "__main__": process(*sys.argv[1:])
+if __name__ == "__main__":
+    process(*sys.argv[1:])
