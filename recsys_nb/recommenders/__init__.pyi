@@ -47,6 +47,7 @@ from .filters import find_smooth_directions as find_smooth_directions
 from .filters import count_directions as count_directions
 from .filters import GraphFilter as GraphFilter
 from .gate import LEADS as LEADS
+from .gate import SAME_FOR_ALL as SAME_FOR_ALL
 from .gate import THREE_TO_ONE as THREE_TO_ONE
 from .gate import share_with_past as share_with_past
 from .gate import split_as_served as split_as_served

@@ -21,8 +21,8 @@ from recsys_nb.data import (
 from ..evaluation import compare, evaluate
 
 # %% auto #0
-__all__ = ['LEADS', 'THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge', 'measure_gap',
-           'drop_small_leads', 'choose_answer', 'Verdict']
+__all__ = ['LEADS', 'SAME_FOR_ALL', 'THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge',
+           'measure_gap', 'drop_small_leads', 'choose_answer', 'Verdict']
 
 # %% ../../nbs/41_recommenders.gate.ipynb #8c0a9568
 def share_with_past(
@@ -169,6 +169,8 @@ def measure_gap(
 # %% ../../nbs/41_recommenders.gate.ipynb #32981c78
 # how far an answer of several parts must be ahead of the best source, as a share
 LEADS = {"blend": 0.01, "two stages": 0.03}
+# answers that are the same for everybody: they have to be ahead, not only as good
+SAME_FOR_ALL = ("Popularity",)
 
 
 def drop_small_leads(
@@ -191,7 +193,9 @@ def choose_answer(
     may_be_chance = table.difference_high >= 0
     error = (table.difference_high - table.difference_low) / (2 * 1.96)
     undecided = -table.difference <= THREE_TO_ONE * error
-    return table.answer[(near & may_be_chance) | undecided | is_best].iloc[0]
+    as_good = table.answer[(near & may_be_chance) | undecided | is_best]
+    personal = as_good[~as_good.isin(SAME_FOR_ALL)]
+    return (personal if len(personal) else as_good).iloc[0]
 
 
 THREE_TO_ONE = 0.67  # standard errors at which the odds are three to one
