@@ -7,9 +7,9 @@ from .data import split_by_time as split_by_time
 from .data import split_leave_last_out as split_leave_last_out
 from .data import split_by_user as split_by_user
 from .data import split_random as split_random
+from .data import Warehouse as Warehouse
+from .data import read_table as read_table
 from .data import DataError as DataError
-from .warehouse import Warehouse as Warehouse
-from .warehouse import read_table as read_table
 from .simulate import World as World
 from .simulate import Shop as Shop
 from .features import user_features as user_features
