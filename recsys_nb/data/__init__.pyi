@@ -52,12 +52,17 @@ from .engine_logs import select_columns as select_columns
 from .engine_logs import parse_moment as parse_moment
 from .engine_logs import parse_share as parse_share
 from .engine_logs import Selection as Selection
+from .engine_logs import open_source as open_source
+from .engine_logs import find_log as find_log
+from .engine_logs import find_sides as find_sides
+from .engine_logs import check_log as check_log
 from .engine_logs import read_table as read_table
 from .engine_splits import PAIR as PAIR
 from .engine_splits import EXAMPLE as EXAMPLE
 from .engine_splits import WORKING_PREFIX as WORKING_PREFIX
 from .engine_splits import hash_columns as hash_columns
 from .engine_splits import sample_users as sample_users
+from .engine_splits import check_times as check_times
 from .engine_splits import find_time_cut as find_time_cut
 from .engine_splits import mark_positives as mark_positives
 from .engine_splits import order_events as order_events

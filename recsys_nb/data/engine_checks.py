@@ -40,7 +40,7 @@ __all__ = ['MOST_PAIRS', 'Fault', 'find_id_faults', 'find_time_faults', 'count_f
            'cast_ids', 'check_columns_of', 'check_side_table', 'loosen_ids', 'refuse_near_matches', 'keep_known_ids',
            'check_events']
 
-# %% ../../nbs/05c_data.engine_checks.ipynb #dc127315
+# %% ../../nbs/05c_data.engine_checks.ipynb #10fec6e8
 @dataclass(frozen=True, eq=False)
 class Fault:
     "Something that may be wrong with a column, and the rows where it is."
@@ -49,7 +49,7 @@ class Fault:
     rows: ir.BooleanValue  # true where the fault is
     message: str  # what is wrong, such as "is null"
     remedy: str  # what to do
-    error: type[DataError]  # the type that is raised
+    error: type[DataError]  # what is raised
     reason: str = ""  # of rows that are no times
     argument: str | None = None  # the parameter that mends it
 
@@ -79,7 +79,7 @@ def find_id_faults(
         faults.append(Fault(key, large, "exceeds 64 bits", remedy, IdTypeError))
     return faults
 
-# %% ../../nbs/05c_data.engine_checks.ipynb #2ccbb58a
+# %% ../../nbs/05c_data.engine_checks.ipynb #a74bcf28
 def find_time_faults(
     column: TimeColumn,  # the times of a log
 ) -> list[Fault]:
@@ -89,7 +89,7 @@ def find_time_faults(
     )
     kind = {"error": TimestampError, "argument": "unknown", "remedy": remedy}
     return [
-        Fault("timestamp", rows, "does not parse", reason=reason, **kind)
+        Fault("timestamp", rows, "is no time", reason=reason, **kind)
         for reason, rows in column.faults.items()
     ]
 

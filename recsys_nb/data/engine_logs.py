@@ -42,7 +42,8 @@ from .roles import guess_column, guess_times
 from .warehouse import Warehouse, fit_positive
 
 # %% auto #0
-__all__ = ['LOOK_AT', 'find_roles', 'select_columns', 'parse_moment', 'parse_share', 'Selection', 'read_table']
+__all__ = ['LOOK_AT', 'find_roles', 'select_columns', 'parse_moment', 'parse_share', 'Selection', 'open_source', 'find_log',
+           'find_sides', 'check_log', 'read_table']
 
 # %% ../../nbs/05f_data.engine_logs.ipynb #8482a6c4
 LOOK_AT = 100  # rows that are fetched where no name tells which column holds times
@@ -194,8 +195,11 @@ class Selection:
             events = events.filter(events.timestamp < end)
         return sample_users(events, self.share, self.seed)
 
-# %% ../../nbs/05f_data.engine_logs.ipynb #bef59355
-def _open_source(source, options):
+# %% ../../nbs/05f_data.engine_logs.ipynb #05ef7177
+def open_source(
+    source: str | Path | BaseBackend | ir.Table,  # a URL, Ibis connection or table
+    options: Mapping[str, object],  # keys of TABLE_OPTIONS; None: as the URL says
+) -> tuple[BaseBackend | ir.Table, Mapping[str, object]]:
     "The connection or table, and the options with those of the URL."
     if isinstance(source, Path):
         source = str(source)
@@ -209,7 +213,11 @@ def _open_source(source, options):
     return open_engine(url), merged
 
 
-def _find_log(source, table, database):
+def find_log(
+    source: BaseBackend | ir.Table,  # a connection, or the table itself
+    table: str | None,  # its name, where `source` is a connection
+    database: str | None = None,  # the schema, where it is not the default
+) -> tuple[Engine, ir.Table]:
     "The engine and the table of events."
     if isinstance(source, ir.Table):
         return Engine(source._find_backend(use_default=True)), source
@@ -233,19 +241,30 @@ def _name_of(table):
     return table.get_name().rpartition(".")[2]
 
 
-def _find_sides(engine, options, roles):
+def find_sides(
+    engine: Engine,  # that checks them
+    options: Mapping[str, object],  # "users", "items": a name, a table or None
+    roles: Mapping[str, str],  # canonical name -> column of the log
+) -> dict[str, ir.Table | None]:  # "users", "items"
     "The checked tables of users and items."
     sides = {}
     for name in ("users", "items"):
         key = f"{name.removesuffix('s')}_id"
-        table = find_table(engine.con, options[name], options["database"], name)
+        table = find_table(engine.con, options[name], options.get("database"), name)
         if table is not None:
             table = check_side_table(engine, table, key, roles[key])
         sides[name] = table
     return sides
 
 
-def _check_log(engine, events, sides, roles, unknown, name):
+def check_log(
+    engine: Engine,  # that runs the queries
+    events: ir.Table,  # under canonical names
+    sides: Mapping[str, ir.Table | None],  # checked tables: "users", "items"
+    roles: Mapping[str, str],  # canonical name -> your column's name, for errors
+    unknown: str,  # "drop": leave out rows without a known id or a time
+    name: str,  # how errors call the log
+) -> ir.Table:
     "The events with checked ids and times, each id in its table."
     times = None
     if "timestamp" in roles:
@@ -276,7 +295,7 @@ def _check_content(log):
         )
     log.n_events = found["n_events"]
 
-# %% ../../nbs/05f_data.engine_logs.ipynb #29e68e14
+# %% ../../nbs/05f_data.engine_logs.ipynb #20d54b2e
 def read_table(
     source: str | Path | BaseBackend | ir.Table,  # a URL, Ibis connection or table
     table: str | None = None,  # the name of the table, where `source` is no table
@@ -305,18 +324,18 @@ def read_table(
     given |= {"event": event, "value": value}
     options = {"table": table, "database": database, "users": users, "items": items}
     options |= {"since": since, "until": until, "sample": sample}
-    source, options = _open_source(source, options | given)
+    source, options = open_source(source, options | given)
     given = {role: options[role] for role in given}
     span = options["since"], options["until"]
     selection = Selection.of(*span, options["sample"], seed)
-    engine, log = _find_log(source, options["table"], options["database"])
+    engine, log = find_log(source, options["table"], options["database"])
     name = name or _name_of(log)
     roles = find_roles(engine, log, given, name)
-    sides = _find_sides(engine, options, roles)
+    sides = find_sides(engine, options, roles)
     rows = log if where is None else log.filter(where)
     events = select_columns(rows, roles, keep, name)
     positive = fit_positive(events, positive)
-    events = _check_log(engine, events, sides, roles, unknown, name)
+    events = check_log(engine, events, sides, roles, unknown, name)
     events = selection.apply(events)
     if sides["users"] is not None:
         sides["users"] = sample_users(sides["users"], selection.share, seed)

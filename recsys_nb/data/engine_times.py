@@ -122,7 +122,7 @@ def parse_text_times(
     }
     return TimeColumn(times, faults)
 
-# %% ../../nbs/05b_data.engine_times.ipynb #f523ffe1
+# %% ../../nbs/05b_data.engine_times.ipynb #249a4513
 def count_units(
     engine: Engine,  # that runs the query
     table: ir.Table,  # the log
@@ -142,7 +142,7 @@ def _in_range(numbers: ir.FloatingValue, unit: str) -> ir.BooleanValue:
     _, low, end = UNITS[unit]
     return ((numbers >= low) & (numbers < end)).fill_null(False)
 
-
+# %% ../../nbs/05b_data.engine_times.ipynb #677d5791
 def since_epoch(
     microseconds: ir.IntegerValue,  # since 1970 in UTC
 ) -> ir.TimestampValue:
