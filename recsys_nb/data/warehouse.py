@@ -32,7 +32,7 @@ from .splits import check_sizes, mark_split
 # %% auto #0
 __all__ = ['SideTables', 'fetch_ids', 'fit_positive', 'divide_events', 'divide_users', 'Warehouse']
 
-# %% ../../nbs/05e_data.warehouse.ipynb #bc99efb5
+# %% ../../nbs/05e_data.warehouse.ipynb #84818b22
 class SideTables:
     "The tables of users and items of a log in an engine; each is fetched once."
 
@@ -68,8 +68,11 @@ def fetch_ids(
     "All ids of a log; without a table, the distinct ones of its events."
     if table is not None:
         return pd.Index(table[key], name=key)
-    ids = log.engine.fetch_frame(log.events.select(key).distinct())
-    return pd.Index(ids[key], name=key).sort_values()
+    if "interactions" in vars(log):  # they have been fetched
+        ids = log.interactions[key].unique()
+    else:
+        ids = log.engine.fetch_frame(log.events.select(key).distinct())[key]
+    return pd.Index(ids, name=key).sort_values()
 
 # %% ../../nbs/05e_data.warehouse.ipynb #2ef6f3d6
 def fit_positive(
