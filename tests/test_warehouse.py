@@ -262,7 +262,8 @@ def test_what_is_no_time_is_that_of_a_frame(con):
     "The same rows are refused for the same reason, or dropped where that is asked for."
     frame = pd.DataFrame({"user_id": [1, 2, 3], "item_id": 1} | NOT_TIMES)
     stamps = put(con, "stamps", frame)
-    for name in NOT_TIMES:
+    few = ["two units", "no day", "zeros", "dates of nothing"]
+    for name in few if con.name == "pyspark" else NOT_TIMES:  # Spark is slow
         bad, reason = reasons_of(frame[name])
         with pytest.raises(TimestampError) as raised:
             load(stamps, timestamp=name)
