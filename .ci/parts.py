@@ -33,8 +33,7 @@ TITLES = {
 # what `import recsys_nb as rn` offers: the names that a user of the package needs
 PUBLIC = {
     "data": """Dataset load read_frame split_by_time split_leave_last_out split_by_user
-        split_random DataError simulate World Shop""",
-    "warehouse": "Warehouse read_table",
+        split_random Warehouse read_table DataError simulate World Shop""",
     "features": """user_features item_features Feature Features point_in_time
         FeatureEncoder""",
     "models": "TwoTowerConfig TwoTowerModel DLRMConfig DLRM",

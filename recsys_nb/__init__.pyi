@@ -7,12 +7,12 @@ from .data import split_by_time as split_by_time
 from .data import split_leave_last_out as split_leave_last_out
 from .data import split_by_user as split_by_user
 from .data import split_random as split_random
+from .data import Warehouse as Warehouse
+from .data import read_table as read_table
 from .data import DataError as DataError
 from .data import simulate as simulate
 from .data import World as World
 from .data import Shop as Shop
-from .warehouse import Warehouse as Warehouse
-from .warehouse import read_table as read_table
 from .features import user_features as user_features
 from .features import item_features as item_features
 from .features import Feature as Feature

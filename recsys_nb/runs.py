@@ -25,6 +25,7 @@ from recsys_nb.data import (
     MissingColumnError,
     World,
     load,
+    parse_url,
     split_by_time,
     split_by_user,
     split_leave_last_out,
@@ -35,7 +36,6 @@ from .folders import KEPT, checksum, versions, write_json
 from .recommenders.columns import PREPARE, ROLES, guess_roles, plain_column
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
-from .warehouse import _url
 
 # %% auto #0
 __all__ = ['SPLIT_KINDS', 'FOUND', 'RunSettings', 'hide_password', 'read_roles', 'Run', 'load_options', 'split_time_columns',
@@ -112,7 +112,7 @@ def hide_password(
     data: str,  # a path, or the URL of an engine
 ) -> str:
     "A name or path as it is, a URL without its password."
-    return repr(_url(data)) if "://" in data else data
+    return repr(parse_url(data)) if "://" in data else data
 
 
 def read_roles(

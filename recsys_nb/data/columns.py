@@ -13,10 +13,11 @@ import pandas as pd
 import pyarrow as pa
 
 # %% auto #0
-__all__ = ['ARGUMENTS', 'MAX_CAPITALS', 'DataError', 'MissingColumnError', 'AmbiguousColumnError', 'NullIdError', 'IdTypeError',
-           'TimestampError', 'DuplicateRowError', 'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError',
-           'as_plain_column', 'as_frame', 'check_columns', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_id',
-           'find_near_match', 'compare_ids']
+__all__ = ['EXACT', 'ARGUMENTS', 'ID_KINDS', 'NULL_REMEDY', 'MAX_CAPITALS', 'DataError', 'MissingColumnError',
+           'AmbiguousColumnError', 'NullIdError', 'IdTypeError', 'TimestampError', 'DuplicateRowError',
+           'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError', 'as_plain_column', 'as_frame',
+           'check_columns', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_id', 'find_near_match',
+           'describe_near_match', 'describe_duplicates', 'describe_strangers', 'compare_ids']
 
 # %% ../../nbs/00_data.columns.ipynb #5276675b
 class DataError(ValueError):
@@ -71,7 +72,7 @@ class DownloadError(DataError):
     "A data set could not be fetched; the message says which file to place where."
 
 # %% ../../nbs/00_data.columns.ipynb #b4cfbaf5
-_EXACT = 2**53  # whole numbers up to here are exact as floats
+EXACT = 2**53  # whole numbers up to here are exact as floats
 _NULLABLE = {
     pa.int8(): pd.Int64Dtype(),
     pa.int16(): pd.Int64Dtype(),
@@ -104,7 +105,7 @@ def _plain_numbers(column: pd.Series) -> pd.Series:
         return column.astype(column.dtype.numpy_dtype)
     if pd.api.types.is_bool_dtype(column.dtype):
         return column.astype(object).where(column.notna(), None)
-    if column.abs().max() < _EXACT:
+    if column.abs().max() < EXACT:
         return column.astype("float64")
     return column
 
@@ -195,15 +196,19 @@ def check_columns(
     )
 
 # %% ../../nbs/00_data.columns.ipynb #0864d7e0
+ID_KINDS = "ids are whole numbers or strings"
+NULL_REMEDY = "drop them (unknown='drop') or fill them"
+
+
 def _whole_numbers(column, what):
     "Float ids as whole numbers."
     part = column % 1 != 0
     if part.any():
         raise IdTypeError(
             f"{what} {column[part].iloc[0]} in row {part.argmax()} is not a whole "
-            "number; ids are whole numbers or strings."
+            f"number; {ID_KINDS}."
         )
-    if (column.abs() >= _EXACT).any():
+    if (column.abs() >= EXACT).any():
         raise IdTypeError(
             f"{what} was read as floats and has lost digits (some are above 2**53): "
             f"read it as whole numbers, or as text."
@@ -248,13 +253,13 @@ def check_ids(
     if null.any():
         raise NullIdError(
             f"{what} is null in {int(null.sum())} rows, the first is row "
-            f"{null.argmax()}; drop them (unknown='drop') or fill them.",
+            f"{null.argmax()}; {NULL_REMEDY}.",
             "unknown",
         )
     if isinstance(column.dtype, pd.StringDtype):
         return column
     if pd.api.types.is_bool_dtype(column):
-        raise IdTypeError(f"{what} holds booleans; ids are whole numbers or strings.")
+        raise IdTypeError(f"{what} holds booleans; {ID_KINDS}.")
     if pd.api.types.is_float_dtype(column):
         return _whole_numbers(column, what)
     if pd.api.types.is_unsigned_integer_dtype(column):
@@ -310,6 +315,45 @@ def find_near_match(
     return NearMatch(alike[0], partners[loosen_id(alike[0])], len(alike))
 
 # %% ../../nbs/00_data.columns.ipynb #8b152002
+def describe_near_match(
+    found: NearMatch,  # the pair to show
+    left_name: str,  # how errors call the ids of the stranger
+    right_name: str,  # and the table of the known ids
+) -> str:  # without a full stop, so that a remedy can follow
+    "What two ids that differ by their writing have in common, and what to do."
+    return (
+        f"{left_name} {found.stranger!r} is not in {right_name}, but "
+        f"{found.partner!r} is: they differ by padding, blanks or capitals in "
+        f"{found.n_ids} ids; write them alike"
+    )
+
+
+def describe_duplicates(
+    key: str,  # the id column: "user_id" or "item_id"
+    name: str,  # the table: "users" or "items"
+    example: object,  # an id that has two rows
+    n_rows: int,  # how many rows there are too many
+) -> str:
+    "The message for a table that has several rows for one id."
+    return (
+        f"the {name} table has more than one row for {key} {example!r} ({n_rows:,} "
+        "rows too many); keep one row per id."
+    )
+
+
+def describe_strangers(
+    key: str,  # the id column: "user_id" or "item_id"
+    name: str,  # the table: "users" or "items"
+    example: object,  # an id of the log that the table lacks
+    n_rows: int,  # how many interactions have such ids
+) -> str:  # without a full stop, so that another remedy can follow
+    "The message for interactions whose ids are not in their table."
+    return (
+        f"{key} {example!r} has interactions but no row in the {name} table "
+        f"({n_rows:,} such interactions); add it"
+    )
+
+
 def compare_ids(
     left: pd.Series | pd.Index,  # ids that should be known, checked
     right: pd.Series | pd.Index,  # the known ones, checked
@@ -340,9 +384,5 @@ def _refuse_near_matches(left, known, right, left_name, right_name):
     strangers = left[~known].drop_duplicates()
     found = find_near_match(strangers, right, len(distinct))
     if found:
-        raise IdMismatchError(
-            f"{left_name} {found.stranger!r} is not in {right_name}, but "
-            f"{found.partner!r} is: they differ by padding, blanks or capitals in "
-            f"{found.n_ids} ids; write them alike, e.g. with .str.strip() or "
-            ".str.zfill()."
-        )
+        message = describe_near_match(found, left_name, right_name)
+        raise IdMismatchError(f"{message}, e.g. with .str.strip() or .str.zfill().")

@@ -22,6 +22,8 @@ from recsys_nb.data.columns import (
     check_columns,
     check_ids,
     compare_ids,
+    describe_duplicates,
+    describe_strangers,
 )
 from .times import join_date_and_time, parse_timestamps
 
@@ -42,10 +44,9 @@ def check_table(
     table[key] = check_ids(table[key], key)
     twice = table[key].duplicated()
     if twice.any():
+        example = table.loc[twice, key].tolist()[0]
         raise DuplicateRowError(
-            f"the {what} table has more than one row for {key} "
-            f"{table.loc[twice, key].tolist()[0]!r} ({int(twice.sum())} rows too "
-            "many); keep one row per id."
+            describe_duplicates(key, what, example, int(twice.sum()))
         )
     return table
 
@@ -78,10 +79,9 @@ def _check_known(ids, known_ids, key, name):
     if known.all():
         return
     stranger = ids[~known].tolist()[0]
+    message = describe_strangers(key, name, stranger, int((~known).sum()))
     raise UnknownIdError(
-        f"{key} {stranger!r} has interactions but no row in the {name} table "
-        f"({int((~known).sum())} such interactions); add it, or drop them with "
-        "Dataset.from_frame(..., unknown='drop').",
+        f"{message}, or drop them with Dataset.from_frame(..., unknown='drop').",
         "unknown",
     )
 

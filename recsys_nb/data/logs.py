@@ -16,7 +16,7 @@ import pyarrow as pa
 from .columns import DataError, DuplicateRowError, as_frame
 from .dataset import Dataset
 from .readers import PACKED_SUFFIXES, find_format, read_frame
-from .roles import guess_column, guess_roles, plain_name
+from .roles import guess_id_column, guess_roles
 from .splits import mark_split
 from .tables import convert_text, read_text
 
@@ -69,12 +69,10 @@ def _read_table_of(role: str, table, column: str, options: dict):
     if isinstance(table, str | Path):
         table = read_frame(table, **options)
     table = as_frame(table, f"the {role}s table")
-    if column in table or f"{role}_id" in table:
+    found = guess_id_column(role, table.columns, column)
+    if found is None or found == f"{role}_id":
         return table
-    wanted = plain_name(column).removesuffix("s")
-    same = [c for c in table.columns if plain_name(c).removesuffix("s") == wanted]
-    found = same[0] if same else guess_column(role, table.columns)
-    return table.rename(columns={found or "id": column})
+    return table.rename(columns={found: column})
 
 
 def _read_with_ids(path, roles, options) -> pd.DataFrame:

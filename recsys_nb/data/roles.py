@@ -19,7 +19,7 @@ from recsys_nb.data.columns import (
 from .times import looks_like_times, mentions_times
 
 # %% auto #0
-__all__ = ['ROLE_NAMES', 'plain_name', 'guess_column', 'guess_times', 'guess_roles']
+__all__ = ['ROLE_NAMES', 'plain_name', 'guess_column', 'guess_id_column', 'guess_times', 'guess_roles']
 
 # %% ../../nbs/04c_data.roles.ipynb #f964c056
 ROLE_NAMES = {
@@ -56,6 +56,24 @@ def guess_column(
     found = {plain_name(column): column for column in reversed(list(columns))}
     names = [name for name in ROLE_NAMES[role] if name in found]
     return found[names[0]] if names else None
+
+
+def guess_id_column(
+    role: str,  # "user" or "item": what the table has one row for
+    columns: Sequence,  # the names of the table's columns
+    wanted: object,  # how the log calls its ids of that role
+) -> object | None:  # one of the columns, or None
+    "The id column of a table of users or items: the log's name, or one like it."
+    columns = list(columns)
+    for name in (wanted, f"{role}_id"):
+        if name in columns:
+            return name
+    stem = plain_name(wanted).removesuffix("s")
+    same = [name for name in columns if plain_name(name).removesuffix("s") == stem]
+    if same:
+        return same[0]
+    found = guess_column(role, columns)
+    return "id" if found is None and "id" in columns else found
 
 # %% ../../nbs/04c_data.roles.ipynb #de621ab5
 _TIME_LIKE = re.compile(r"date|time|stamp|when|^ts$|_ts$|_at$|^dt|_dt$", re.IGNORECASE)

@@ -24,11 +24,11 @@ import pandas as pd
 
 from .columns import DataError, DownloadError
 from .dataset import Dataset
+from .engine_logs import read_table
 from .logs import LINE_FORMATS, load_parts, name_of_file, read_log
 from .readers import READERS, read_frame
 from .roles import guess_roles
 from .simulation import simulate
-from ..warehouse import read_table
 
 # %% auto #0
 __all__ = ['SOURCES', 'LAYOUTS', 'Source', 'download', 'find_source', 'load']

@@ -14,8 +14,8 @@ from .columns import EmptyLogError, check_columns
 from .dataset import Dataset, order_by_example
 
 # %% auto #0
-__all__ = ['SPLITS', 'check_share', 'mark_split', 'hash_rows', 'canonical_order', 'split_by_time', 'split_leave_last_out',
-           'split_by_user', 'split_random', 'check_split']
+__all__ = ['SPLITS', 'check_share', 'mark_split', 'check_sizes', 'hash_rows', 'canonical_order', 'split_by_time', 'check_last',
+           'split_leave_last_out', 'count_test_users', 'split_by_user', 'split_random', 'check_split']
 
 # %% ../../nbs/03_data.splits.ipynb #a51f146c
 def check_share(
@@ -40,14 +40,23 @@ def mark_split(
     return parts
 
 
+def check_sizes(
+    n_train: int,  # interactions of the part to learn from
+    n_test: int,  # interactions held out
+) -> None:
+    "Raise where one of the two parts would be empty."
+    if n_train and n_test:
+        return
+    empty = "test" if n_train else "train"
+    raise EmptyLogError(
+        f"the {empty} set would be empty: {n_train + n_test} interactions are too few "
+        "for this split."
+    )
+
+
 def _divide(log: Dataset, held: np.ndarray, **how):
     "Train and test from a mask of the rows."
-    if held.all() or not held.any():
-        empty = "train" if held.all() else "test"
-        raise EmptyLogError(
-            f"the {empty} set would be empty: {len(log)} interactions are too few for "
-            "this split."
-        )
+    check_sizes(int((~held).sum()), int(held.sum()))
     train = log.replace(log.interactions[~held])
     test = log.replace(log.interactions[held])
     return mark_split(how, train, test)
@@ -135,6 +144,17 @@ def _first_positives(log: Dataset) -> tuple[np.ndarray, np.ndarray]:
     return pair, positive[~pd.Series(pair[positive]).duplicated().to_numpy()]
 
 
+def check_last(
+    last: float,  # what was passed
+) -> None:
+    "Raise where `last` is neither a whole number of items nor a share."
+    if not last > 0 or (last > 1 and last != int(last)):
+        raise ValueError(
+            "last must be a whole number of items, or a share between 0 and 1, "
+            f"got {last!r}."
+        )
+
+
 def _count_held(counts: np.ndarray, last: float) -> np.ndarray:
     "How many of each user's items are held out: never all."
     wanted = int(last) if last >= 1 else np.maximum(1, np.round(last * counts))
@@ -175,11 +195,7 @@ def split_leave_last_out(
     if _stays_in_engine(ds):
         return ds.split_leave_last_out(last)
     check_columns(ds.interactions, ["timestamp"], "split_leave_last_out: the log")
-    if not last > 0 or (last > 1 and last != int(last)):
-        raise ValueError(
-            "last must be a whole number of items, or a share between 0 and 1, "
-            f"got {last!r}."
-        )
+    check_last(last)
     order = canonical_order(ds)
     held = np.empty(len(ds), bool)
     held[order] = _rows_of_the_last(ds.replace(ds.interactions.iloc[order]), last)
@@ -208,14 +224,24 @@ def _last_examples(log: Dataset, count_held):
     return held[example] | seen_later, user, ids, counts
 
 
-def _draw_users(ids, counts, test, seed):
-    "The codes of the test users: those with two examples whose hash comes first."
-    able = np.flatnonzero(counts >= 2)
-    n_test = min(max(1, round(test * len(ids))), len(able), len(ids) - 1)
+def count_test_users(
+    test: float,  # share of the users
+    n_users: int,  # users of the log
+    n_able: int,  # those who have two examples or more, and so can be tested
+) -> int:  # at least one, and never all users
+    "How many users a split by user holds out."
+    n_test = min(max(1, round(test * n_users)), n_able, n_users - 1)
     if n_test < 1:
         raise EmptyLogError(
             "split_by_user needs two users, one of them with two positives or more."
         )
+    return n_test
+
+
+def _draw_users(ids, counts, test, seed):
+    "The codes of the test users: those with two examples whose hash comes first."
+    able = np.flatnonzero(counts >= 2)
+    n_test = count_test_users(test, len(ids), len(able))
     salt = [f"split {seed}"] * len(able)
     return able[np.argsort(hash_rows(salt, ids[able].tolist()))][:n_test]
 

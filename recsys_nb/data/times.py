@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from .columns import TimestampError, as_plain_column
 
 # %% auto #0
-__all__ = ['YEARS', 'UNITS', 'parse_timestamps', 'join_date_and_time', 'looks_like_times', 'mentions_times']
+__all__ = ['YEARS', 'UNITS', 'MICROSECONDS', 'NULL_TIME', 'PLACEHOLDER_TIME', 'UNREADABLE_TIME', 'OUTSIDE_YEARS', 'NULL_WORDS',
+           'PLACEHOLDERS', 'name_other_unit', 'parse_timestamps', 'join_date_and_time', 'looks_like_times',
+           'mentions_times']
 
 # %% ../../nbs/00b_data.times.ipynb #62bca7aa
 YEARS = (1990, 2100)  # where events can lie, both included
@@ -31,11 +33,24 @@ UNITS = {
     "YYYYMMDDhhmm": ("%Y%m%d%H%M", 199001010000, 210012312360),
     "YYYYMMDDhhmmss": ("%Y%m%d%H%M%S", 19900101000000, 21001231235960),
 }  # how numbers are read: a unit or a format, the least number, the end
+MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # in one of each unit
 
 # %% ../../nbs/00b_data.times.ipynb #9826e77f
 _OK = ""  # the reason of a row that is a time
-_NULL_WORDS = {"", "null", "none", "nan", "nat", "na", "n/a", "<na>", "\\n", "-"}
-_PLACEHOLDER = re.compile(r"^[0:\-/ .tTzZ+]*0[0:\-/ .tTzZ+]*$|^-1$|^9999[-/]?\d\d.*$")
+NULL_TIME = "null"
+PLACEHOLDER_TIME = "a placeholder"
+UNREADABLE_TIME = "does not parse"
+OUTSIDE_YEARS = f"outside {YEARS[0]} to {YEARS[1]}"
+NULL_WORDS = {"", "null", "none", "nan", "nat", "na", "n/a", "<na>", "\\n", "-"}
+PLACEHOLDERS = r"^[0:\-/ .tTzZ+]*0[0:\-/ .tTzZ+]*$|^-1$|^9999[-/]?\d\d.*$"
+
+
+def name_other_unit(
+    unit: str,  # the key of UNITS that a number fits
+    main: str,  # the key that most numbers of the column fit
+) -> str:
+    "The reason why a number of another unit than most is no time."
+    return f"in {unit} where most are in {main}"
 
 
 def _single_unit(numbers: pd.Series) -> str | None:
@@ -53,7 +68,7 @@ def _numeric_times(numbers: pd.Series) -> tuple[pd.Series, np.ndarray]:
     if unit and not unit.startswith("%"):
         return _in_unit(numbers, unit), np.full(len(numbers), _OK, dtype=object)
     times = pd.Series(pd.NaT, numbers.index, dtype="datetime64[us]")
-    reasons = np.full(len(numbers), "outside 1990 to 2100", dtype=object)
+    reasons = np.full(len(numbers), OUTSIDE_YEARS, dtype=object)
     inside = {
         unit: ((numbers >= low) & (numbers < end)).to_numpy(bool)
         for unit, (_, low, end) in UNITS.items()
@@ -63,14 +78,11 @@ def _numeric_times(numbers: pd.Series) -> tuple[pd.Series, np.ndarray]:
         return times, reasons
     main = max(counts, key=counts.get)
     for unit in counts:
-        reasons[inside[unit]] = f"in {unit} where most are in {main}"
+        reasons[inside[unit]] = name_other_unit(unit, main)
     mask = inside[main]
     times[mask] = _in_unit(numbers[mask], UNITS[main][0])
-    reasons[mask] = np.where(times[mask].isna(), "does not parse", _OK)
+    reasons[mask] = np.where(times[mask].isna(), UNREADABLE_TIME, _OK)
     return times, reasons
-
-
-_MICROSECONDS = {"s": 1e6, "ms": 1e3, "us": 1.0, "ns": 1e-3}  # in a unit
 
 
 def _in_unit(numbers, unit):
@@ -79,7 +91,7 @@ def _in_unit(numbers, unit):
         digits = numbers.astype("int64").astype("str")
         return pd.to_datetime(digits, format=unit, errors="coerce")
     if pd.api.types.is_float_dtype(numbers):
-        numbers = (numbers * _MICROSECONDS[unit]).round().astype("int64")
+        numbers = (numbers * MICROSECONDS[unit]).round().astype("int64")
         unit = "us"
     times = pd.to_datetime(numbers, unit=unit, errors="coerce")
     return times.astype("datetime64[us]")
@@ -109,7 +121,7 @@ def _year_last(text: pd.Series) -> tuple[pd.Series, str]:
     hour, half = clock.dt.components.hours, parts["half"].str.strip().str.lower()
     clock = clock + pd.to_timedelta(12 * ((half == "pm") & (hour < 12)), unit="h")
     clock = clock - pd.to_timedelta(12 * ((half == "am") & (hour == 12)), unit="h")
-    return days + clock, "does not parse"
+    return days + clock, UNREADABLE_TIME
 
 
 def _iso_times(text: pd.Series) -> pd.Series:
@@ -132,7 +144,7 @@ def _text_times(text: pd.Series) -> tuple[pd.Series, np.ndarray]:
             return times, np.full(len(text), _OK, dtype=object)
     text = text.str.strip()
     times = pd.Series(pd.NaT, text.index, dtype="datetime64[us]")
-    reasons = np.full(len(text), "does not parse", dtype=object)
+    reasons = np.full(len(text), UNREADABLE_TIME, dtype=object)
     numbers = pd.to_numeric(text, errors="coerce")
     numeric = numbers.notna().to_numpy()
     if numeric.any():
@@ -145,7 +157,7 @@ def _text_times(text: pd.Series) -> tuple[pd.Series, np.ndarray]:
         iso = ~numeric & ~rest
         year = times[iso].dt.year
         inside = year.between(*YEARS).to_numpy()
-        reasons[iso] = np.where(inside, _OK, "outside 1990 to 2100")
+        reasons[iso] = np.where(inside, _OK, OUTSIDE_YEARS)
     _mark_placeholders(text, times, reasons)
     _refuse_two_writings(numeric, times, reasons)
     return times, reasons
@@ -182,10 +194,10 @@ def _mark_placeholders(text, times, reasons):
     bad = np.flatnonzero(reasons != _OK)
     for row in bad:
         value = text.iloc[row]
-        if pd.isna(value) or value.lower() in _NULL_WORDS:
-            reasons[row] = "null"
-        elif _PLACEHOLDER.match(value):
-            reasons[row] = "a placeholder"
+        if pd.isna(value) or value.lower() in NULL_WORDS:
+            reasons[row] = NULL_TIME
+        elif re.match(PLACEHOLDERS, value):
+            reasons[row] = PLACEHOLDER_TIME
     times[bad] = pd.NaT
 
 
@@ -205,10 +217,10 @@ def _datetime_times(values: pd.Series) -> tuple[pd.Series, np.ndarray]:
     times = pd.to_datetime(values, utc=True).dt.tz_localize(None)
     times = times.astype("datetime64[us]")
     year = times.dt.year
-    reasons = np.where(year.between(*YEARS), _OK, "outside 1990 to 2100")
+    reasons = np.where(year.between(*YEARS), _OK, OUTSIDE_YEARS)
     reasons = reasons.astype(object)
-    reasons[(year == 9999).to_numpy()] = "a placeholder"
-    reasons[times.isna().to_numpy()] = "null"
+    reasons[(year == 9999).to_numpy()] = PLACEHOLDER_TIME
+    reasons[times.isna().to_numpy()] = NULL_TIME
     times[reasons != _OK] = pd.NaT
     return times, reasons
 
@@ -222,7 +234,7 @@ def _written_times(values: pd.Series, written: str) -> tuple[pd.Series, np.ndarr
         times = pd.to_datetime(text, format=written, errors="coerce", utc=True)
         times = times.dt.tz_localize(None)
     times, reasons = _datetime_times(times)
-    reasons[reasons == "null"] = f"not written as {written!r}"
+    reasons[reasons == NULL_TIME] = f"not written as {written!r}"
     return times, reasons
 
 # %% ../../nbs/00b_data.times.ipynb #0b115c55
@@ -240,8 +252,8 @@ def _read_times(values: pd.Series, written: str | None):
         if pd.api.types.is_float_dtype(values):
             values = values.where(values.abs() < np.inf)
         times, reasons = _numeric_times(values)
-        reasons[values.isin([0, -1]).to_numpy()] = "a placeholder"
-        reasons[null] = "null"
+        reasons[values.isin([0, -1]).to_numpy()] = PLACEHOLDER_TIME
+        reasons[null] = NULL_TIME
         return times, reasons
     if pd.api.types.is_datetime64_any_dtype(values):
         return _datetime_times(values)
@@ -318,7 +330,7 @@ def looks_like_times(
         return False
     _, reasons = _read_times(column.reset_index(drop=True), None)
     told = pd.Series(reasons)
-    empty = told.isin(["null", "a placeholder"])
+    empty = told.isin([NULL_TIME, PLACEHOLDER_TIME])
     likely = told.isin([_OK, "day and month are not told apart"])
     return bool((~empty).any() and likely.sum() >= 0.9 * (~empty).sum())
 
