@@ -8,7 +8,8 @@ import pytest
 from recsys_nb.data import Dataset
 from recsys_nb.recommenders.baselines import EASE, ItemKNN, Popularity, Repeats
 from recsys_nb.recommenders.gate import judge, new_pairs, split_as_served
-from recsys_nb.recommenders.two_stage import Recommender, divide_users
+from recsys_nb.recommenders.trial import divide_users
+from recsys_nb.recommenders.two_stage import Recommender
 from recsys_nb.simulate import simulate
 
 

@@ -36,7 +36,8 @@ from recsys_nb.recommenders.storage import (
 )
 
 # %% auto #0
-__all__ = ['top_k', 'count_users_at_a_time', 'mask_scores', 'slice_histories', 'pack', 'unpack', 'BaseRecommender']
+__all__ = ['top_k', 'count_users_at_a_time', 'mask_scores', 'slice_histories', 'pack', 'unpack', 'check_log', 'answer_question',
+           'pack_learnt', 'pack_model', 'unpack_model', 'BaseRecommender']
 
 # %% ../../nbs/32_recommenders.base.ipynb #d1ccd280
 CELLS = 2**20  # scores worked on at a time: 4 MiB in float32
@@ -195,7 +196,7 @@ def explain_short_lists(question, items, k, exclude_seen, allowed) -> str | None
         warnings.warn(
             f"{len(missed):,} users have fewer than k={k} rows although candidates "
             f"are left, e.g. {question.users[first]!r} has {found[first]:,} rows",
-            stacklevel=3,
+            stacklevel=4,
         )
     return f"{len(short):,} users have fewer than k={k} candidates left"
 
@@ -304,6 +305,66 @@ def unpack(
     parts = [arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr")]
     return sp.csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}.shape"]))
 
+# %% ../../nbs/32_recommenders.base.ipynb #beec1484
+def check_log(
+    train,  # what `fit` was given
+) -> None:
+    "Raise an error where it is no log, or an empty one."
+    if not isinstance(train, Dataset):
+        kind = type(train).__name__
+        raise TypeError(f"fit takes a Dataset, got {kind}: see Dataset.from_frame")
+    if not len(train):
+        raise EmptyLogError("there is nothing to learn from: no interactions.")
+
+
+def answer_question(
+    recommender: BaseRecommender,  # fitted
+    question: Question,  # the users, with their histories
+    # how many items, whether seen ones are left out, and which are allowed
+    which: tuple[int, bool, np.ndarray | None],
+    budget_gib: float,  # memory for the scores of users taken at a time
+) -> pd.DataFrame:  # user_id, item_id, rank, score, source
+    "The lists of all users; `attrs` say why some are short."
+    item_ids = recommender.item_ids_
+    step = count_users_at_a_time(budget_gib, len(item_ids), recommender.cell_bytes)
+    items, scores = find_in_steps(recommender, question, which, step)
+    lists = make_lists(question, item_ids, items, scores)
+    why = explain_short_lists(question, items, *which)
+    lists.attrs = {"short_lists": why} if why else {}
+    return lists
+
+
+def pack_learnt(
+    recommender: BaseRecommender,  # whose `learnt` names the attributes
+) -> dict[str, np.ndarray]:  # for `unpack`
+    "The arrays that a recommender has learnt."
+    arrays = {}
+    for name in recommender.learnt:
+        arrays |= pack(name, getattr(recommender, name))
+    return arrays
+
+
+def pack_model(
+    recommender: BaseRecommender,  # fitted
+) -> Stored:
+    "All that answering needs."
+    settings, arrays = recommender.state()
+    catalogue = {
+        field.name: getattr(recommender.catalogue_, field.name)
+        for field in fields(recommender.catalogue_)
+    }
+    return Stored(name_class(type(recommender)), settings, arrays, catalogue)
+
+
+def unpack_model(
+    stored: Stored,  # of `pack_model`
+    kind: type[BaseRecommender],  # that is expected
+) -> BaseRecommender:  # of this class or of one that inherits from it
+    "The fitted recommender that was packed."
+    found = find_class(stored.kind, kind)
+    catalogue = Catalogue(**stored.catalogue)
+    return found.from_state(stored.settings, stored.arrays, catalogue)
+
 # %% ../../nbs/32_recommenders.base.ipynb #f9c0ade5
 class BaseRecommender:
     "What all recommenders share; a subclass writes `learn` and `score_all`."
@@ -317,11 +378,7 @@ class BaseRecommender:
         train: Dataset,  # the log; all its interactions count
     ) -> BaseRecommender:
         "Learn from the interactions of `train`."
-        if not isinstance(train, Dataset):
-            kind = type(train).__name__
-            raise TypeError(f"fit takes a Dataset, got {kind}: see Dataset.from_frame")
-        if not len(train):
-            raise EmptyLogError("there is nothing to learn from: no interactions.")
+        check_log(train)
         self.adopt(Catalogue.of(train))
         self.learn(train)
         return self
@@ -352,8 +409,7 @@ class BaseRecommender:
         histories: Histories,  # of n users
     ) -> np.ndarray:  # float32 (n, n_items); the caller does not write into it
         "To be written: the scores of all items."
-        name = type(self).__name__
-        raise NotImplementedError(f"{name} must write score_all(histories)")
+        raise NotImplementedError(f"{type(self).__name__} must write score_all")
 
     def score_pairs(
         self,
@@ -392,15 +448,8 @@ class BaseRecommender:
         check_at_least(1, k=k)
         check_above_0(budget_gib=budget_gib)
         question = self.ask(user_ids, events)
-        allowed = allow_items(self.item_ids_, candidates, exclude)
-        n_items = len(self.item_ids_)
-        step = count_users_at_a_time(budget_gib, n_items, self.cell_bytes)
-        which = (k, exclude_seen, allowed)
-        items, scores = find_in_steps(self, question, which, step)
-        lists = make_lists(question, self.item_ids_, items, scores)
-        why = explain_short_lists(question, items, k, exclude_seen, allowed)
-        lists.attrs = {"short_lists": why} if why else {}
-        return lists
+        which = (k, exclude_seen, allow_items(self.item_ids_, candidates, exclude))
+        return answer_question(self, question, which, budget_gib)
 
     def ask(
         self,
@@ -435,10 +484,7 @@ class BaseRecommender:
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "Settings for JSON and learnt arrays: all but the catalogue."
         self.check_fitted()
-        arrays = {}
-        for name in self.learnt:
-            arrays |= pack(name, getattr(self, name))
-        return read_settings(self), arrays
+        return read_settings(self), pack_learnt(self)
 
     @classmethod
     def from_state(
@@ -460,13 +506,7 @@ class BaseRecommender:
         overwrite: bool = False,  # replace a folder that is there
     ) -> Path:  # the folder
         "Write all that answering needs, as JSON, parquet and safetensors."
-        settings, arrays = self.state()
-        catalogue = {
-            field.name: getattr(self.catalogue_, field.name)
-            for field in fields(self.catalogue_)
-        }
-        stored = Stored(name_class(type(self)), settings, arrays, catalogue)
-        return write_folder(folder, stored, overwrite)
+        return write_folder(folder, pack_model(self), overwrite)
 
     @classmethod
     def load(
@@ -474,7 +514,4 @@ class BaseRecommender:
         folder: str | Path,  # what `save` wrote
     ) -> BaseRecommender:  # which answers as the saved one did
         "Read a saved recommender of this class, or of any that inherits from it."
-        stored = read_folder(folder)
-        kind = find_class(stored.kind, cls)
-        catalogue = Catalogue(**stored.catalogue)
-        return kind.from_state(stored.settings, stored.arrays, catalogue)
+        return unpack_model(read_folder(folder), cls)

@@ -137,6 +137,8 @@ class ItemEvidence:
     def of(
         cls,
         log: Dataset,  # what is known
+        # `weights_` of an ItemKNN() fitted to the log's positives; None: one is fitted
+        together: sp.sparray | None = None,
     ) -> ItemEvidence:
         "The evidence of a log."
         events = log.interactions
@@ -156,8 +158,10 @@ class ItemEvidence:
             log_share(recent),
             (taken + SHRINK * rate) / (met + SHRINK),
         ]
-        together = ItemKNN().fit(log.positives()).weights_.astype(np.float32)
-        return cls(np.stack(columns, 1).astype(np.float32), together, len(log))
+        if together is None:
+            together = ItemKNN().fit(log.positives()).weights_
+        numbers = np.stack(columns, 1).astype(np.float32)
+        return cls(numbers, together.astype(np.float32), len(log))
 
     def of_longer(
         self,

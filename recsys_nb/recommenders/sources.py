@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -33,8 +34,9 @@ from .towers import RetrieverSettings, choose_sizes
 # %% auto #0
 __all__ = ['MANY_REPEATS', 'SECONDS_OF_EASE', 'LARGE_CATALOGUE', 'SOURCES', 'SECONDS_OF_LESSON', 'Candidates',
            'gather_candidates', 'SourceList', 'list_items', 'list_of_source', 'describe_pairs', 'ndcg_of',
-           'count_votes', 'Budget', 'estimate_ease', 'refuse_ease', 'refuse_graph', 'refuse_repeats', 'Source',
-           'make_two_tower', 'make_graph', 'make_popularity', 'default_sources', 'estimate_seconds', 'describe_cost']
+           'count_votes', 'Budget', 'LogFacts', 'estimate_ease', 'refuse_ease', 'refuse_graph', 'refuse_repeats',
+           'Source', 'make_two_tower', 'make_graph', 'make_popularity', 'default_sources', 'estimate_seconds',
+           'describe_cost']
 
 # %% ../../nbs/40_recommenders.sources.ipynb #dd6f81f7
 @dataclass(frozen=True, eq=False)
@@ -237,24 +239,45 @@ class Budget:
 # %% ../../nbs/40_recommenders.sources.ipynb #d9f5d0a9
 MANY_REPEATS = 0.05  # above this rate people take the same again
 
+# %% ../../nbs/40_recommenders.sources.ipynb #6dc59563
+@dataclass(frozen=True, eq=False)
+class LogFacts:
+    "What the choice of sources asks of a log."
+
+    log: Dataset  # all its interactions
+
+    @cached_property
+    def positives(self) -> Dataset:
+        "What users took."
+        return self.log.positives()
+
+    @cached_property
+    def n_items(self) -> int:
+        "Items that somebody took."
+        return self.positives.interactions.item_id.nunique()
+
+    @cached_property
+    def repeat_rate(self) -> float:
+        "The share of the positives that repeat an earlier one, from 0 to 1."
+        return repeat_rate(self.positives)
+
 # %% ../../nbs/40_recommenders.sources.ipynb #04a83eda
 SECONDS_OF_EASE = 1.2e-11  # on one core, times the cube of the number of items
 
 
 def estimate_ease(
-    train: Dataset,  # the log to learn from
+    n_items: int,  # that somebody took
 ) -> tuple[float, float]:  # GiB, seconds on one core
-    "What EASE takes for the items that occur in a log."
-    n_items = train.positives().interactions.item_id.nunique()
+    "What EASE takes for a catalogue."
     return 4 * n_items**2 / 2**30, SECONDS_OF_EASE * n_items**3
 
 
 def refuse_ease(
-    train: Dataset,  # the log to learn from
+    facts: LogFacts,  # of the log to learn from
     budget: Budget,  # what a source may cost
 ) -> str | None:
     "Why EASE is left out of a log."
-    gib, seconds = estimate_ease(train)
+    gib, seconds = estimate_ease(facts.n_items)
     if gib > budget.gib:
         return f"it keeps {gib:.2g} GiB, {budget.gib:.2g} GiB are allowed (max_gib)"
     if seconds > budget.seconds:
@@ -266,24 +289,23 @@ LARGE_CATALOGUE = 10_000  # items from which a graph filter may be ahead of EASE
 
 
 def refuse_graph(
-    train: Dataset,  # the log to learn from
+    facts: LogFacts,  # of the log to learn from
     budget: Budget,  # what a source may cost
 ) -> str | None:
     "Why the graph filter is left out of a log."
-    n_items = train.positives().interactions.item_id.nunique()
-    if n_items < LARGE_CATALOGUE and refuse_ease(train, budget) is None:
+    if facts.n_items < LARGE_CATALOGUE and refuse_ease(facts, budget) is None:
         return "EASE, which takes part, is better on a catalogue of this size"
     return None
 
 
 def refuse_repeats(
-    train: Dataset,  # the log to learn from
+    facts: LogFacts,  # of the log to learn from
     budget: Budget,  # what a source may cost
 ) -> str | None:
     "Why Repeats is left out of a log."
-    rate = repeat_rate(train.positives())
-    few = f"only {rate:.1%} of the positives repeat an earlier one"
-    return few if rate < MANY_REPEATS else None
+    if facts.repeat_rate >= MANY_REPEATS:
+        return None
+    return f"only {facts.repeat_rate:.1%} of the positives repeat an earlier one"
 
 # %% ../../nbs/40_recommenders.sources.ipynb #bd8111cc
 @dataclass(frozen=True)
@@ -292,7 +314,7 @@ class Source:
 
     make: Callable[[Dataset, Budget], BaseRecommender]  # not fitted
     # why the source is left out of a log; None: it is not
-    refuse: Callable[[Dataset, Budget], str | None] = lambda train, budget: None
+    refuse: Callable[[LogFacts, Budget], str | None] = lambda facts, budget: None
 
 
 def make_two_tower(
@@ -338,10 +360,10 @@ def default_sources(
     budget: Budget | None = None,  # what each may cost
 ) -> tuple[dict[str, BaseRecommender], dict[str, str]]:  # not fitted; left out: why
     "The sources of SOURCES that suit a log."
-    budget = budget or Budget()
+    budget, facts = budget or Budget(), LogFacts(train)
     made, left_out = {}, {}
     for name, source in SOURCES.items():
-        reason = source.refuse(train, budget)
+        reason = source.refuse(facts, budget)
         if reason is None:
             made[name] = source.make(train, budget)
         else:
@@ -358,14 +380,15 @@ def estimate_seconds(
     budget: Budget | None = None,  # what a source may cost
 ) -> float:
     "About how long a default fit takes on one core."
-    budget = budget or Budget()
-    positives = log.positives().interactions
-    n_items = positives.item_id.nunique()
+    budget, facts = budget or Budget(), LogFacts(log)
+    positives = facts.positives.interactions
     is_ordered = "timestamp" in positives
     sizes = choose_sizes(RetrieverSettings(), len(positives), is_ordered)
-    lessons = len(positives) * sizes.epochs * (1 + n_items / 60_000)
+    lessons = len(positives) * sizes.epochs * (1 + facts.n_items / 60_000)
     of_tower = lessons * SECONDS_OF_LESSON["ordered" if is_ordered else "unordered"]
-    of_ease = 0.0 if refuse_ease(log, budget) else estimate_ease(log)[1]
+    of_ease = 0.0
+    if refuse_ease(facts, budget) is None:
+        _, of_ease = estimate_ease(facts.n_items)
     return 15 + 2 * (of_tower + of_ease)
 
 
