@@ -138,7 +138,7 @@ SIZES = (
     "cross_experts",
 )
 
-# %% ../../nbs/18_models.dlrm.ipynb #40f0b727
+
 def check_dlrm_widths(
     config: DLRMConfig,  # to be checked
 ) -> None:
@@ -386,7 +386,7 @@ def penalise_embeddings(
         weights = read_table(model.table, rows)
     return strength / 2 * weights.square().sum()
 
-# %% ../../nbs/18_models.dlrm.ipynb #205df701
+
 def log_loss(
     model: DLRM,  # any DLRM
     batch: dict[str, Tensor],  # dense, sparse and label; what is missing is None

@@ -12,12 +12,13 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import torch
+from .lists import top_k
 from torch import Tensor
 
 from ..data import Dataset, Histories, UnknownIdError
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
-from .base import BaseRecommender, Catalogue, top_k
+from .base import BaseRecommender, Catalogue
 from .columns import FeatureTable
 from .index import ItemIndex, take_best
 from recsys_nb.recommenders.positives import (

@@ -17,23 +17,23 @@ import pandas as pd
 from ..data import DataError, Dataset, Histories
 from .base import BaseRecommender, read_settings
 from .baselines import ItemKNN
-from .gate import Holdout
-from recsys_nb.recommenders.pairs import (
-    Examples,
+from recsys_nb.recommenders.candidates import (
+    Candidates,
+    describe_pairs,
+    gather_candidates,
+    list_candidates,
+)
+from recsys_nb.recommenders.evidence import (
     ItemEvidence,
     encode_context,
     usual_context,
 )
+from .gate import Holdout
+from .pairs import Examples
 from .ranker import RANKERS, choose_ranker
 from .ranker_base import BaseRanker
 from .retriever import TwoTowerRetriever
-from recsys_nb.recommenders.sources import (
-    Candidates,
-    count_votes,
-    describe_pairs,
-    gather_candidates,
-    list_items,
-)
+from .sources import count_votes
 
 # %% auto #0
 __all__ = ['MOST_JUDGES', 'MOST_LEARNERS', 'FEW_USERS', 'LEAST_TAKEN', 'Answer', 'divide_users', 'name_sources', 'print_nothing',
@@ -107,7 +107,7 @@ def print_nothing(
 ) -> None:
     "The listener of a quiet run."
 
-# %% ../../nbs/41b_recommenders.trial.ipynb #6b18fa97
+
 def fit_sources(
     sources: dict[str, BaseRecommender],  # prototypes, which stay as they are
     positives: Dataset,  # the positives of a log
@@ -306,7 +306,7 @@ def describe_exposures(
     shown, owner, items = shown.iloc[order], owner[order], items[order]
     some = {name: trial.sources[name] for name in names}
     past = trial.histories(users)
-    lists = list_items(some, past, trial.n_candidates)
+    lists = list_candidates(some, past, trial.n_candidates)
     pairs = describe_pairs(some, past, owner, items, lists)
     return pairs, shown.label.to_numpy(np.float32), encode_context(shown, shown=True)
 

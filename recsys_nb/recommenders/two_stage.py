@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from .lists import mask_scores, top_k
 from scipy.special import expit
 
 from ..data import DataError, Dataset, EmptyLogError, Histories
@@ -19,26 +20,23 @@ from recsys_nb.recommenders.base import (
     check_at_least,
     check_log,
     find_codes,
-    mask_scores,
     read_frame,
-    top_k,
 )
 from .baselines import Popularity, repeat_rate
+from recsys_nb.recommenders.candidates import (
+    Candidates,
+    describe_pairs,
+    gather_candidates,
+    list_candidates,
+)
 from .contest import find_answer, find_answer_again
+from .evidence import ItemEvidence
 from .gate import Holdout, Verdict
-from .pairs import ItemEvidence, with_tables
+from .pairs import with_tables
 from .ranker import RANKERS
 from .ranker_base import BaseRanker, fill_context
 from .retriever import TwoTowerRetriever
-from recsys_nb.recommenders.sources import (
-    MANY_REPEATS,
-    Budget,
-    Candidates,
-    default_sources,
-    describe_pairs,
-    gather_candidates,
-    list_items,
-)
+from .sources import MANY_REPEATS, Budget, default_sources
 from .storage import find_class, name_class
 from recsys_nb.recommenders.trial import (
     Answer,
@@ -163,7 +161,7 @@ class FittedAnswer:
         items: np.ndarray,  # item codes, as long as `owner`
     ) -> Candidates:
         "What every source says of given pairs."
-        lists = list_items(self.sources, histories, self.n_candidates)
+        lists = list_candidates(self.sources, histories, self.n_candidates)
         return describe_pairs(self.sources, histories, owner, items, lists)
 
     def score_pairs(

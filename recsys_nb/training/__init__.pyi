@@ -15,10 +15,6 @@ from .logistic import fit_logistic as fit_logistic
 from .logistic import find_last_layers as find_last_layers
 from .logistic import start_from_logistic as start_from_logistic
 from .logistic import train_from_start as train_from_start
-from .loop import RESERVED as RESERVED
-from .loop import Stepper as Stepper
-from .loop import RandomStream as RandomStream
-from .loop import validate as validate
 from .loop import Trainer as Trainer
 from .loop import find_end as find_end
 from .loop import find_limit as find_limit
@@ -74,6 +70,10 @@ from .settings import check_choice as check_choice
 from .settings import TrainResult as TrainResult
 from .settings import describe_epoch as describe_epoch
 from .settings import warn_of_collapse as warn_of_collapse
+from .steps import RESERVED as RESERVED
+from .steps import Stepper as Stepper
+from .steps import RandomStream as RandomStream
+from .steps import validate as validate
 from .table import TABLE_PROFILES as TABLE_PROFILES
 from .table import LOOP_SETTINGS as LOOP_SETTINGS
 from .table import ROWS_AT_ONCE as ROWS_AT_ONCE
