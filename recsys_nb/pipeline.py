@@ -14,13 +14,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-from recsys_nb.judging import (
-    draw_map,
-    evaluate_again,
-    evaluate_models,
-    judge_ranker,
-    simulate_experiment,
-)
 
 from .data import DataError, Dataset, explore
 from .flags import in_flags
@@ -30,6 +23,13 @@ from recsys_nb.folders import (
     versions,
     whole_folder,
     write_json,
+)
+from recsys_nb.judging import (
+    draw_map,
+    evaluate_again,
+    evaluate_models,
+    judge_ranker,
+    simulate_experiment,
 )
 from .recommenders.base import BaseRecommender
 from .recommenders.baselines import repeat_rate

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
-from .lists import mask_scores, top_k
 from scipy.special import expit
 
 from ..data import DataError, Dataset, EmptyLogError, Histories
@@ -32,6 +31,7 @@ from recsys_nb.recommenders.candidates import (
 from .contest import find_answer, find_answer_again
 from .evidence import ItemEvidence
 from .gate import Holdout, Verdict
+from .lists import mask_scores, top_k
 from .pairs import with_tables
 from .ranker import RANKERS
 from .ranker_base import BaseRanker, fill_context
