@@ -132,6 +132,7 @@ from .pairs import choose_kinds as choose_kinds
 from .pairs import make_examples as make_examples
 from .pairs import join_parts as join_parts
 from .pairs import join_histories as join_histories
+from .positives import HELD_OUT_SHARE as HELD_OUT_SHARE
 from .positives import SLICE_CELLS as SLICE_CELLS
 from .positives import Positives as Positives
 from .positives import put_in_random_order as put_in_random_order
