@@ -13,12 +13,9 @@ from dataclasses import fields
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from .data import DataError, Dataset, explore
-from .evaluation import compare, evaluate, ranker_metrics, tsne_map
-from .experiments import analyze, two_proportion_test
 from .flags import in_flags
 from recsys_nb.folders import (
     interruptible,
@@ -27,17 +24,23 @@ from recsys_nb.folders import (
     whole_folder,
     write_json,
 )
+from recsys_nb.judging import (
+    draw_map,
+    evaluate_again,
+    evaluate_models,
+    judge_ranker,
+    simulate_experiment,
+)
 from .recommenders.base import BaseRecommender
 from .recommenders.baselines import repeat_rate
 from .recommenders.filters import BASELINES
 from .recommenders.sources import MANY_REPEATS, SOURCES, Budget
 from .recommenders.tuning import TuneError, tune
-from .recommenders.two_stage import Recommender, predict_shown
+from .recommenders.two_stage import Recommender
 from recsys_nb.report_page import (
     choose_examples,
     draw_png,
     headline,
-    plot_models,
     render_page,
 )
 from recsys_nb.runs import (
@@ -51,10 +54,8 @@ from recsys_nb.runs import (
 from .training.processes import together
 
 # %% auto #0
-__all__ = ['AS_THEY_ARE', 'LABELS', 'FEW_ITEMS', 'METRICS_OF_SHOP', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'plot_of',
-           'choose_period', 'make_recommender', 'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models',
-           'count_resamples', 'describe_protocol', 'given_of', 'evaluate_models', 'compare_models', 'evaluate_again',
-           'judge_ranker', 'label_items', 'draw_map', 'simulate_experiment', 'find_row', 'recommend_all', 'save_run',
+__all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'plot_of', 'choose_period', 'make_recommender',
+           'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'find_row', 'recommend_all', 'save_run',
            'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
 
 # %% ../nbs/55_pipeline.ipynb #41284460
@@ -206,258 +207,6 @@ def fit_models(
     if model.retriever_ is not None:
         run.models["Two-Tower"] = model.retriever_
     run.models["Recommender"] = model
-
-# %% ../nbs/55_pipeline.ipynb #51f79b61
-def count_resamples(
-    run: Run,  # with its settings
-) -> int:
-    "How many resamples of the users the intervals take."
-    return 200 if run.settings.quick else 1000
-
-
-def describe_protocol(
-    run: Run,  # whose data is split
-    seen: str,  # what happens to items of the past: "left out" or "kept"
-) -> dict:  # as evaluate takes it
-    "How the metrics are made, to be kept with them."
-    candidates = f"all {len(run.data.item_ids):,} items"
-    return {"split": run.test.split, "candidates": candidates, "seen": seen}
-
-
-def given_of(
-    run: Run,  # whose data is split
-    users: np.ndarray,  # ids
-) -> pd.DataFrame | None:
-    "What a model may see of test users that it was not trained on."
-    if run.given is None:
-        return None
-    return run.given[run.given.user_id.isin(users)]
-
-
-def evaluate_models(
-    run: Run,  # whose models are fitted
-) -> None:
-    "Metrics of every model on new items."
-    users, settings = run.truth.user_id.unique(), run.settings
-    past = run.train.positives().interactions
-    ks = (settings.k, 2 * settings.k)
-    protocol = run.numbers["protocol"]
-    excluded = {
-        "no past": protocol["users_without_past"],
-        "nothing new": protocol["users_with_nothing_new"],
-    }
-    options = {
-        "k": ks,
-        "items": run.data.item_ids,
-        "popularity": past.item_id.value_counts(),
-        "train": run.past(),
-        "n_boot": count_resamples(run),
-        "seed": settings.seed,
-        "protocol": describe_protocol(run, "left out") | {"excluded": excluded},
-    }
-    events = given_of(run, users)
-    for name, model in run.models.items():
-        lists = model.recommend(users, k=ks[1], events=events)
-        report = evaluate(lists, run.truth, name=name, **options)
-        run.reports[name] = report
-        ndcg, recall = report[f"ndcg@{ks[0]}"], report[f"recall@{ks[1]}"]
-        run.say(f"{name:<10} NDCG@{ks[0]} {ndcg:.4f}  recall@{ks[1]} {recall:.4f}")
-    found = {name: report.to_dict() for name, report in run.reports.items()}
-    run.numbers |= {"metrics": found, "cards": {"metrics": report.card()}}
-    compare_models(run)
-    plot = partial(plot_models, run.reports, f"ndcg@{ks[0]}")
-    run.figures["models"] = draw_png(plot)
-
-
-def compare_models(
-    run: Run,  # whose models have reports
-) -> None:
-    "The recommender against the best other model, and against what is popular."
-    metric = f"ndcg@{run.settings.k}"
-    scores = {name: report[metric] for name, report in run.reports.items()}
-    own = run.reports["Recommender"]
-    del scores["Recommender"]
-    best = max(scores, key=scores.get)
-    run.numbers["best_baseline"] = best
-    for key, name in (("comparison", best), ("popularity", "Popularity")):
-        rows = compare(run.reports[name], own).to_frame()
-        rows = rows.assign(k=rows.k.astype(int))
-        run.numbers[key] = rows.to_dict("records")
-
-# %% ../nbs/55_pipeline.ipynb #5dc8b591
-def evaluate_again(
-    run: Run,  # whose models are fitted
-) -> None:
-    "The second task of logs that repeat: all items, those of a user's past too."
-    k, rate = run.settings.k, repeat_rate(run.train.positives())
-    run.numbers["repeats"] = {"rate": rate, "many": rate >= MANY_REPEATS}
-    if rate < MANY_REPEATS:
-        return
-    truth = run.test.positives().interactions[["user_id", "item_id"]]
-    truth = truth.drop_duplicates()
-    truth = truth[truth.user_id.isin(run.past().user_id)]
-    users = truth.user_id.unique()
-    options = {
-        "k": k,
-        "n_boot": count_resamples(run),
-        "seed": run.settings.seed,
-        "protocol": describe_protocol(run, "kept"),
-    }
-    events = given_of(run, users)
-    found = {}
-    for name, model in run.models.items():
-        lists = model.recommend(users, k=k, exclude_seen=False, events=events)
-        found[name] = evaluate(lists, truth, name=name, **options)
-    run.numbers["repeats"] |= {
-        "metrics": {name: report.to_dict() for name, report in found.items()},
-        "card": found["Recommender"].card(),
-    }
-    best = max(found, key=lambda name: found[name][f"ndcg@{k}"])
-    run.say(
-        f"{rate:.0%} of the positives repeat an earlier one: among all items, old ones "
-        f"too, {best} has the best NDCG@{k}, {found[best][f'ndcg@{k}']:.4f}; the "
-        f"recommender has {found['Recommender'][f'ndcg@{k}']:.4f}"
-    )
-
-# %% ../nbs/55_pipeline.ipynb #de4d9884
-def judge_ranker(
-    run: Run,  # whose models are fitted
-) -> None:
-    "How well the ranker tells clicks from views."
-    model, shown = run.models["Recommender"], run.test.labelled()
-    if model.ranker_ is None:
-        why = f"{model.chosen_} answers, without a ranker"
-        run.skip("Ranker metrics", "--no-ranker" if run.settings.no_ranker else why)
-        return
-    shown = shown[shown.item_id.isin(model.item_ids_)]
-    if shown.label.nunique() < 2:
-        run.skip(
-            "Ranker metrics",
-            "the test log has no exposures that were not taken (all its events are "
-            "positive), so there is nothing to tell apart",
-        )
-        return
-    scores = {"Ranker": predict_shown(model, shown)}
-    if run.world:
-        context = shown.position, shown.timestamp
-        truth = run.world.click_probability(shown.user_id, shown.item_id, *context)
-        scores["True probabilities"] = truth
-    options = {
-        "n_boot": count_resamples(run) // 2,
-        "seed": run.settings.seed,
-        "protocol": {
-            "split": run.test.split,
-            "candidates": "what was shown in the test period",
-        },
-    }
-    found = {
-        name: ranker_metrics(shown.label, p, shown.user_id, name=name, **options)
-        for name, p in scores.items()
-    }
-    run.numbers["ranker"] = {name: r.to_dict() for name, r in found.items()}
-    run.numbers["cards"]["ranker"] = found["Ranker"].card()
-    told = ", ".join(f"{name} {r['auc']:.4f}" for name, r in found.items())
-    run.say(f"AUC on {len(shown):,} test exposures: {told}")
-
-# %% ../nbs/55_pipeline.ipynb #52f4b4a7
-LABELS = ("category", "genres", "genre")  # columns that a map is coloured by
-FEW_ITEMS = 30  # fewer than these make no map
-
-
-def label_items(
-    items: pd.DataFrame | None,  # the table of items
-) -> tuple[str, pd.Series] | None:  # the column; a label per item; None: there is none
-    "The items' categories, or their first genres."
-    for column in LABELS:
-        if items is not None and column in items:
-            return column, items[column].astype("str").str.split("|").str[0]
-    return None
-
-
-def draw_map(
-    run: Run,  # whose models are fitted
-) -> None:
-    "A map of the item vectors."
-    model = run.models["Recommender"]
-    retriever, found = model.retriever_, label_items(run.train.items)
-    if retriever is None:
-        why = f"{model.chosen_} answers, without vectors of items"
-        return run.skip("Embedding map", why)
-    if found is None:
-        why = "the items have no column category or genres to colour it by"
-        return run.skip("Embedding map", why)
-    met = np.flatnonzero(retriever.popularity_ > 0)  # others have learnt little
-    if len(met) < FEW_ITEMS:
-        return run.skip("Embedding map", f"only {len(met)} items have positives")
-    column, labels = found
-    made = tsne_map(
-        retriever.item_vectors_[met],
-        retriever.item_ids_[met],
-        labels.to_numpy()[met],
-        perplexity=min(30, len(met) // 4),
-        seed=run.settings.seed,
-        max_points=1000 if run.settings.quick else 3000,
-    )
-    run.numbers["map"] = {
-        "trustworthiness": made.trustworthiness,
-        "kept": made.kept,
-        "purity": made.purity,
-        "chance": made.chance,
-        "neighbours": made.k,
-        "label": column,
-        **made.settings,
-    }
-    title = f"Item vectors of the Two-Tower model, coloured by {column}"
-    run.figures["map"] = draw_png(partial(made.plot, title=title), (8, 5.5))
-    run.say(
-        f"map of {len(made.xy):,} items: trustworthiness {made.trustworthiness:.3f}, "
-        f"purity {made.purity:.3f} (chance {made.chance:.3f})"
-    )
-
-
-METRICS_OF_SHOP = {
-    "click-through rate": "clicks/impressions",
-    "purchases per user": "purchases",
-    "revenue per user": "revenue",
-}
-
-
-def simulate_experiment(
-    run: Run,  # whose models are fitted
-) -> None:
-    "Half of the simulated users get what is popular, half the recommender's lists."
-    if run.world is None:
-        why = "only a simulated shop can be asked what its users would have done"
-        return run.skip("A/B test", why)
-    if run.settings.no_ab:
-        return run.skip("A/B test", "--no-ab was given")
-    arms = {
-        "control": run.models["Popularity"],
-        "treatment": run.models["Recommender"],
-    }
-    users = run.world.experiment(**arms, k=10, seed=run.settings.seed)
-    totals = users.groupby("variant")[["clicks", "impressions"]].sum()
-    counts = totals.loc["control"].tolist() + totals.loc["treatment"].tolist()
-    test = two_proportion_test(*counts)
-    run.numbers["experiment"] = {
-        "totals": test.to_frame().to_dict("records"),
-        "z": test.z,
-        "p_value": test.p_value,
-        "lift": test.lift,
-        "rates": test.rates,
-    }
-    run.figures["experiment"] = draw_png(test.plot, (9, 3.6), columns=2)
-    run.say("A/B test: " + repr(test).split("\n")[0])
-    try:
-        found = analyze(users, metrics=METRICS_OF_SHOP)
-    except ImportError as error:
-        return run.skip("User-level analysis of the A/B test", str(error))
-    run.numbers["experiment"] |= {
-        "by_user": found.to_frame().to_dict("records"),
-        "decision": found.decision,
-        "split": repr(found.srm),
-    }
-    run.figures["lifts"] = draw_png(found.plot)
 
 # %% ../nbs/55_pipeline.ipynb #7cf3367b
 def find_row(

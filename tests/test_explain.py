@@ -8,6 +8,7 @@ import torch
 
 from recsys_nb.data import DataError, World
 from recsys_nb.recommenders import EASE, DLRMRanker, Recommender, TwoTowerRetriever
+from recsys_nb.recommenders.candidates import gather_candidates
 from recsys_nb.recommenders.explain import (
     explain_ranker,
     group_inputs,
@@ -15,7 +16,6 @@ from recsys_nb.recommenders.explain import (
     split_score,
     why,
 )
-from recsys_nb.recommenders.sources import gather_candidates
 
 
 @pytest.fixture(scope="module")

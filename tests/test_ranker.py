@@ -9,15 +9,16 @@ from sklearn.exceptions import NotFittedError
 
 from recsys_nb.data import DataError, Dataset, UnknownIdError, World
 from recsys_nb.recommenders.base import BaseRecommender
-from recsys_nb.recommenders.pairs import (
-    CONTEXT,
-    ItemEvidence,
-    make_examples,
-    merge_candidates,
-    past_before,
+from recsys_nb.recommenders.baselines import ItemKNN
+from recsys_nb.recommenders.candidates import (
+    find_ranks,
+    gather_candidates,
+    list_candidates,
+    merge_lists,
     score_sources,
-    split_head,
 )
+from recsys_nb.recommenders.evidence import CONTEXT, ItemEvidence
+from recsys_nb.recommenders.pairs import make_examples, past_before, split_head
 from recsys_nb.recommenders.ranker import (
     RANKERS,
     BoostedRanker,
@@ -297,10 +298,12 @@ def test_a_calibrated_ranker_learns_from_exposures_and_is_saved(kind, log):
 def test_merged_lists_have_each_item_once_and_the_rank_of_each_source(log):
     one, two = Cosine().fit(log.positives()), Cosine().fit(log.positives())
     past = one.histories_.take(np.arange(5))
-    owner, items, ranks = merge_candidates({"one": one, "two": two}, past, 10)
+    cold = np.diff(past.offsets) == 0
+    lists = list_candidates({"one": one, "two": two}, past, 10, cold=cold)
+    owner, items = merge_lists(lists, past.n_items)
+    ranks = find_ranks(lists, owner * past.n_items + items)
     assert len(set(zip(owner, items, strict=True))) == len(owner)
     np.testing.assert_array_equal(ranks[:, 0], ranks[:, 1])
-    cold = np.diff(past.offsets) == 0
     found, _ = one.top_items(past, cold, 10)
     first = [items[(owner == user) & (ranks[:, 0] == 1)][0] for user in range(5)]
     assert first == found[:, 0].tolist()
@@ -346,3 +349,23 @@ def test_evidence_is_made_anew_for_a_longer_log_only(log):
     assert (longer.numbers == expected.numbers).all()
     assert (longer.together != expected.together).nnz == 0
     assert (longer.numbers != known.numbers).any()
+
+
+def test_evidence_takes_what_goes_together_from_a_fitted_source(log):
+    source = ItemKNN().fit(log.positives())
+    ours, theirs = ItemEvidence.of(log, source.weights_), ItemEvidence.of(log)
+    assert (ours.together != theirs.together).nnz == 0
+    np.testing.assert_array_equal(ours.numbers, theirs.numbers)
+
+
+def test_rankers_and_recommenders_merge_lists_in_one_way(log):
+    head, held = split_head(log)
+    sources = {
+        "one": ItemKNN().fit(head.positives()),
+        "two": Cosine().fit(head.positives()),
+    }
+    made = make_examples(head, held, sources, candidates=15, kinds="candidates")
+    found = gather_candidates(sources, made.histories, 15)
+    np.testing.assert_array_equal(made.owner, found.owner)
+    np.testing.assert_array_equal(made.items, found.items)
+    np.testing.assert_array_equal(made.source_ranks, found.ranks)

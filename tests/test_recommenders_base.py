@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_nb.data import DataError, Dataset, UnknownIdError
-from recsys_nb.recommenders.base import BaseRecommender, Catalogue, check_ids, top_k
+from recsys_nb.recommenders.base import BaseRecommender, Catalogue, check_ids
+from recsys_nb.recommenders.lists import top_k
 
 MIB = 2**20
 

@@ -5,10 +5,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys_nb.data import Dataset, simulate
+from recsys_nb.data import DataError, Dataset, simulate
 from recsys_nb.recommenders.baselines import EASE, ItemKNN, Popularity, Repeats
 from recsys_nb.recommenders.gate import judge, new_pairs, split_as_served
-from recsys_nb.recommenders.two_stage import Recommender, divide_users
+from recsys_nb.recommenders.trial import divide_users
+from recsys_nb.recommenders.two_stage import Recommender
 
 
 def sources():
@@ -127,3 +128,24 @@ def test_few_candidates_known_and_unknown_users(answer):
     assert (lists.source[lists.user_id == "nobody"] == "popular").all()
     whole = model.recommend(log.user_ids[:5], k=500)
     assert whole.groupby("user_id").size().max() <= 120
+
+
+def test_what_goes_together_is_counted_once_for_each_part(monkeypatch):
+    "By the source, and not again for the features of the ranker."
+    counted, learn = [], ItemKNN.learn
+
+    def count(self, train):
+        counted.append(len(train))
+        return learn(self, train)
+
+    monkeypatch.setattr(ItemKNN, "learn", count)
+    log = shop(7)
+    model = fit(log, answer="two stages")
+    assert model.ranker_ is not None
+    assert len(counted) == 2  # the earlier part, and the whole log
+    assert counted[1] == len(log.positives())
+
+
+def test_two_stages_without_a_ranker_are_an_error():
+    with pytest.raises(DataError, match="none of those compared"):
+        fit(shop(8, users=200), answer="two stages", ranker=None)

@@ -22,6 +22,17 @@ from .comparison import Comparison as Comparison
 from .comparison import compare as compare
 from .comparison import Comparisons as Comparisons
 from .comparison import compare_all as compare_all
+from .groups import GROUP_ORDER as GROUP_ORDER
+from .groups import MOST_GROUPS as MOST_GROUPS
+from .groups import ID_COLUMNS as ID_COLUMNS
+from .groups import Grouping as Grouping
+from .groups import list_columns as list_columns
+from .groups import find_labels as find_labels
+from .groups import check_labels as check_labels
+from .groups import check_number as check_number
+from .groups import group_history as group_history
+from .groups import group_popularity as group_popularity
+from .groups import read_groupings as read_groupings
 from .inputs import MetricsError as MetricsError
 from .inputs import RecommendationsError as RecommendationsError
 from .inputs import ProtocolError as ProtocolError

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..data.columns import as_frame
 from .beyond import METRICS, read_popularity
+from .groups import Grouping, read_groupings
 from recsys_nb.evaluation.inputs import (
     IdsDifferError,
     MetricsError,
@@ -172,123 +173,6 @@ def find_seen(evidence: Evidence, stated: str | None) -> str:
             f"({len(hits.user)} such places in the lists)."
         )
     return "kept"
-
-# %% ../../nbs/26_evaluation.protocol.ipynb #ae369959
-GROUP_ORDER = ("warm", "head", "tail", "cold")
-MOST_GROUPS = 50
-ID_COLUMNS = ("user_id", "item_id")
-
-
-@dataclass
-class Grouping:
-    "A label for each user or each item of the truth."
-
-    name: str  # what it groups by
-    of_items: bool  # or else of users
-    labels: np.ndarray  # text, one per user or item
-
-    def names(self) -> list[str]:
-        "The groups in the order in which they are listed."
-        found = set(self.labels)
-        known = found <= set(GROUP_ORDER)
-        return sorted(found, key=GROUP_ORDER.index if known else None)
-
-
-def list_columns(*sources) -> dict[str, pd.Series]:
-    "The columns of Datasets' tables by their full names: user:age, item:age."
-    columns = {}
-    for source in sources:
-        for kind in ("user", "item"):
-            table = getattr(source, f"{kind}s", None)
-            if isinstance(table, pd.DataFrame):
-                indexed = table.set_index(f"{kind}_id")
-                columns |= {f"{kind}:{name}": indexed[name] for name in indexed}
-    return columns
-
-
-def find_labels(wanted, columns: dict[str, pd.Series]) -> pd.Series:
-    "The labels by which to group: a Series, or a column by its full or short name."
-    if isinstance(wanted, pd.Series):
-        return wanted
-    found = [name for name in columns if name == wanted]
-    found = found or [name for name in columns if name.partition(":")[2] == wanted]
-    if not found:
-        there = ", ".join(map(repr, columns)) or "no columns (give train)"
-        raise MetricsError(
-            f"by has {wanted!r}; there are {there}, or give a Series with an index "
-            "named user_id or item_id."
-        )
-    if len(found) > 1:
-        either = " or ".join(map(repr, found))
-        raise MetricsError(
-            f"by has {wanted!r}, which two tables have; ask for {either}."
-        )
-    return columns[found[0]].rename(wanted)
-
-
-def check_labels(labels: pd.Series) -> None:
-    "A MetricsError where a Series does not say whose labels it has."
-    of = labels.index.name
-    if of not in ID_COLUMNS:
-        raise MetricsError(
-            f"by: the index of the Series {labels.name!r} must be named user_id or "
-            f"item_id, not {of!r}."
-        )
-    twice = labels.index.duplicated()
-    if twice.any():
-        raise MetricsError(
-            f"by: {labels.name!r} has more than one row for {of} "
-            f"{show_id(labels.index[twice][0])}; keep one."
-        )
-
-# %% ../../nbs/26_evaluation.protocol.ipynb #ea651d8d
-def group_history(past: Truth) -> pd.Series:
-    "warm or cold, of each user."
-    labels = np.where(past.n_true > 0, "warm", "cold")
-    return pd.Series(labels, past.users.rename("user_id"), name="user_history")
-
-
-def group_popularity(popularity: pd.Series, items: pd.Index) -> pd.Series:
-    "head, tail or cold, of each item."
-    events = popularity.reindex(items).fillna(0)
-    n_head = max(1, round(len(popularity) / 5))
-    least = popularity.nlargest(n_head).min()
-    labels = np.select([events >= least, events > 0], ["head", "tail"], "cold")
-    return pd.Series(labels, items.rename("item_id"), name="item_popularity")
-
-
-def read_groupings(by, evidence: Evidence, *sources) -> list[Grouping]:
-    "The groupings that `by` asks for."
-    if by is None:
-        return []
-    truth, columns = evidence.truth, list_columns(*sources)
-    if evidence.past is not None:
-        columns["user_history"] = group_history(evidence.past)
-        labels = group_popularity(evidence.popularity, truth.items)
-        columns["item_popularity"] = labels
-    groupings = {}
-    for wanted in [by] if isinstance(by, (str, pd.Series)) else by:
-        labels = find_labels(wanted, columns)
-        check_labels(labels)
-        of_items = labels.index.name == "item_id"
-        ids = truth.items if of_items else truth.users
-        name = str(labels.name)
-        known = as_ids(labels.index.dropna(), labels.index.name)
-        check_ids_meet(ids, known, labels.index.name, f"by: {name!r}")
-        labels = labels.astype(object).reindex(ids)
-        labels = labels.where(labels.notna(), "missing")
-        if labels.nunique() > MOST_GROUPS:
-            raise MetricsError(
-                f"by: {name!r} has {labels.nunique()} groups; cut it into at most "
-                f"{MOST_GROUPS} first, e.g. pd.qcut(x, 4)."
-            )
-        if name in groupings:
-            raise MetricsError(
-                f"by has two groupings named {name!r}; rename one: "
-                "series.rename('another')."
-            )
-        groupings[name] = Grouping(name, of_items, labels.astype(str).to_numpy())
-    return list(groupings.values())
 
 # %% ../../nbs/26_evaluation.protocol.ipynb #ee429292
 def compute_values(evidence: Evidence, metrics: Mapping, cutoffs) -> dict:

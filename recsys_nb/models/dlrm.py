@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -15,17 +14,25 @@ from torch import Tensor, nn
 
 # torch.compiler.disable, without loading the compiler together with this module
 from torch._compile import _disable_dynamo as run_uncompiled
-from torch.autograd.function import once_differentiable
 
-from .embeddings import sort_rows
+from recsys_nb.models.interactions import (
+    CatInteraction,
+    DCNInteraction,
+    DotInteraction,
+    pick_vectors,
+    read_table,
+)
+from recsys_nb.models.layers import (
+    HEADS,
+    NORMS,
+    LinearTerm,
+    ReluLayers,
+    find_product_type,
+)
 
 # %% auto #0
-__all__ = ['SIZES', 'INTERACTIONS', 'ONEDNN_TYPES', 'NORMS', 'HEADS', 'DENSE_NUMBERS', 'DLRMConfig', 'check_dlrm_features',
-           'check_dlrm_widths', 'check_dlrm_options', 'interact', 'DotsWithGradient', 'DotInteraction',
-           'CatInteraction', 'CrossLayer', 'DCNInteraction', 'make_dots', 'make_crosses', 'find_product_type',
-           'find_onednn_types', 'fits_onednn', 'fused_linear', 'multiply', 'undo_relu', 'weight_gradient',
-           'FusedLayers', 'ReluLayers', 'FactorizedLayer', 'make_stream', 'TwoStreams', 'check_shapes', 'check_sparse',
-           'join_codes', 'VectorsWithGradient', 'read_table', 'pick_vectors', 'initialise', 'LinearTerm', 'DLRM',
+__all__ = ['SIZES', 'INTERACTIONS', 'DENSE_NUMBERS', 'DLRMConfig', 'check_dlrm_features', 'check_dlrm_widths',
+           'check_dlrm_options', 'make_dots', 'make_crosses', 'check_shapes', 'check_sparse', 'initialise', 'DLRM',
            'penalise_embeddings', 'log_loss']
 
 # %% ../../nbs/18_models.dlrm.ipynb #c40d5e28
@@ -119,7 +126,7 @@ def check_dlrm_features(
             "or both"
         )
 
-
+# %% ../../nbs/18_models.dlrm.ipynb #5dc847d3
 # settings that hold sizes
 SIZES = (
     "sparse_embedding_dim",
@@ -184,165 +191,6 @@ def check_dlrm_options(
     if config.embedding_l2 < 0:
         raise ValueError(f"embedding_l2 must be 0 or more, got {config.embedding_l2}")
 
-# %% ../../nbs/18_models.dlrm.ipynb #848ea1d6
-def interact(
-    vectors: Tensor,  # F vectors for each example, float (B, F, d)
-    # which dot products to keep: pair (i, j) has position i·F + j, long (P,)
-    pairs: Tensor,
-) -> Tensor:  # float (B, P)
-    "The dot products of the pairs of vectors of each example (Naumov et al. 2019)."
-    products = vectors @ vectors.transpose(1, 2)
-    return products.flatten(1).index_select(1, pairs)
-
-# %% ../../nbs/18_models.dlrm.ipynb #f652ddd4
-class DotsWithGradient(torch.autograd.Function):
-    "The first vector, if any, and the dot products; a gradient in one product."
-
-    @staticmethod
-    def forward(
-        ctx,  # keeps the vectors and where their products go, for `backward`
-        vectors: Tensor,  # F for each example, float (B, F, d)
-        pairs: Tensor,  # positions i·F + j of the products to keep, long (P,)
-        spread: Tensor,  # 1 where a product goes into the gradient (P, F²)
-        first: bool,  # whether the first vector goes up as it is
-    ):
-        ctx.save_for_backward(vectors, spread)
-        ctx.first = first
-        products = (vectors @ vectors.transpose(1, 2)).flatten(1)
-        # in bf16 faster than index_select
-        dots = products.gather(1, pairs.expand(len(vectors), -1))
-        return torch.cat([vectors[:, 0], dots], 1) if first else dots
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx,  # with what `forward` kept
-        grad: Tensor,  # of the first vector, if any, and the products, (B, d + P)
-    ):
-        vectors, spread = ctx.saved_tensors
-        n_vectors, dim = vectors.shape[1:]
-        skipped = dim if ctx.first else 0
-        by_pair = grad[:, skipped:] @ spread.to(grad.dtype)
-        by_vector = by_pair.view(-1, n_vectors, n_vectors) @ vectors
-        if ctx.first:
-            by_vector[:, 0] += grad[:, :dim]
-        return by_vector, None, None, None
-
-# %% ../../nbs/18_models.dlrm.ipynb #99e4c5ea
-class DotInteraction(nn.Module):
-    "The dot product of each pair of vectors, and the first vector as it is."
-
-    def __init__(
-        self,
-        n: int,  # F, vectors of an example
-        d: int,  # their length
-        first: bool = True,  # whether the first vector goes up as it is
-        diagonal: bool = False,  # also the dot product of each vector with itself
-    ):
-        super().__init__()
-        i, j = torch.tril_indices(n, n, offset=0 if diagonal else -1)
-        there = F.one_hot(i * n + j, n * n)
-        mirrored = F.one_hot(j * n + i, n * n)
-        spread = (there + mirrored).float()  # (P, F²)
-        self.register_buffer("pairs", i * n + j, persistent=False)
-        self.register_buffer("spread", spread, persistent=False)
-        self.first = first
-        self.out_features = d * first + len(i)
-
-    def forward(
-        self,
-        vectors: Tensor,  # float (B, F, d)
-    ) -> Tensor:  # (B, out_features): the first vector, if any, then the products
-        "The input of the top MLP."
-        if not torch.compiler.is_exporting():
-            return DotsWithGradient.apply(vectors, self.pairs, self.spread, self.first)
-        dots = interact(vectors, self.pairs)
-        return torch.cat([vectors[:, 0], dots], 1) if self.first else dots
-
-# %% ../../nbs/18_models.dlrm.ipynb #855afd0d
-class CatInteraction(nn.Module):
-    "The vectors side by side."
-
-    def __init__(
-        self,
-        n: int,  # F, vectors of an example
-        d: int,  # their length
-    ):
-        super().__init__()
-        self.out_features = n * d
-
-    def forward(
-        self,
-        vectors: Tensor,  # float (B, F, d)
-    ) -> Tensor:  # (B, F·d)
-        "The input of the top MLP."
-        return vectors.flatten(1)
-
-# %% ../../nbs/18_models.dlrm.ipynb #0896ed57
-class CrossLayer(nn.Module):
-    "A cross layer whose low-rank weights are a mixture of experts."
-
-    def __init__(
-        self,
-        width: int,  # of the vectors side by side
-        rank: int,  # of each expert's weights
-        experts: int,  # two or more
-    ):
-        super().__init__()
-        self.down = nn.Linear(width, experts * rank, bias=False)
-        self.up = nn.Parameter(torch.empty(experts, rank, width))
-        self.bias = nn.Parameter(torch.zeros(width))
-        self.gate = nn.Linear(width, experts, bias=False)
-        bound = rank**-0.5
-        nn.init.uniform_(self.up, -bound, bound)
-
-    def forward(
-        self,
-        x: Tensor,  # what comes from the layer below, float (B, width)
-    ) -> Tensor:  # what x0 is multiplied with, float (B, width)
-        "The gated sum of the experts, and the bias."
-        experts, rank, _ = self.up.shape
-        inner = self.down(x).unflatten(1, (experts, rank)).tanh()
-        gated = inner * self.gate(x).softmax(1).unsqueeze(2)
-        return gated.flatten(1) @ self.up.flatten(0, 1).to(gated.dtype) + self.bias
-
-# %% ../../nbs/18_models.dlrm.ipynb #e2c97e9c
-class DCNInteraction(nn.Module):
-    "Cross layers of low rank over the vectors side by side (DCN-V2: Wang et al. 2021)."
-
-    def __init__(
-        self,
-        n: int,  # F, vectors of an example
-        d: int,  # their length
-        layers: int = 3,  # L, cross layers: products of up to L + 1 coordinates
-        rank: int = 64,  # r
-        experts: int = 1,  # how many low-rank weights a gate mixes
-    ):
-        super().__init__()
-        width = n * d
-        self.out_features = width
-        self.V, self.U = nn.ModuleList(), nn.ModuleList()  # the bias of U is b
-        self.mixtures = nn.ModuleList()
-        for _ in range(layers):
-            if experts > 1:
-                self.mixtures.append(CrossLayer(width, rank, experts))
-            else:
-                self.V.append(nn.Linear(width, rank, bias=False))
-        for _ in self.V:
-            self.U.append(nn.Linear(rank, width))
-
-    def forward(
-        self,
-        vectors: Tensor,  # float (B, F, d)
-    ) -> Tensor:  # (B, F·d)
-        "The input of the top MLP."
-        x = x0 = vectors.flatten(1)
-        for V, U in zip(self.V, self.U, strict=True):
-            x = torch.addcmul(x, x0, U(V(x)).to(x0.dtype))
-        for mixture in self.mixtures:
-            x = torch.addcmul(x, x0, mixture(x).to(x0.dtype))
-        return x
-
 # %% ../../nbs/18_models.dlrm.ipynb #3fdb3fbd
 def make_dots(
     config: DLRMConfig,  # of the model
@@ -353,7 +201,7 @@ def make_dots(
         config.num_vectors, config.vector_dim, first, config.self_interaction
     )
 
-
+# %% ../../nbs/18_models.dlrm.ipynb #951d792b
 def make_crosses(
     config: DLRMConfig,  # of the model
 ) -> DCNInteraction:
@@ -366,230 +214,12 @@ def make_crosses(
         config.cross_experts,
     )
 
-
+# %% ../../nbs/18_models.dlrm.ipynb #ad04bc07
 # makes the module of an interaction from the config
 INTERACTIONS: dict[str, Callable[[DLRMConfig], nn.Module]] = {
     "dot": make_dots,
     "cat": lambda config: CatInteraction(config.num_vectors, config.vector_dim),
     "dcn": make_crosses,
-}
-
-# %% ../../nbs/18_models.dlrm.ipynb #4f941b0c
-def find_product_type(
-    weight: Tensor,  # of a layer
-) -> torch.dtype:
-    "Autocast's type where it is on, else the weight's."
-    device = weight.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return weight.dtype
-
-
-def find_onednn_types() -> set[torch.dtype]:
-    "What oneDNN multiplies on this machine."
-    if not torch.backends.mkldnn.is_available():
-        return set()
-    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        return {torch.float32, torch.bfloat16}
-    return {torch.float32}
-
-
-ONEDNN_TYPES = find_onednn_types()
-
-
-def fits_onednn(
-    x: Tensor,  # input of a linear layer
-    weight: Tensor,  # of the layer
-) -> bool:
-    "Whether oneDNN can multiply them."
-    is_small_case = len(x) == 0 or x.shape[1:] != weight.shape[1:]
-    if weight.device.type != "cpu" or is_small_case:
-        return False
-    return find_product_type(weight) in ONEDNN_TYPES
-
-# %% ../../nbs/18_models.dlrm.ipynb #6a6f4852
-def fused_linear(
-    x: Tensor,  # rows of inputs, float32 or bfloat16 (B, n)
-    weight: Tensor,  # of the layer, (m, n), of the type of `x`
-    bias: Tensor | None,  # added to each row, (m,); None: nothing is
-    relu: bool,  # set what is negative to 0
-) -> Tensor:  # (B, m)
-    "A linear layer by oneDNN, and a ReLU in the same pass."
-    activation = "relu" if relu else "none"
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "")
-
-
-def multiply(
-    a: Tensor,  # float32 or bfloat16 (k, n)
-    b: Tensor,  # of the same type, (n, m)
-) -> Tensor:  # (k, m)
-    "`a @ b` by oneDNN."
-    if a.dtype == torch.bfloat16:  # where `@` is oneDNN's
-        return a @ b
-    return fused_linear(a, b.T, None, False)
-
-
-def undo_relu(
-    grad: Tensor,  # of the loss by the outputs of a ReLU, (B, m)
-    out: Tensor,  # these outputs, (B, m): 0 where the ReLU was shut
-    in_place: bool,  # write the result over `grad`
-) -> Tensor:  # (B, m)
-    "The gradient before a ReLU, of `grad` after it."
-    target = grad if in_place else torch.empty_like(grad)
-    return torch.ops.aten.threshold_backward.grad_input(grad, out, 0, grad_input=target)
-
-
-def weight_gradient(
-    grad: Tensor,  # of the loss by a linear layer's outputs, (B, m)
-    x: Tensor,  # what the layer had read, (B, n)
-) -> Tensor:  # of the loss by the weight, (m, n)
-    "The gradient of a layer's weight; the smaller factor comes first."
-    if grad.shape[1] < x.shape[1]:
-        return multiply(grad.T, x)
-    return multiply(x.T, grad).T
-
-# %% ../../nbs/18_models.dlrm.ipynb #30e36b0f
-class FusedLayers(torch.autograd.Function):
-    "Linear layers with a ReLU after each, after the last one only if `last`."
-
-    @staticmethod
-    def forward(
-        ctx,  # keeps weights and the outputs of all layers, for `backward`
-        x: Tensor,  # what the first layer reads, in the type to multiply in (B, n)
-        last: bool,  # a ReLU follows the last layer, too
-        *parameters: Tensor,  # weight (m, n) and bias (m,) of each layer in turn
-    ) -> Tensor:  # what the last layer gives, (B, m)
-        weights = [p.to(x.dtype) for p in parameters[0::2]]
-        biases = [p.to(x.dtype) for p in parameters[1::2]]
-        ctx.relu = [True] * (len(weights) - 1) + [last]
-        outs = [x]
-        for weight, bias, relu in zip(weights, biases, ctx.relu, strict=True):
-            outs.append(fused_linear(outs[-1], weight, bias, relu))
-        ctx.save_for_backward(*weights, *outs)
-        return outs[-1]
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx,  # with what `forward` kept
-        grad: Tensor,  # of the loss by the outputs of the last layer, (B, m)
-    ):
-        n = len(ctx.relu)
-        weights, outs = ctx.saved_tensors[:n], ctx.saved_tensors[n:]
-        gradients = []
-        for i in reversed(range(n)):
-            if ctx.relu[i]:
-                grad = undo_relu(grad, outs[i + 1], in_place=i < n - 1)
-            gradients = [weight_gradient(grad, outs[i]), grad.sum(0), *gradients]
-            needs_more = i > 0 or ctx.needs_input_grad[0]
-            grad = multiply(grad, weights[i]) if needs_more else None
-        return grad, None, *gradients
-
-# %% ../../nbs/18_models.dlrm.ipynb #c6d36372
-NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm1d,
-    "layer": nn.LayerNorm,
-}
-
-
-class ReluLayers(nn.Sequential):
-    "Linear layers with ReLU after each, after the last one only if `last`."
-
-    def __init__(
-        self,
-        dims: Sequence[int],  # width of the input and of each layer
-        last: bool = True,  # whether a ReLU follows the last layer
-        dropout: float = 0.0,  # share of hidden units dropped while training
-        norm: str | None = None,  # a key of `NORMS`
-    ):
-        layers = []
-        for before, after in pairwise(dims):
-            layers.append(nn.Linear(before, after))
-            end = len(layers)
-            if norm:
-                layers.append(NORMS[norm](after))
-            layers.append(nn.ReLU(inplace=True))
-            if dropout:
-                layers.append(nn.Dropout(dropout))
-        if not last:
-            layers = layers[:end]
-        super().__init__(*layers)
-        self.last = last
-        self.is_plain = not dropout and not norm
-
-    def forward(
-        self,
-        x: Tensor,  # float (B, width)
-    ) -> Tensor:  # float (B, width of the last layer)
-        "The output of the last layer."
-        weight = self[0].weight
-        is_fused = self.is_plain and not torch.compiler.is_compiling()
-        if not is_fused or not fits_onednn(x, weight):
-            return super().forward(x)
-        x = x.to(find_product_type(weight))
-        return FusedLayers.apply(x, self.last, *self.parameters())
-
-# %% ../../nbs/18_models.dlrm.ipynb #3d329af2
-class FactorizedLayer(nn.Module):
-    "Two linear maps of the input, u and v, that make u + u·v (Zhu et al. 2023)."
-
-    def __init__(
-        self,
-        before: int,  # width of what comes in
-        after: int,  # width of what goes out
-    ):
-        super().__init__()
-        self.linear = nn.Linear(before, 2 * after)
-
-    def forward(
-        self,
-        x: Tensor,  # float (B, before)
-    ) -> Tensor:  # float (B, after)
-        "The output."
-        u, v = self.linear(x).chunk(2, dim=1)
-        return torch.addcmul(u, u, v)
-
-
-def make_stream(
-    dims: Sequence[int],  # width of the input, of the hidden layers, and 1
-    dropout: float,  # share of hidden units dropped while training
-    norm: str | None,  # a key of `NORMS`
-) -> nn.Sequential:
-    "Factorised layers with ReLU, then a linear one."
-    layers = []
-    for before, after in pairwise(dims[:-1]):
-        layers.append(FactorizedLayer(before, after))
-        if norm:
-            layers.append(NORMS[norm](after))
-        layers += [nn.ReLU(), nn.Dropout(dropout)]
-    return nn.Sequential(*layers, nn.Linear(dims[-2], dims[-1]))
-
-
-class TwoStreams(nn.Module):
-    "The mean of two streams of factorised layers that start apart."
-
-    def __init__(
-        self,
-        dims: Sequence[int],  # width of the input, of the hidden layers, and 1
-        dropout: float = 0.0,  # share of hidden units dropped while training
-        norm: str | None = None,  # a key of `NORMS`
-    ):
-        super().__init__()
-        self.first = make_stream(dims, dropout, norm)
-        self.second = make_stream(dims, dropout, norm)
-
-    def forward(
-        self,
-        x: Tensor,  # what the interaction gave, float (B, width)
-    ) -> Tensor:  # (B, 1)
-        "The mean of the logits of both."
-        return (self.first(x) + self.second(x)) / 2
-
-# %% ../../nbs/18_models.dlrm.ipynb #087009b6
-# makes the head from its widths, dropout and norm
-HEADS: dict[str, Callable[..., nn.Module]] = {
-    "mlp": lambda dims, dropout, norm: ReluLayers(dims, False, dropout, norm),
-    "final": TwoStreams,
 }
 
 # %% ../../nbs/18_models.dlrm.ipynb #34d9fea4
@@ -617,7 +247,7 @@ def check_shapes(
             "the same examples"
         )
 
-
+# %% ../../nbs/18_models.dlrm.ipynb #ea4315c3
 def check_sparse(
     sparse: Tensor,  # codes, long (B, S)
     cardinalities: Tensor,  # number of codes of each feature, long (S,)
@@ -639,80 +269,6 @@ def check_sparse(
             f"{row}, but its cardinality is {cardinality}: codes go from 0 to "
             f"{cardinality - 1}"
         )
-
-# %% ../../nbs/18_models.dlrm.ipynb #392ff150
-def join_codes(
-    x: Tensor | None,  # a vector for each example, float (B, d); None: there is none
-    codes: Tensor,  # rows of the table that an example reads, long (B, S)
-    n: int,  # rows of the table, behind which `x` is thought to stand
-) -> Tensor:  # long (B, S), or (B, 1 + S) with `x`
-    "The codes, after those of each example's `x` as if it were a row behind n others."
-    if x is None:
-        return codes
-    own = n + torch.arange(len(x), device=x.device)
-    return torch.cat([own[:, None], codes], 1)
-
-
-class VectorsWithGradient(torch.autograd.Function):
-    "For each example its `x`, if any, and the rows `codes` of a table, as `dtype`."
-
-    @staticmethod
-    def forward(
-        ctx,  # keeps which rows were read, for `backward`
-        weight: Tensor,  # the table, (rows, d)
-        codes: Tensor,  # rows of the table that an example reads, long (B, S)
-        x: Tensor | None,  # goes before them, float (B, d); None: nothing does
-        dtype: torch.dtype,  # of the result, such as bfloat16
-    ) -> Tensor:  # (B, S, d), or (B, 1 + S, d) with `x`
-        ctx.save_for_backward(join_codes(x, codes, len(weight)))
-        ctx.sizes = [len(weight), 0 if x is None else len(x)]
-        ctx.dtype = weight.dtype
-        if len(weight) > codes.numel():
-            weight = weight.index_select(0, codes.flatten())
-            places = torch.arange(codes.numel(), device=codes.device)
-            codes = places.view_as(codes)
-        rows = weight.to(dtype)
-        codes = join_codes(x, codes, len(weight))
-        if x is not None:
-            rows = torch.cat([rows, x])
-        return rows.index_select(0, codes.flatten()).unflatten(0, codes.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx,  # with what `forward` kept
-        grad: Tensor,  # of the loss by the vectors, of the shape of the result
-    ):
-        codes, places = sort_rows(ctx.saved_tensors[0].flatten())
-        counts = codes.bincount(minlength=sum(ctx.sizes))
-        starts = counts.cumsum(0) - counts
-        sums = F.embedding_bag(places, grad.flatten(0, 1), starts, mode="sum")
-        by_table, by_x = sums.split(ctx.sizes)
-        by_x = by_x if ctx.needs_input_grad[2] else None
-        return by_table.to(ctx.dtype), None, by_x, None
-
-
-@run_uncompiled  # the compiler knows no sparse gradients
-def read_table(
-    table: nn.Module,  # an embedding, or what is called like one
-    codes: Tensor,  # rows that are read, long of any shape
-) -> Tensor:  # of the shape of the codes, and d
-    "The rows of a table."
-    return table(codes)
-
-
-def pick_vectors(
-    table: nn.Module,  # of all features
-    codes: Tensor,  # its rows, long (B, S)
-    x: Tensor | None,  # float (B, d)
-    dtype: torch.dtype,  # of the vectors
-) -> Tensor:  # (B, F, d)
-    "`x` and the rows of the table for each example."
-    is_fast = not table.sparse and codes.device.type == "cpu"
-    if is_fast and not torch.compiler.is_exporting():
-        return VectorsWithGradient.apply(table.weight, codes, x, dtype)
-    rows = read_table(table, codes).to(dtype)
-    return rows if x is None else torch.cat([x.unsqueeze(1), rows], 1)
 
 # %% ../../nbs/18_models.dlrm.ipynb #49464efc
 @torch.no_grad()
@@ -738,36 +294,6 @@ def initialise(
         nn.init.xavier_normal_(layer.weight)
         if layer.bias is not None:
             layer.bias.normal_(0, layer.out_features**-0.5)
-
-# %% ../../nbs/18_models.dlrm.ipynb #9ee8c340
-class LinearTerm(nn.Module):
-    "A weight for each code and each number: a logistic regression."
-
-    def __init__(
-        self,
-        rows: int,  # codes of all features
-        numbers: int,  # dense features
-        sparse: bool,  # whether the gradient of the codes' weights is sparse
-    ):
-        super().__init__()
-        self.table = nn.Embedding(rows, 1, sparse=sparse) if rows else None
-        self.numbers = nn.Linear(numbers, 1) if numbers else None
-        for module in (self.table, self.numbers):
-            if module is not None:
-                nn.init.zeros_(module.weight)
-
-    def forward(
-        self,
-        dense: Tensor | None,  # float (B, D)
-        codes: Tensor | None,  # rows of the table, long (B, S)
-    ) -> Tensor:  # float (B,)
-        "The sum of the weights of an example's features."
-        total = 0.0
-        if self.numbers is not None:
-            total = self.numbers(dense).squeeze(1).float()
-        if self.table is not None:
-            total = total + read_table(self.table, codes).sum((1, 2))
-        return total
 
 # %% ../../nbs/18_models.dlrm.ipynb #d33a6c20
 DENSE_NUMBERS = 2_000_000  # a table of more numbers has sparse gradients

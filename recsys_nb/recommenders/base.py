@@ -5,7 +5,6 @@
 # %% ../../nbs/32_recommenders.base.ipynb #3147ab52
 from __future__ import annotations
 
-import warnings
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -15,6 +14,14 @@ import scipy.sparse as sp
 from sklearn.exceptions import NotFittedError
 
 from ..data import Dataset, EmptyLogError, Histories, UnknownIdError
+from recsys_nb.recommenders.lists import (
+    count_users_at_a_time,
+    explain_short_lists,
+    find_in_steps,
+    make_lists,
+    rank_scores,
+    slice_scores,
+)
 from recsys_nb.recommenders.questions import (
     Catalogue,
     Question,
@@ -36,198 +43,7 @@ from recsys_nb.recommenders.storage import (
 )
 
 # %% auto #0
-__all__ = ['top_k', 'count_users_at_a_time', 'mask_scores', 'slice_histories', 'pack', 'unpack', 'BaseRecommender']
-
-# %% ../../nbs/32_recommenders.base.ipynb #d1ccd280
-CELLS = 2**20  # scores worked on at a time: 4 MiB in float32
-GROUPS = 32  # groups of columns whose maxima bound the k-th best
-
-
-def find_limits(scores: np.ndarray, k: int) -> np.ndarray:
-    "A value for each row that at least k cells reach; NaN where the row has one."
-    n_rows, n_columns = scores.shape
-    n_groups = max(1, min(GROUPS, n_columns // (4 * k)))
-    width = n_columns // n_groups
-    grouped = scores[:, : n_groups * width].reshape(n_rows, n_groups, width)
-    left_over = scores[:, n_groups * width :]
-    maxima = np.concatenate([grouped.max(axis=1), left_over], axis=1)
-    limits = np.partition(maxima, -k, axis=1)[:, -k]
-    return np.where(np.isnan(maxima).any(axis=1), np.nan, limits)
-
-# %% ../../nbs/32_recommenders.base.ipynb #474c3543
-def mark_best(scores: np.ndarray, k: int) -> np.ndarray:
-    "Which cells are the k best of their rows, ties by column, bool (n, m)."
-    kth = np.partition(scores, -k, axis=1)[:, [-k]]
-    above = scores > kth
-    tied = scores == kth
-    room = k - np.count_nonzero(above, axis=1)[:, None]
-    return above | (tied & (tied.cumsum(axis=1, dtype=np.int32) <= room))
-
-
-def find_candidates(scores: np.ndarray, limits: np.ndarray, k: int):
-    "Rows and columns of the cells that may be among the k best of their row."
-    least = np.finfo(scores.dtype).min  # above -inf
-    may_be = scores >= np.maximum(limits, least)[:, None]
-    crowded = np.flatnonzero(np.count_nonzero(may_be, axis=1) > 8 * k)
-    if len(crowded):
-        may_be[crowded] &= mark_best(scores[crowded], k)
-    return np.divmod(np.flatnonzero(may_be), scores.shape[1])
-
-# %% ../../nbs/32_recommenders.base.ipynb #c6e6fc3d
-def top_k(
-    scores: np.ndarray,  # float (n, m); -inf: never
-    k: int,  # how many; at most m are returned
-) -> tuple[np.ndarray, np.ndarray]:  # columns, int (n, min(k, m)); their scores
-    "The k best of each row, best first, ties by column; -1 where only -inf is left."
-    check_at_least(1, k=k)
-    n_rows, n_columns = scores.shape
-    k = min(k, n_columns)
-    columns = np.full((n_rows, k), -1)
-    best = np.full((n_rows, k), -np.inf, scores.dtype)
-    step = max(1, CELLS // max(1, n_columns))
-    for start in range(0, n_rows, step):
-        part = scores[start : start + step]
-        limits = find_limits(part, k)
-        if np.isnan(limits).any():
-            row = start + int(np.isnan(limits).argmax())
-            raise ValueError(f"the scores of row {row} hold NaN: has it diverged?")
-        row, column = find_candidates(part, limits, k)
-        value = part[row, column]
-        order = np.lexsort((-value, row))
-        rank = np.arange(len(row)) - np.searchsorted(row, row)
-        kept = rank < k
-        order = order[kept]
-        columns[start + row[kept], rank[kept]] = column[order]
-        best[start + row[kept], rank[kept]] = value[order]
-    return columns, best
-
-# %% ../../nbs/32_recommenders.base.ipynb #e09fc820
-GIB = 2**30
-BLOCKS = 16  # blocks of CELLS scores that finding the best may take
-
-# %% ../../nbs/32_recommenders.base.ipynb #b442e957
-def count_users_at_a_time(
-    budget_gib: float,  # memory, GiB
-    n_items: int,  # size of the catalogue
-    cell_bytes: int,  # memory for one user and item
-) -> int:
-    "How many users' scores fit in the memory given; at least one."
-    room = budget_gib * GIB - BLOCKS * 4 * CELLS
-    return max(1, int(room / (cell_bytes * max(1, n_items))))
-
-
-def mask_scores(
-    scores: np.ndarray,  # float (n, n_items), written into
-    histories: Histories,  # of the n users
-    exclude_seen: bool,  # whether items of the history may not be recommended
-    allowed: np.ndarray | None,  # bool (n_items,): may be recommended; None: all
-) -> None:
-    "Set the scores of items that may not be recommended to -inf, in place."
-    if allowed is not None:
-        scores[:, ~allowed] = -np.inf
-    if exclude_seen:
-        owner = np.repeat(np.arange(len(histories)), np.diff(histories.offsets))
-        first, last = histories.offsets[[0, -1]]
-        scores[owner, histories.items[first:last]] = -np.inf
-
-
-def slice_histories(
-    past: Histories,  # of n users
-    start: int,  # the first of them
-    end: int,  # the first that is left out
-) -> Histories:
-    "The histories from `start` to `end`."
-    return past.take(np.arange(start, min(end, len(past))))
-
-# %% ../../nbs/32_recommenders.base.ipynb #c54dfd74
-def rank_scores(scores, histories, cold, popularity, k, exclude_seen, allowed):
-    "The k best items of each row; the scores are copied a block at a time."
-    k = min(k, histories.n_items)
-    items = np.full((len(histories), k), -1)
-    best = np.full((len(histories), k), -np.inf, np.float32)
-    step = max(1, CELLS // histories.n_items)
-    for start in range(0, len(histories), step):
-        rows = slice(start, start + step)
-        part = np.array(scores[rows], np.float32)  # a copy to write into
-        part[cold[rows]] = popularity
-        past = slice_histories(histories, start, start + step)
-        mask_scores(part, past, exclude_seen, allowed)
-        items[rows], best[rows] = top_k(part, k)
-    return items, best
-
-
-def slice_scores(recommender, histories, owner, items) -> np.ndarray:
-    "Scores of pairs out of the scores of all items, some users at a time."
-    cell_bytes = recommender.cell_bytes
-    step = count_users_at_a_time(1.0, histories.n_items, cell_bytes)
-    scores = np.empty(len(owner), np.float32)
-    for start in range(0, len(histories), step):
-        first, last = np.searchsorted(owner, [start, start + step])
-        if first < last:
-            part = slice_histories(histories, start, start + step)
-            rows = owner[first:last] - start
-            part_scores = recommender.score_all(part)
-            scores[first:last] = part_scores[rows, items[first:last]]
-    return scores
-
-# %% ../../nbs/32_recommenders.base.ipynb #2151b0e3
-def count_left(past: Histories, exclude_seen: bool, allowed) -> np.ndarray:
-    "How many items may still be recommended to each user."
-    may = np.ones(past.n_items, bool) if allowed is None else allowed
-    left = np.full(len(past), np.count_nonzero(may))
-    if exclude_seen:
-        seen = past.matrix()
-        seen.data[:] = may[seen.indices]
-        left -= np.asarray(seen.sum(axis=1)).ravel().astype(int)
-    return left
-
-
-def explain_short_lists(question, items, k, exclude_seen, allowed) -> str | None:
-    "Why some lists have fewer than k rows; a warning where they need not."
-    found = np.count_nonzero(items >= 0, axis=1)
-    short = np.flatnonzero(found < k)
-    if not len(short):
-        return None
-    left = count_left(question.histories.take(short), exclude_seen, allowed)
-    missed = short[found[short] < np.minimum(k, left)]
-    if len(missed):
-        first = missed[0]
-        warnings.warn(
-            f"{len(missed):,} users have fewer than k={k} rows although candidates "
-            f"are left, e.g. {question.users[first]!r} has {found[first]:,} rows",
-            stacklevel=3,
-        )
-    return f"{len(short):,} users have fewer than k={k} candidates left"
-
-
-def find_in_steps(recommender, question, which, step: int):
-    "The best items of all users, so many at a time; item codes and scores."
-    n_users, k = len(question.users), min(which[0], question.histories.n_items)
-    items = np.full((n_users, k), -1, np.int32)
-    scores = np.zeros((n_users, k), np.float32)
-    for start in range(0, n_users, step):
-        rows = slice(start, start + step)
-        past = slice_histories(question.histories, start, start + step)
-        found, best = recommender.top_items(past, question.cold[rows], *which)
-        items[rows, : found.shape[1]] = found
-        scores[rows, : found.shape[1]] = best
-    return items, scores
-
-
-def make_lists(question, item_ids, items, scores) -> pd.DataFrame:
-    "Item codes and scores, (n_users, k), as lists in raw ids."
-    n_users, k = items.shape
-    found = items.ravel() >= 0
-    ranks = np.tile(np.arange(1, k + 1), n_users)
-    return pd.DataFrame(
-        {
-            "user_id": question.users.repeat(k)[found],
-            "item_id": item_ids[items.ravel()[found]],
-            "rank": ranks[found],
-            "score": scores.ravel()[found],
-            "source": np.repeat(question.source, k)[found],
-        }
-    )
+__all__ = ['pack', 'unpack', 'check_log', 'answer_question', 'pack_learnt', 'pack_model', 'unpack_model', 'BaseRecommender']
 
 # %% ../../nbs/32_recommenders.base.ipynb #f34b93b2
 def read_pairs(user_ids, candidates) -> pd.DataFrame:
@@ -304,6 +120,66 @@ def unpack(
     parts = [arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr")]
     return sp.csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}.shape"]))
 
+# %% ../../nbs/32_recommenders.base.ipynb #beec1484
+def check_log(
+    train,  # what `fit` was given
+) -> None:
+    "Raise an error where it is no log, or an empty one."
+    if not isinstance(train, Dataset):
+        kind = type(train).__name__
+        raise TypeError(f"fit takes a Dataset, got {kind}: see Dataset.from_frame")
+    if not len(train):
+        raise EmptyLogError("there is nothing to learn from: no interactions.")
+
+
+def answer_question(
+    recommender: BaseRecommender,  # fitted
+    question: Question,  # the users, with their histories
+    # how many items, whether seen ones are left out, and which are allowed
+    which: tuple[int, bool, np.ndarray | None],
+    budget_gib: float,  # memory for the scores of users taken at a time
+) -> pd.DataFrame:  # user_id, item_id, rank, score, source
+    "The lists of all users; `attrs` say why some are short."
+    item_ids = recommender.item_ids_
+    step = count_users_at_a_time(budget_gib, len(item_ids), recommender.cell_bytes)
+    items, scores = find_in_steps(recommender, question, which, step)
+    lists = make_lists(question, item_ids, items, scores)
+    why = explain_short_lists(question, items, *which)
+    lists.attrs = {"short_lists": why} if why else {}
+    return lists
+
+
+def pack_learnt(
+    recommender: BaseRecommender,  # whose `learnt` names the attributes
+) -> dict[str, np.ndarray]:  # for `unpack`
+    "The arrays that a recommender has learnt."
+    arrays = {}
+    for name in recommender.learnt:
+        arrays |= pack(name, getattr(recommender, name))
+    return arrays
+
+
+def pack_model(
+    recommender: BaseRecommender,  # fitted
+) -> Stored:
+    "All that answering needs."
+    settings, arrays = recommender.state()
+    catalogue = {
+        field.name: getattr(recommender.catalogue_, field.name)
+        for field in fields(recommender.catalogue_)
+    }
+    return Stored(name_class(type(recommender)), settings, arrays, catalogue)
+
+
+def unpack_model(
+    stored: Stored,  # of `pack_model`
+    kind: type[BaseRecommender],  # that is expected
+) -> BaseRecommender:  # of this class or of one that inherits from it
+    "The fitted recommender that was packed."
+    found = find_class(stored.kind, kind)
+    catalogue = Catalogue(**stored.catalogue)
+    return found.from_state(stored.settings, stored.arrays, catalogue)
+
 # %% ../../nbs/32_recommenders.base.ipynb #f9c0ade5
 class BaseRecommender:
     "What all recommenders share; a subclass writes `learn` and `score_all`."
@@ -317,11 +193,7 @@ class BaseRecommender:
         train: Dataset,  # the log; all its interactions count
     ) -> BaseRecommender:
         "Learn from the interactions of `train`."
-        if not isinstance(train, Dataset):
-            kind = type(train).__name__
-            raise TypeError(f"fit takes a Dataset, got {kind}: see Dataset.from_frame")
-        if not len(train):
-            raise EmptyLogError("there is nothing to learn from: no interactions.")
+        check_log(train)
         self.adopt(Catalogue.of(train))
         self.learn(train)
         return self
@@ -352,8 +224,7 @@ class BaseRecommender:
         histories: Histories,  # of n users
     ) -> np.ndarray:  # float32 (n, n_items); the caller does not write into it
         "To be written: the scores of all items."
-        name = type(self).__name__
-        raise NotImplementedError(f"{name} must write score_all(histories)")
+        raise NotImplementedError(f"{type(self).__name__} must write score_all")
 
     def score_pairs(
         self,
@@ -392,15 +263,8 @@ class BaseRecommender:
         check_at_least(1, k=k)
         check_above_0(budget_gib=budget_gib)
         question = self.ask(user_ids, events)
-        allowed = allow_items(self.item_ids_, candidates, exclude)
-        n_items = len(self.item_ids_)
-        step = count_users_at_a_time(budget_gib, n_items, self.cell_bytes)
-        which = (k, exclude_seen, allowed)
-        items, scores = find_in_steps(self, question, which, step)
-        lists = make_lists(question, self.item_ids_, items, scores)
-        why = explain_short_lists(question, items, k, exclude_seen, allowed)
-        lists.attrs = {"short_lists": why} if why else {}
-        return lists
+        which = (k, exclude_seen, allow_items(self.item_ids_, candidates, exclude))
+        return answer_question(self, question, which, budget_gib)
 
     def ask(
         self,
@@ -435,10 +299,7 @@ class BaseRecommender:
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "Settings for JSON and learnt arrays: all but the catalogue."
         self.check_fitted()
-        arrays = {}
-        for name in self.learnt:
-            arrays |= pack(name, getattr(self, name))
-        return read_settings(self), arrays
+        return read_settings(self), pack_learnt(self)
 
     @classmethod
     def from_state(
@@ -460,13 +321,7 @@ class BaseRecommender:
         overwrite: bool = False,  # replace a folder that is there
     ) -> Path:  # the folder
         "Write all that answering needs, as JSON, parquet and safetensors."
-        settings, arrays = self.state()
-        catalogue = {
-            field.name: getattr(self.catalogue_, field.name)
-            for field in fields(self.catalogue_)
-        }
-        stored = Stored(name_class(type(self)), settings, arrays, catalogue)
-        return write_folder(folder, stored, overwrite)
+        return write_folder(folder, pack_model(self), overwrite)
 
     @classmethod
     def load(
@@ -474,7 +329,4 @@ class BaseRecommender:
         folder: str | Path,  # what `save` wrote
     ) -> BaseRecommender:  # which answers as the saved one did
         "Read a saved recommender of this class, or of any that inherits from it."
-        stored = read_folder(folder)
-        kind = find_class(stored.kind, cls)
-        catalogue = Catalogue(**stored.catalogue)
-        return kind.from_state(stored.settings, stored.arrays, catalogue)
+        return unpack_model(read_folder(folder), cls)

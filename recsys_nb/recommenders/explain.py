@@ -18,14 +18,14 @@ from torch import Tensor
 
 from ..data import DataError, Histories, UnknownIdError
 from .base import BaseRecommender
-from .pairs import PairFeatures
-from .ranker import BaseRanker
-from recsys_nb.recommenders.sources import (
+from recsys_nb.recommenders.candidates import (
     Candidates,
     describe_pairs,
     gather_candidates,
-    list_items,
+    list_candidates,
 )
+from .evidence import PairFeatures
+from .ranker import BaseRanker
 from .two_stage import Recommender
 
 # %% auto #0
@@ -271,5 +271,5 @@ def with_item(
     if (found.items == item).any():
         return found
     items = np.sort(np.append(found.items, item))
-    lists = list_items(parts, past, k)
+    lists = list_candidates(parts, past, k)
     return describe_pairs(parts, past, np.zeros(len(items), int), items, lists)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from .base import top_k
+from .lists import top_k
 
 # %% auto #0
 __all__ = ['add_dimension', 'build_exact', 'build_cells', 'IndexPart', 'search_cells', 'ItemIndex', 'take_best']

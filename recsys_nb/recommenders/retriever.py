@@ -17,9 +17,10 @@ from torch import Tensor
 from ..data import Dataset, Histories, UnknownIdError
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
-from .base import BaseRecommender, Catalogue, top_k
+from .base import BaseRecommender, Catalogue
 from .columns import FeatureTable
 from .index import ItemIndex, take_best
+from .lists import top_k
 from recsys_nb.recommenders.positives import (
     ndcg_and_hits,
     put_in_catalogue_order,
@@ -46,7 +47,7 @@ from ..training.settings import TrainResult
 
 # %% auto #0
 __all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'train_best', 'service_bonus', 'fit_bonus',
-           'read_histories', 'search_unseen', 'TwoTowerRetriever']
+           'read_histories', 'search_unseen', 'find_similar', 'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
@@ -196,6 +197,24 @@ def search_unseen(
         items[users], scores[users] = take_best(found, values, k)
     return items, scores
 
+# %% ../../nbs/38_recommenders.retriever.ipynb #1db1a1c6
+def find_similar(
+    vectors: np.ndarray,  # of all items, of length 1, float32 (n_items, d)
+    item_ids: pd.Index,  # of these items
+    item_id,  # one of them
+    k: int = 10,  # how many
+) -> pd.DataFrame:  # item_id, rank, score (cosine)
+    "The items whose vectors are nearest to an item's."
+    code = item_ids.get_indexer([item_id])[0]
+    if code < 0:
+        raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")
+    scores = vectors @ vectors[code]
+    scores[code] = -np.inf
+    items, best = top_k(scores[None], min(k, len(scores) - 1))
+    ranks = np.arange(1, items.shape[1] + 1)
+    ids = item_ids[items[0]]
+    return pd.DataFrame({"item_id": ids, "rank": ranks, "score": best[0]})
+
 # %% ../../nbs/38_recommenders.retriever.ipynb #1705691e
 class TwoTowerRetriever(BaseRecommender):
     "A Two-Tower model over histories and features, trained on a log of positives."
@@ -312,15 +331,7 @@ class TwoTowerRetriever(BaseRecommender):
         k: int = 10,  # how many
     ) -> pd.DataFrame:  # item_id, rank, score (cosine)
         "The items whose vectors are nearest to an item's."
-        code = self.item_ids_.get_indexer([item_id])[0]
-        if code < 0:
-            raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")
-        scores = self.item_vectors_ @ self.item_vectors_[code]
-        scores[code] = -np.inf
-        items, best = top_k(scores[None], min(k, len(scores) - 1))
-        ranks = np.arange(1, items.shape[1] + 1)
-        ids = self.item_ids_[items[0]]
-        return pd.DataFrame({"item_id": ids, "rank": ranks, "score": best[0]})
+        return find_similar(self.item_vectors_, self.item_ids_, item_id, k)
 
     def fresh(
         self,

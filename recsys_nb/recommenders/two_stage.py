@@ -6,9 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import deepcopy
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -19,518 +17,44 @@ from recsys_nb.recommenders.base import (
     BaseRecommender,
     Catalogue,
     check_at_least,
+    check_log,
     find_codes,
-    mask_scores,
     read_frame,
-    top_k,
 )
 from .baselines import Popularity, repeat_rate
-from .gate import Holdout, Verdict, judge
-from recsys_nb.recommenders.pairs import (
-    Examples,
-    ItemEvidence,
-    encode_context,
-    usual_context,
-    with_tables,
-)
-from .ranker import RANKERS, choose_ranker
-from .ranker_base import BaseRanker, fill_context
-from .retriever import TwoTowerRetriever
-from recsys_nb.recommenders.sources import (
-    MANY_REPEATS,
-    Budget,
+from recsys_nb.recommenders.candidates import (
     Candidates,
-    count_votes,
-    default_sources,
     describe_pairs,
     gather_candidates,
-    list_items,
+    list_candidates,
 )
+from .contest import find_answer, find_answer_again
+from .evidence import ItemEvidence
+from .gate import Holdout, Verdict
+from .lists import mask_scores, top_k
+from .pairs import with_tables
+from .ranker import RANKERS
+from .ranker_base import BaseRanker, fill_context
+from .retriever import TwoTowerRetriever
+from .sources import MANY_REPEATS, Budget, default_sources
 from .storage import find_class, name_class
+from recsys_nb.recommenders.trial import (
+    Answer,
+    Trial,
+    divide_users,
+    find_similarity,
+    fit_sources,
+    name_sources,
+    print_nothing,
+    refit,
+)
 
 # %% auto #0
-__all__ = ['MOST_JUDGES', 'MOST_LEARNERS', 'FEW_USERS', 'FAR_AHEAD', 'LEAST_TAKEN', 'KEPT', 'print_nothing', 'Answer', 'Trial',
-           'divide_users', 'look_early', 'list_answer', 'collect_examples', 'describe_exposures', 'join_examples',
-           'train_ranker', 'Finding', 'helpful_sources', 'teach_blend', 'teach_two_stages', 'Contest', 'find_answer',
-           'choose_wanted', 'enter_two_stages', 'find_answer_again', 'name_sources', 'fit_sources', 'refit', 'Outcome',
-           'run_trial', 'choose_sources', 'answer_unjudged', 'Recommender', 'pack_parts', 'select_arrays',
-           'unpack_parts', 'unpack_answer', 'predict_shown']
+__all__ = ['KEPT', 'Outcome', 'run_trial', 'choose_sources', 'answer_unjudged', 'FittedAnswer', 'answer_with_popular',
+           'Recommender', 'check_recommender', 'pack_parts', 'select_arrays', 'unpack_parts', 'unpack_answer',
+           'predict_shown']
 
-# %% ../../nbs/42_recommenders.two_stage.ipynb #cf7deb91
-def print_nothing(
-    text: str,  # one line
-) -> None:
-    "The listener of a quiet run."
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #678a6241
-@dataclass(frozen=True, eq=False)
-class Answer:
-    "Which sources propose items, and what orders them."
-
-    sources: tuple[str, ...]  # their names
-    votes: tuple[int, ...] | None = None  # of a blend, one for each source
-    ranker: object | None = None  # of two stages
-
-    @property
-    def is_single(self) -> bool:
-        "Whether one source answers alone."
-        return len(self.sources) == 1 and self.ranker is None
-
-    def order(
-        self,
-        candidates: Candidates,  # of these sources, in this order
-        histories: Histories,  # of the same users
-    ) -> np.ndarray:  # higher is better, float32 (n,)
-        "Scores of candidates."
-        if self.ranker is None:
-            votes = np.ones(len(self.sources)) if self.votes is None else self.votes
-            return (candidates.scores @ np.asarray(votes, np.float32)).astype("float32")
-        c = candidates
-        return self.ranker.predict_pairs(histories, c.owner, c.items, c.scores, c.ranks)
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #63f3aa47
-@dataclass(eq=False)
-class Trial:
-    "Sources fitted to the earlier part of a log, and the users who teach and judge."
-
-    held: Holdout  # the two parts of the log
-    sources: dict[str, BaseRecommender]  # fitted to held.head
-    folds: list[tuple[pd.Index, pd.Index]]  # users who teach, users who judge
-    n_candidates: int  # of each source
-
-    def histories(
-        self,
-        users: pd.Index,  # ids of users
-    ) -> Histories:
-        "What users had in the earlier part."
-        first = next(iter(self.sources.values()))
-        return first.histories_.take(first.user_ids_.get_indexer(users))
-
-    def propose(
-        self,
-        users: pd.Index,  # ids of users
-        names: tuple[str, ...],  # of the sources
-        exclude_seen: bool = True,  # leave out the items of the histories
-    ) -> Candidates:
-        "Candidates of some sources for some users."
-        some = {name: self.sources[name] for name in names}
-        past = self.histories(users)
-        return gather_candidates(some, past, self.n_candidates, exclude_seen)
-
-    @property
-    def learners(self) -> pd.Index:
-        "All who teach in some fold."
-        every = self.folds[0][0]
-        for learners, _ in self.folds[1:]:
-            every = every.append(learners)
-        return every.unique()
-
-    @property
-    def judges(self) -> pd.Index:
-        "All who judge in some fold."
-        every = self.folds[0][1]
-        for _, judges in self.folds[1:]:
-            every = every.append(judges)
-        return every
-
-    def taken(
-        self,
-        candidates: Candidates,  # items proposed to users
-        users: pd.Index,  # ids of users
-        truth: pd.DataFrame,  # user_id, item_id: what was taken later
-    ) -> tuple[np.ndarray, np.ndarray]:  # bool (n,); number of each user's (n_users,)
-        "Which candidates their users took later, and how many items each took."
-        asked = truth[truth.user_id.isin(users)]
-        owner = users.get_indexer(asked.user_id)
-        item = self.held.head.item_ids.get_indexer(asked.item_id)
-        inside = item >= 0
-        taken = candidates.contain(owner[inside], item[inside])
-        return taken, np.bincount(owner, minlength=len(users))
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #e02c3c64
-MOST_JUDGES = 3000  # users who judge
-MOST_LEARNERS = 6000  # users whose candidates a ranker learns from
-FEW_USERS = 2000  # fewer than these teach and judge by turns
-
-
-def divide_users(
-    users: pd.Index,  # in random order
-) -> list[tuple[pd.Index, pd.Index]]:  # learners and judges of each fold
-    "Two halves that judge one another, or, of many users, one pair of groups."
-    if len(users) < FEW_USERS:
-        half = len(users) // 2
-        first, second = users[:half], users[half:]
-        return [(first, second), (second, first)] if half else [(first, second)]
-    n_judges = min(MOST_JUDGES, len(users) * 2 // 5)
-    return [(users[n_judges:][:MOST_LEARNERS], users[:n_judges])]
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #1ecc08d1
-FAR_AHEAD = 0.2  # lead of the best source over the next, as a share
-
-
-def look_early(
-    verdict: Verdict,  # on answers without a ranker
-    names: tuple[str, ...],  # of the sources
-) -> str | None:  # why no ranker is needed; None: it may help
-    "Whether one source has won already."
-    found = verdict.table.set_index("answer").ndcg
-    alone = found[[name for name in names if name in found]].sort_values()
-    if len(alone) < 2 or verdict.chosen != alone.index[-1]:
-        return None
-    lead = alone.iloc[-1] / max(alone.iloc[-2], 1e-9) - 1
-    if lead < FAR_AHEAD:
-        return None
-    return f"no ranker was trained: {verdict.chosen} leads every other by {lead:.0%}"
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #c07334f3
-def list_answer(
-    trial: Trial,  # the sources and users of a trial
-    answer: Answer,  # which sources and what order
-    judges: pd.Index,  # users
-    candidates: Candidates,  # of the answer's sources and perhaps others, for them
-    k: int,  # length of the lists
-) -> pd.DataFrame:  # user_id, item_id, rank
-    "The lists of an answer for some judges."
-    part = candidates.select(answer.sources)
-    items, _ = part.best(answer.order(part, trial.histories(judges)), k)
-    user, place = np.nonzero(items >= 0)
-    codes = items[user, place]
-    ids = {"user_id": judges[user], "item_id": trial.held.head.item_ids[codes]}
-    return pd.DataFrame(ids | {"rank": place + 1})
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #a8049f30
-def collect_examples(
-    trial: Trial,  # the sources and users of a trial
-    users: pd.Index,  # who teach
-    names: tuple[str, ...],  # of the sources whose candidates are ordered
-) -> Examples:
-    "The learners' candidates with what was taken, and what they were shown later."
-    head = trial.held.head
-    past = trial.histories(users)
-    candidates = trial.propose(users, names)
-    taken, _ = trial.taken(candidates, users, trial.held.truth)
-    usual = usual_context(head).iloc[np.zeros(len(candidates), int)]
-    parts = [(candidates, taken.astype(np.float32), usual)]
-    shown = trial.held.tail.labelled()
-    shown = shown[shown.user_id.isin(users)]
-    if len(shown) and not shown.label.all():
-        parts.append(describe_exposures(trial, users, names, shown))
-    return join_examples(parts, past, names, ItemEvidence.of(head))
-
-
-def describe_exposures(
-    trial: Trial,  # the sources and users of a trial
-    users: pd.Index,  # ids of users
-    names: tuple[str, ...],  # of the sources
-    shown: pd.DataFrame,  # what users were shown, with labels
-) -> tuple[Candidates, np.ndarray, pd.DataFrame]:
-    "What was shown to learners, as the sources saw it beforehand."
-    head = trial.held.head
-    owner = users.get_indexer(shown.user_id)
-    items = head.item_ids.get_indexer(shown.item_id)
-    moment = np.zeros(len(shown), np.int64)
-    if "timestamp" in shown:
-        moment = shown.timestamp.to_numpy().astype(np.int64)
-    order = np.lexsort((shown.label, items, moment, owner))  # not that of the rows
-    shown, owner, items = shown.iloc[order], owner[order], items[order]
-    some = {name: trial.sources[name] for name in names}
-    past = trial.histories(users)
-    lists = list_items(some, past, trial.n_candidates)
-    pairs = describe_pairs(some, past, owner, items, lists)
-    return pairs, shown.label.to_numpy(np.float32), encode_context(shown, shown=True)
-
-
-def join_examples(
-    # pieces that are put together, in order
-    parts: list[tuple[Candidates, np.ndarray, pd.DataFrame]],
-    past: Histories,  # of all learners
-    names: tuple[str, ...],  # of the sources
-    evidence: ItemEvidence,  # of the earlier part
-) -> Examples:
-    "Several kinds of examples as one, by user."
-    candidates, labels, contexts = zip(*parts, strict=True)
-    owner = np.concatenate([part.owner for part in candidates])
-    order = np.argsort(owner, kind="stable")
-    ranks = np.concatenate([part.ranks for part in candidates])[order]
-    context = pd.concat(contexts, ignore_index=True).iloc[order]
-    return Examples(
-        histories=past,
-        owner=owner[order],
-        items=np.concatenate([part.items for part in candidates])[order],
-        label=np.concatenate(labels)[order],
-        source_scores=np.concatenate([part.scores for part in candidates])[order],
-        source_ranks=ranks.astype(np.float32),
-        source_names=names,
-        evidence=evidence,
-        context=context.reset_index(drop=True),
-    )
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #0adab7ab
-def train_ranker(
-    ranker,  # 'auto', a name of RANKERS, or a ranker
-    examples: Examples,  # pairs to learn from, with labels
-    head: Dataset,  # the earlier part of the log
-    seed: int = 0,  # of all that is drawn
-) -> tuple[BaseRanker, pd.DataFrame | None]:  # the ranker; how the rivals did
-    "Train the ranker asked for, or the best of RANKERS."
-    if ranker == "auto":
-        choice = choose_ranker(examples, head, seed=seed)
-        return choice.ranker, choice.table
-    new = RANKERS[ranker](seed=seed) if isinstance(ranker, str) else deepcopy(ranker)
-    return new.learn(examples, head), None
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #06f7b60e
-@dataclass(eq=False)
-class Finding:
-    "What a trial found."
-
-    answer: Answer  # that is to answer
-    verdict: Verdict  # of the gate
-    rankers: pd.DataFrame | None  # how they did on users left out
-
-
-def helpful_sources(
-    names: tuple[str, ...],  # of the sources
-    votes: np.ndarray,  # of each source
-    candidates: Candidates,  # of these sources, for the learners
-    taken: np.ndarray,  # bool (n,)
-    least: float = 0.03,  # share of what was found that no other source found
-) -> tuple[str, ...]:
-    "Sources with a vote, or with finds of their own."
-    finds = candidates.ranks[taken] > 0
-    alone = finds[finds.sum(1) == 1].sum(0) / max(1, len(finds))
-    keep = (votes > 0) | (alone >= least)
-    return tuple(name for name, kept in zip(names, keep, strict=True) if kept)
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #9e190779
-LEAST_TAKEN = 50  # candidates taken by learners, below which no ranker is trained
-
-
-def teach_blend(
-    trial: Trial,  # the sources and users of a trial
-    learners: pd.Index,  # users
-    names: tuple[str, ...],  # of the sources
-    truth: pd.DataFrame,  # what they took later
-    exclude_seen: bool = True,  # leave out the items of the histories
-) -> tuple[Answer, tuple[str, ...]]:  # the blend; the sources that help
-    "The blend that the learners vote for."
-    learners = learners[:MOST_JUDGES]
-    if not len(learners):
-        return Answer(names[-1:], (1,)), ()
-    candidates = trial.propose(learners, names, exclude_seen)
-    taken, n_taken = trial.taken(candidates, learners, truth)
-    votes = count_votes(candidates, taken, n_taken)
-    voted = [(name, int(v)) for name, v in zip(names, votes, strict=True) if v > 0]
-    chosen, counts = zip(*voted, strict=True)
-    return Answer(chosen, counts), helpful_sources(names, votes, candidates, taken)
-
-
-def teach_two_stages(
-    trial: Trial,  # the sources and users of a trial
-    learners: pd.Index,  # users
-    names: tuple[str, ...],  # of the sources
-    ranker,  # 'auto', a name of RANKERS, or a ranker
-    seed: int,  # of all that is drawn
-) -> tuple[Answer | None, pd.DataFrame | None]:  # two stages; how rankers did
-    "Two stages over some sources; None where the learners took too little."
-    if not names or not len(learners):
-        return None, None
-    examples = collect_examples(trial, learners, names)
-    if min(examples.label.sum(), (1 - examples.label).sum()) < LEAST_TAKEN:
-        return None, None
-    best, rivals = train_ranker(ranker, examples, trial.held.head, seed)
-    return Answer(names, ranker=best), rivals
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #9c10dafe
-@dataclass(eq=False)
-class Contest:
-    "The lists of all answers for all judges, fold by fold."
-
-    trial: Trial  # the sources and users of a trial
-    names: tuple[str, ...]  # of the sources
-    truth: pd.DataFrame  # what is to be found
-    k: int = 10  # NDCG@k decides
-    exclude_seen: bool = True  # leave out the items of the histories
-    task: str = "new items"  # what was asked for
-
-    def __post_init__(self):
-        self.proposed = [
-            self.trial.propose(judges, self.names, self.exclude_seen)
-            for _, judges in self.trial.folds
-        ]
-        self.lists = {}
-        for name in self.names:
-            self.enter(name, [Answer((name,))] * len(self.trial.folds))
-
-    def enter(
-        self,
-        name: str,  # for messages, or of the thing that is meant
-        answers: list[Answer],  # lists or answers, by name
-    ) -> None:
-        "Let an answer take part; each fold has its own."
-        parts = [
-            list_answer(self.trial, answer, judges, candidates, self.k)
-            for answer, (_, judges), candidates in zip(
-                answers, self.trial.folds, self.proposed, strict=True
-            )
-        ]
-        self.lists[name] = pd.concat(parts, ignore_index=True)
-
-    def enter_blend(self) -> tuple[Answer, tuple[str, ...]]:
-        "Let the blend take part; it as taught by all, and the sources that help."
-        args = self.names, self.truth, self.exclude_seen
-        folds = self.trial.folds
-        taught = [teach_blend(self.trial, users, *args) for users, _ in folds]
-        blends = [blend for blend, _ in taught]
-        if any(not blend.is_single for blend in blends):
-            self.enter("blend", blends)
-        if len(taught) == 1:
-            return taught[0]
-        return teach_blend(self.trial, self.trial.learners, *args)
-
-    def decide(self) -> Verdict:
-        "Compare all that take part."
-        truth = self.truth[self.truth.user_id.isin(self.trial.judges)]
-        return judge(self.lists, truth, self.k, task=self.task)
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #b6219d12
-def find_answer(
-    trial: Trial,  # the sources and users of a trial
-    ranker,  # 'auto', a name of RANKERS, a ranker, or None
-    seed: int = 0,  # of all that is drawn
-    say: Callable[[str], None] = print_nothing,  # is told what happens
-    wanted: str | None = None,  # the name of an answer; None: the gate chooses
-) -> Finding:
-    "Let sources, their blend and two stages compete before the judges."
-    names = tuple(name for name in trial.sources if name != "Repeats")
-    contest = Contest(trial, names, trial.held.truth)
-    answers = {name: Answer((name,)) for name in names}
-    answers["blend"], kept = contest.enter_blend()
-    verdict = contest.decide()
-    say(f"the gate, {verdict.n_users:,} users: {verdict.chosen} leads without a ranker")
-    why = "no ranker was asked for" if ranker is None else look_early(verdict, names)
-    why = None if wanted == "two stages" else why
-    rivals = None
-    if why is None:
-        two_stages, rivals = enter_two_stages(contest, kept, ranker, seed)
-        if two_stages is None:
-            why = "no ranker was trained: the learners took too few of the candidates"
-        else:
-            answers["two stages"] = two_stages
-            verdict = contest.decide()
-    if wanted is not None:
-        verdict = choose_wanted(verdict, wanted)
-    answer = answers[verdict.chosen]
-    dropped = ", ".join(name for name in names if name not in answer.sources)
-    verdict.notes += [why] if why else []
-    verdict.notes += [f"not used in the answer: {dropped}"] if dropped else []
-    return Finding(answer, verdict, rivals)
-
-
-def choose_wanted(
-    verdict: Verdict,  # what the gate found
-    wanted: str,  # the answer that was asked for; None: the best
-) -> Verdict:
-    "The verdict with the answer that was asked for."
-    known = list(verdict.table.answer)
-    if wanted not in known:
-        raise DataError(f"answer={wanted!r} is none of those compared: {known}")
-    table = verdict.table.assign(chosen=verdict.table.answer == wanted)
-    note = f"{wanted} was asked for; the gate would have chosen {verdict.chosen}"
-    notes = [note] if wanted != verdict.chosen else []
-    return replace(verdict, table=table, chosen=wanted, notes=verdict.notes + notes)
-
-
-def enter_two_stages(
-    contest: Contest,  # answers that compete
-    names: tuple[str, ...],  # of the sources
-    ranker,  # 'auto', a name of RANKERS, a ranker, or None
-    seed: int,  # of all that is drawn
-):
-    "Let two stages take part; they as taught by all, and how rankers did."
-    trial = contest.trial
-    first, rivals = teach_two_stages(trial, trial.learners, names, ranker, seed)
-    if first is None:
-        return None, None
-    if len(trial.folds) == 1:
-        contest.enter("two stages", [first])
-        return first, rivals
-    fresh = type(first.ranker)(first.ranker.settings)
-    folds = []
-    for learners, _ in trial.folds:
-        taught, _ = teach_two_stages(trial, learners, names, fresh, seed)
-        if taught is None:
-            return None, rivals
-        folds.append(taught)
-    contest.enter("two stages", folds)
-    return first, rivals
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #ecc64bf4
-def find_answer_again(
-    trial: Trial,  # the sources and users of a trial
-) -> Finding:
-    "Let sources and their blend compete on all items, new and old."
-    names = tuple(trial.sources)
-    rules = {"exclude_seen": False, "task": "all items"}
-    contest = Contest(trial, names, trial.held.again, **rules)
-    answers = {name: Answer((name,)) for name in names}
-    answers["blend"], _ = contest.enter_blend()
-    verdict = contest.decide()
-    return Finding(answers[verdict.chosen], verdict, None)
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #19649509
-def name_sources(
-    given,  # what the caller gave
-) -> dict[str, BaseRecommender]:
-    "Recommenders by name; of a list, by their class."
-    named = given if isinstance(given, dict) else {}
-    for source in [] if isinstance(given, dict) else given:
-        name = type(source).__name__
-        if name in named:
-            raise ValueError(f"two sources are named {name!r}; pass a dict of names")
-        named[name] = source
-    for name, source in named.items():
-        if not isinstance(source, BaseRecommender):
-            kind = type(source).__name__
-            raise TypeError(f"sources[{name!r}] must be a recommender, got {kind}")
-    return dict(named)
-
-
-def fit_sources(
-    sources: dict[str, BaseRecommender],  # prototypes, which stay as they are
-    positives: Dataset,  # the positives of a log
-    say: Callable[[str], None],  # is told what happens
-) -> tuple[dict[str, BaseRecommender], dict[str, str]]:  # fitted; left out: why
-    "Fit copies of recommenders; those whose package or memory is missing are named."
-    fitted, left_out = {}, {}
-    for name, source in sources.items():
-        try:
-            fitted[name] = deepcopy(source).fit(positives)
-        except (DataError, ImportError) as error:
-            left_out[name] = str(error)
-            continue
-        say(f"{name} fitted to {len(positives):,} positives")
-    if not fitted:
-        raise DataError(f"no source could be fitted: {left_out}")
-    return fitted, left_out
-
-
-def refit(
-    probe: BaseRecommender,  # fitted to a part of the log
-    prototype: BaseRecommender,  # not fitted
-    positives: Dataset,  # all of the log
-    say: Callable[[str], None] = print_nothing,  # is told what happens
-) -> BaseRecommender:
-    "The source, fitted to all of the log with the settings that the probe chose."
-    again = deepcopy(prototype)
-    if isinstance(probe, TwoTowerRetriever):
-        folder = probe.settings.folder  # of checkpoints
-        again = probe.fresh(folder=folder and Path(folder) / "whole")
-    again.fit(positives)
-    say(f"{type(again).__name__} fitted again, to all {len(positives):,} positives")
-    return again
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #a9d03b1e
+# %% ../../nbs/42_recommenders.two_stage.ipynb #5525c87b
 @dataclass(eq=False)
 class Outcome:
     "What is left of a trial: the answers, and fitted sources for them."
@@ -542,7 +66,7 @@ class Outcome:
     popularity: np.ndarray  # by which users without a past are answered
     rankers: pd.DataFrame | None  # how they did on users left out
 
-
+# %% ../../nbs/42_recommenders.two_stage.ipynb #a9d03b1e
 def run_trial(
     settings: Recommender,  # not fitted: its settings count
     train: Dataset,  # the log to learn from
@@ -567,7 +91,8 @@ def run_trial(
     for name, why in (left_out | failed).items():
         verdict.notes.append(f"{name} was left out: {why}")
     if found.answer.ranker is not None:  # from now on all of the log is known
-        found.answer.ranker.evidence_ = ItemEvidence.of(train)
+        similarity = find_similarity(sources)
+        found.answer.ranker.evidence_ = ItemEvidence.of(train, similarity)
     popular = sources.get("Popularity")
     if popular is None and "Popularity" in probes:
         popular = refit(probes["Popularity"], prototypes["Popularity"], positives)
@@ -575,12 +100,12 @@ def run_trial(
     taken = counts if popular is None else popular.popularity_
     return Outcome(found.answer, again, sources, verdict, taken, found.rankers)
 
-
+# %% ../../nbs/42_recommenders.two_stage.ipynb #501c4fb3
 def choose_sources(
     settings: Recommender,  # not fitted: its settings count
     train: Dataset,  # the log to learn from
-):
-    "The sources that were given, or those of SOURCES; not fitted."
+) -> tuple[dict[str, BaseRecommender], dict[str, str]]:  # not fitted; left out: why
+    "The sources that were given, or those of SOURCES."
     if settings.sources is not None:
         return name_sources(settings.sources), {}
     budget = Budget(
@@ -588,7 +113,7 @@ def choose_sources(
     )
     return default_sources(train, budget)
 
-
+# %% ../../nbs/42_recommenders.two_stage.ipynb #59c40f6f
 def answer_unjudged(
     positives: Dataset,  # the positives of a log
     why: str,  # the reason, in words
@@ -603,6 +128,66 @@ def answer_unjudged(
     verdict = Verdict(table, "Popularity", 10, 0, [f"nothing was compared: {why}"])
     sources = {"Popularity": popular}
     return Outcome(answer, answer, sources, verdict, popular.popularity_, None)
+
+# %% ../../nbs/42_recommenders.two_stage.ipynb #57fee153
+@dataclass(frozen=True, eq=False)
+class FittedAnswer:
+    "An answer and its sources, fitted to the whole log."
+
+    answer: Answer  # what orders the candidates
+    sources: dict[str, BaseRecommender]  # by name, in the order of the answer
+    n_candidates: int  # items that each source proposes to a user
+
+    def top_items(
+        self,
+        histories: Histories,  # of n users
+        k: int,  # how many
+        exclude_seen: bool = True,  # leave out the items of the histories
+        allowed: np.ndarray | None = None,  # bool (n_items,): may be recommended
+    ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
+        "The k best items of each history."
+        if self.answer.is_single:
+            (source,) = self.sources.values()
+            warm = np.zeros(len(histories), bool)
+            return source.top_items(histories, warm, k, exclude_seen, allowed)
+        n = max(k, self.n_candidates)
+        found = gather_candidates(self.sources, histories, n, exclude_seen, allowed)
+        return found.best(self.answer.order(found, histories), k)
+
+    def describe_pairs(
+        self,
+        histories: Histories,  # of n users
+        owner: np.ndarray,  # position of the history of each pair, ascending
+        items: np.ndarray,  # item codes, as long as `owner`
+    ) -> Candidates:
+        "What every source says of given pairs."
+        lists = list_candidates(self.sources, histories, self.n_candidates)
+        return describe_pairs(self.sources, histories, owner, items, lists)
+
+    def score_pairs(
+        self,
+        histories: Histories,  # of n users
+        owner: np.ndarray,  # position of the history of each pair, ascending
+        items: np.ndarray,  # item codes, as long as `owner`
+    ) -> np.ndarray:  # float32, as long as `owner`
+        "The scores of pairs; those of one user can be compared."
+        if self.answer.is_single:
+            (source,) = self.sources.values()
+            return source.score_pairs(histories, owner, items)
+        pairs = self.describe_pairs(histories, owner, items)
+        return self.answer.order(pairs, histories)
+
+# %% ../../nbs/42_recommenders.two_stage.ipynb #e65c8443
+def answer_with_popular(
+    popularity: np.ndarray,  # of each item, float32 (n_items,)
+    histories: Histories,  # of n users, whose items may be recommended again
+    k: int,  # how many
+    allowed: np.ndarray | None = None,  # bool (n_items,): may be recommended
+) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
+    "The k most popular items for each of some users."
+    scores = np.tile(popularity, (len(histories), 1))
+    mask_scores(scores, histories, False, allowed)
+    return top_k(scores, k)
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #56346610
 @dataclass(eq=False)
@@ -624,37 +209,21 @@ class Recommender(BaseRecommender):
     say: Callable[[str], None] = print_nothing  # is told what happens
 
     def __post_init__(self):
-        check_at_least(1, candidates=self.candidates)
-        if not 0 < self.holdout < 1:
-            raise ValueError(f"holdout is {self.holdout}; it is a share of the log")
-        if isinstance(self.ranker, str) and self.ranker not in ("auto", *RANKERS):
-            known = ", ".join(map(repr, ("auto", *RANKERS)))
-            raise ValueError(f"ranker is one of {known}, not {self.ranker!r}")
-        if self.sources is not None:
-            name_sources(self.sources)
+        check_recommender(self)
 
     def fit(
         self,
         train: Dataset,  # the log to learn from
     ) -> Recommender:
         "Choose what answers, and learn from all of the log."
-        if not isinstance(train, Dataset):
-            kind = type(train).__name__
-            raise TypeError(f"fit takes a Dataset, got {kind}: see Dataset.from_frame")
+        check_log(train)
         train = with_tables(train)
         positives = train.positives()
         if not len(positives):
             raise EmptyLogError("there is nothing to learn from: no positives.")
         self.adopt(Catalogue.of(positives))
-        self.learn(train)
-        return self
-
-    def learn(
-        self,
-        train: Dataset,  # the log to learn from
-    ) -> None:
-        "Hold a part out, let the answers compete, and fit what the best one needs."
         self.take_over(run_trial(self, train))
+        return self
 
     def take_over(
         self,
@@ -665,8 +234,17 @@ class Recommender(BaseRecommender):
         self.verdict_, self.sources_ = outcome.verdict, outcome.sources
         self.popularity_ = outcome.popularity.astype(np.float32)
         self.rankers_ = outcome.rankers
-        used = [self.sources_[name] for name in self.answer_.sources]
+        used = self.fitted_answer().sources.values()
         self.needs_history = all(source.needs_history for source in used)
+
+    def fitted_answer(
+        self,
+        exclude_seen: bool = True,  # the answer for new items, or for all items
+    ) -> FittedAnswer:
+        "What answers, with its sources."
+        answer = self.answer_ if exclude_seen else self.answer_again_
+        sources = {name: self.sources_[name] for name in answer.sources}
+        return FittedAnswer(answer, sources, self.candidates)
 
     @property
     def chosen_(self) -> str:
@@ -674,7 +252,7 @@ class Recommender(BaseRecommender):
         return self.verdict_.chosen
 
     @property
-    def ranker_(self):
+    def ranker_(self) -> BaseRanker | None:
         "The ranker, where two stages answer."
         return self.answer_.ranker
 
@@ -691,66 +269,41 @@ class Recommender(BaseRecommender):
 
     def top_items(
         self,
-        histories,  # of n users
-        cold,  # bool (n,): answered by what is popular
-        k,  # how many items
-        exclude_seen=True,  # leave out the items of the histories
-        allowed=None,  # bool (n_items,): may be recommended; None: all may
-    ):
+        histories: Histories,  # of n users
+        cold: np.ndarray,  # bool (n,): answered by what is popular
+        k: int,  # how many
+        exclude_seen: bool = True,  # leave out the items of the histories
+        allowed: np.ndarray | None = None,  # bool (n_items,): may be recommended
+    ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
         "The k best items of each history by the chosen answer."
-        answer = self.answer_ if exclude_seen else self.answer_again_
         k = min(k, histories.n_items)
-        if cold.any():
-            return self.answer_cold(histories, cold, k, exclude_seen, allowed)
-        parts = {name: self.sources_[name] for name in answer.sources}
-        if answer.is_single:
-            (source,) = parts.values()
-            return source.top_items(histories, cold, k, exclude_seen, allowed)
-        n = max(k, self.candidates)
-        found = gather_candidates(parts, histories, n, exclude_seen, allowed)
-        return found.best(answer.order(found, histories), k)
-
-    def answer_cold(
-        self,
-        histories,  # of n users
-        cold,  # bool (n,): answered by what is popular
-        k,  # how many items
-        exclude_seen,  # leave out the items of the histories
-        allowed,  # bool (n_items,): may be recommended; None: all may
-    ):
-        "Some users get what is popular, the others what is chosen for them."
+        answer = self.fitted_answer(exclude_seen)
+        if not cold.any():
+            return answer.top_items(histories, k, exclude_seen, allowed)
         items = np.full((len(histories), k), -1, np.int64)
         scores = np.full((len(histories), k), -np.inf, np.float32)
-        popular = np.tile(self.popularity_, (cold.sum(), 1))
-        mask_scores(popular, histories.take(np.flatnonzero(cold)), False, allowed)
-        items[cold], scores[cold] = top_k(popular, k)
+        unknown = histories.take(np.flatnonzero(cold))
+        found = answer_with_popular(self.popularity_, unknown, k, allowed)
+        items[cold], scores[cold] = found
         if not cold.all():
-            warm = np.flatnonzero(~cold)
-            past, none = histories.take(warm), np.zeros(len(warm), bool)
-            items[warm], scores[warm] = self.top_items(
-                past, none, k, exclude_seen, allowed
-            )
+            known = histories.take(np.flatnonzero(~cold))
+            found = answer.top_items(known, k, exclude_seen, allowed)
+            items[~cold], scores[~cold] = found
         return items, scores
 
     def score_pairs(
         self,
-        histories,  # of n users
-        owner,  # position of the history of each pair, ascending
-        items,  # item codes
-    ):
+        histories: Histories,  # of n users
+        owner: np.ndarray,  # position of the history of each pair, ascending
+        items: np.ndarray,  # item codes, as long as `owner`
+    ) -> np.ndarray:  # float32, as long as `owner`
         "The scores of pairs by the chosen answer."
-        parts = {name: self.sources_[name] for name in self.answer_.sources}
-        if self.answer_.is_single:
-            (source,) = parts.values()
-            return source.score_pairs(histories, owner, items)
-        lists = list_items(parts, histories, self.candidates)
-        pairs = describe_pairs(parts, histories, owner, items, lists)
-        return self.answer_.order(pairs, histories)
+        return self.fitted_answer().score_pairs(histories, owner, items)
 
     def score_all(
         self,
         histories: Histories,  # of n users
-    ) -> np.ndarray:
+    ) -> np.ndarray:  # float32 (n, n_items)
         "The scores of all items; `top_items` needs far fewer."
         if self.answer_.is_single:
             return self.sources_[self.answer_.sources[0]].score_all(histories)
@@ -766,9 +319,9 @@ class Recommender(BaseRecommender):
     @classmethod
     def from_state(
         cls,
-        settings,  # of the model
-        arrays,  # of `state`, by name
-        catalogue,  # ids, tables and histories
+        settings: dict,  # of `state`
+        arrays: dict[str, np.ndarray],  # of `state`
+        catalogue: Catalogue,  # that it learnt with
     ) -> Recommender:
         "The fitted recommender that gave this state."
         new = cls(**{name: settings[name] for name in KEPT})
@@ -776,12 +329,27 @@ class Recommender(BaseRecommender):
         new.take_over(unpack_parts(settings, arrays, catalogue))
         return new
 
+# %% ../../nbs/42_recommenders.two_stage.ipynb #603c9a2f
+def check_recommender(
+    recommender: Recommender,  # just made
+) -> None:
+    "Raise an error that names the setting that cannot be."
+    check_at_least(1, candidates=recommender.candidates)
+    holdout, ranker = recommender.holdout, recommender.ranker
+    if not 0 < holdout < 1:
+        raise ValueError(f"holdout is {holdout}; it is a share of the log")
+    if isinstance(ranker, str) and ranker not in ("auto", *RANKERS):
+        known = ", ".join(map(repr, ("auto", *RANKERS)))
+        raise ValueError(f"ranker is one of {known}, not {ranker!r}")
+    if recommender.sources is not None:
+        name_sources(recommender.sources)
+
 # %% ../../nbs/42_recommenders.two_stage.ipynb #2f40c5fd
 KEPT = ("candidates", "seed", "max_gib", "holdout")  # settings that are saved
 
 
 def pack_parts(
-    recommender: Recommender,  # the recommender that is asked
+    recommender: Recommender,  # fitted
 ) -> tuple[dict, dict[str, np.ndarray]]:
     "Settings for JSON and arrays of a recommender and all its parts."
     settings = {name: getattr(recommender, name) for name in KEPT}
@@ -808,7 +376,7 @@ def pack_parts(
         arrays |= {f"ranker.{key}": value for key, value in own.items()}
     return settings, arrays
 
-
+# %% ../../nbs/42_recommenders.two_stage.ipynb #7a0e0ff8
 def select_arrays(
     arrays: dict[str, np.ndarray],  # of `state`, by name
     prefix: str,  # with which the names begin
@@ -820,10 +388,10 @@ def select_arrays(
         if name.startswith(prefix)
     }
 
-
+# %% ../../nbs/42_recommenders.two_stage.ipynb #60742690
 def unpack_parts(
-    settings: dict,  # of the model
-    arrays: dict,  # of `state`, by name
+    settings: dict,  # of `pack_parts`
+    arrays: dict[str, np.ndarray],  # of `pack_parts`
     catalogue: Catalogue,  # ids, tables and histories
 ) -> Outcome:
     "The parts of a recommender, as `pack_parts` took them apart."
@@ -859,8 +427,8 @@ def predict_shown(
 ) -> np.ndarray:  # probabilities, float32 (n,)
     "The probability that each item is taken by its user once it is shown."
     recommender.check_fitted()
-    answer = recommender.answer_
-    if answer.ranker is None:
+    ranker = recommender.ranker_
+    if ranker is None:
         raise DataError(
             f"{recommender.chosen_} answers, which orders items and gives no "
             "probabilities; fit with sources=... for which two stages are chosen, "
@@ -873,12 +441,10 @@ def predict_shown(
     owner, items = owner[order], items[order]
     rows = recommender.user_ids_.get_indexer(users)
     past = recommender.histories_.take(rows)
-    parts = {name: recommender.sources_[name] for name in answer.sources}
-    lists = list_items(parts, past, recommender.candidates)
-    pairs = describe_pairs(parts, past, owner, items, lists)
-    context = fill_context(frame.iloc[order], answer.ranker.features_.usual)
+    pairs = recommender.fitted_answer().describe_pairs(past, owner, items)
+    context = fill_context(frame.iloc[order], ranker.features_.usual)
     known = pairs.scores, pairs.ranks
-    logits = answer.ranker.predict_pairs(past, owner, items, *known, context)
+    logits = ranker.predict_pairs(past, owner, items, *known, context)
     probabilities = np.empty(len(frame), np.float32)
     probabilities[order] = expit(logits)
     return probabilities

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..data import DataError
 from ..models import DLRM
 from ..recommenders import BaseRecommender, TwoTowerRetriever
-from ..recommenders.pairs import LIMIT
+from ..recommenders.evidence import LIMIT
 from ..recommenders.storage import digest
 
 # %% auto #0

@@ -44,10 +44,6 @@ from .logistic import fit_logistic as fit_logistic
 from .logistic import find_last_layers as find_last_layers
 from .logistic import start_from_logistic as start_from_logistic
 from .logistic import train_from_start as train_from_start
-from .loop import RESERVED as RESERVED
-from .loop import Stepper as Stepper
-from .loop import RandomStream as RandomStream
-from .loop import validate as validate
 from .loop import Trainer as Trainer
 from .loop import find_end as find_end
 from .loop import find_limit as find_limit
@@ -135,6 +131,10 @@ from .shards import fill_parts as fill_parts
 from .shards import distribute as distribute
 from .shards import find_own_device as find_own_device
 from .shards import shard_tables as shard_tables
+from .steps import RESERVED as RESERVED
+from .steps import Stepper as Stepper
+from .steps import RandomStream as RandomStream
+from .steps import validate as validate
 from .stream import ShuffleBuffer as ShuffleBuffer
 from .stream import check_alike as check_alike
 from .stream import mix_rows as mix_rows

@@ -5,11 +5,10 @@
 # %% ../../nbs/23_training.loop.ipynb #bf915db8
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -25,16 +24,13 @@ from recsys_nb.training.checkpoints import (
     take_part,
     unpack_state,
 )
-from .optim import LearningRate, WeightAverage, make_optimizers
 from recsys_nb.training.processes import (
     BatchSource,
     EpochInProgress,
     find_rank,
     open_source,
     pick_device,
-    pick_precision,
     take_from_first,
-    take_step,
     together,
 )
 from recsys_nb.training.settings import (
@@ -44,128 +40,12 @@ from recsys_nb.training.settings import (
     describe_epoch,
     warn_of_collapse,
 )
+from .steps import RandomStream, Stepper, validate
 
 # %% auto #0
-__all__ = ['RESERVED', 'Stepper', 'RandomStream', 'validate', 'Trainer', 'find_end', 'find_limit', 'report_epoch', 'open_epoch',
-           'start_result', 'make_bar', 'describe_run', 'open_checkpoints', 'pack_run', 'unpack_run', 'save_run',
-           'start_run', 'check_processes', 'train', 'overfit_one_batch']
-
-# %% ../../nbs/23_training.loop.ipynb #2d8df11f
-class Stepper:
-    "A model and what moves it: loss, optimizers, learning rate, average of weights."
-
-    def __init__(
-        self,
-        model: nn.Module,  # trained in place
-        loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],  # as for `train`
-        settings: TrainSettings,  # how to train
-        steps: int,  # of the whole run
-    ):
-        self.device = pick_device(settings.device)
-        self.precision = pick_precision(settings.precision, self.device)
-        self.model = model.to(self.device)
-        self.loss = loss
-        if settings.compile:  # one graph for full batches, one for the last
-            self.loss = torch.compile(loss, dynamic=False)
-        self.optimizers = make_optimizers(model, settings.lr, settings.weight_decay)
-        self.rate = LearningRate(
-            self.optimizers,
-            steps,
-            settings.schedule,
-            settings.warmup,
-            settings.plateau,
-            settings.direction,
-        )
-        self.average = WeightAverage(model, settings.ema) if settings.ema else None
-        self.clip_grad = settings.clip_grad
-        self.steps_done = 0
-
-    def step(
-        self,
-        batch: dict[str, Tensor],  # as the loss reads it, on the device
-    ) -> Tensor:  # the loss before the step
-        "Learn from one batch."
-        self.rate.before_step(self.steps_done)
-        value = take_step(
-            self.model,
-            self.loss,
-            batch,
-            self.optimizers,
-            self.precision,
-            self.clip_grad,
-        )
-        self.steps_done += 1
-        if self.average:
-            self.average.update(self.steps_done)
-        return value
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        "Inside the block the model has the average of its weights, if one is kept."
-        with self.average.applied() if self.average else contextlib.nullcontext():
-            yield
-
-    def copy_weights(self) -> dict[str, Tensor]:
-        "A copy of the model's state, with the average where one is kept."
-        with self.averaged():
-            state = self.model.state_dict()
-            return {name: tensor.detach().clone() for name, tensor in state.items()}
-
-# %% ../../nbs/23_training.loop.ipynb #8d83fa8e
-class RandomStream:
-    "Random numbers of torch that go on where they were, whoever drew in between."
-
-    def __init__(
-        self,
-        device: torch.device,  # whose numbers, beside those of the CPU
-    ):
-        self.devices = [device] if device.type == "cuda" else []
-        self.states: list[Tensor] = []  # of the CPU and of the devices
-
-    @contextlib.contextmanager
-    def going_on(self) -> Iterator[None]:
-        "Inside the block torch draws from this stream; outside nothing has changed."
-        with torch.random.fork_rng(self.devices):
-            if self.states:
-                torch.set_rng_state(self.states[0])
-                for device, state in zip(self.devices, self.states[1:], strict=True):
-                    torch.cuda.set_rng_state(state, device)
-            yield
-            self.states = [torch.get_rng_state()]
-            self.states += [torch.cuda.get_rng_state(d) for d in self.devices]
-
-# %% ../../nbs/23_training.loop.ipynb #2813bd9c
-RESERVED = ("epoch", "loss", "lr", "seconds")  # names that the loop uses itself
-
-
-def validate(
-    model: nn.Module,  # left in eval mode
-    valid: Callable[[nn.Module], dict[str, float]] | None,  # as for `train`
-    monitor: str = "loss",  # as in `TrainSettings`
-    epoch: int = 0,  # for messages
-) -> dict[str, float]:
-    "What `valid` says of the model, as plain numbers."
-    model.eval()
-    values = {}
-    if valid is not None:
-        with torch.no_grad():
-            values = {name: float(value) for name, value in valid(model).items()}
-    for name in RESERVED:
-        if name in values:
-            raise ValueError(
-                f"valid(model) returned {name!r}, a name which the loop uses itself; "
-                f"call it 'valid_{name}'"
-            )
-    if monitor not in ("loss", *values):
-        raise ValueError(
-            f"monitor is {monitor!r}, but there are only 'loss' and what "
-            f"valid(model) returned: {list(values)}"
-        )
-    if math.isnan(values.get(monitor, 0.0)):
-        raise FloatingPointError(
-            f"{monitor} is nan after epoch {epoch}, so the best epoch cannot be told"
-        )
-    return values
+__all__ = ['Trainer', 'find_end', 'find_limit', 'report_epoch', 'open_epoch', 'start_result', 'make_bar', 'describe_run',
+           'open_checkpoints', 'pack_run', 'unpack_run', 'save_run', 'start_run', 'check_processes', 'train',
+           'overfit_one_batch']
 
 # %% ../../nbs/23_training.loop.ipynb #60ff6bfd
 class Trainer:
