@@ -241,3 +241,8 @@ def train_criteo(
     encoder.save(folder, "encoder"); save_file({k: t.detach().cpu().contiguous() for k, t in model.state_dict().items()}, folder / "model.safetensors")
     (folder / "model.json").write_text(json.dumps(model.config.to_dict())); (folder / "metrics.json").write_text(json.dumps(found, indent=1))
     return found
+
+# what `help` says of parameters: made by `make sync` from the comments beside them
+from recsys_nb._help import describe as _describe
+
+_describe(__name__)

@@ -679,3 +679,8 @@ class FeatureEncoder(_Transform):
 
     def __repr__(self):
         return self.to_frame().to_string(index=False, na_rep="") if hasattr(self, "_fitted") else f"FeatureEncoder({self.config}), not fitted"
+
+# what `help` says of parameters: made by `make sync` from the comments beside them
+from recsys_nb._help import describe as _describe
+
+_describe(__name__)

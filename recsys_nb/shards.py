@@ -104,3 +104,8 @@ def _distributed(model: DLRM, how: str | None) -> nn.Module:
     sharder = EmbeddingBagCollectionSharder()
     plan = construct_module_sharding_plan(model.table.bags, parts, sharder, world_size=world, local_size=world, device_type=device.type)
     return DistributedModelParallel(model, ShardingEnv.from_process_group(dist.group.WORLD), device, ShardingPlan({"table.bags": plan}), [sharder])
+
+# what `help` says of parameters: made by `make sync` from the comments beside them
+from recsys_nb._help import describe as _describe
+
+_describe(__name__)

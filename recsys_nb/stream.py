@@ -398,3 +398,8 @@ def correct_logit(
     "The same for logits: a shift, which may as well be added to the bias of a model's last layer."
     if not 0 < share <= 1: raise ValueError(f"share={share!r} is the part of the negatives that stayed: above 0, at most 1.")
     return logit + float(np.log(share))
+
+# what `help` says of parameters: made by `make sync` from the comments beside them
+from recsys_nb._help import describe as _describe
+
+_describe(__name__)

@@ -527,3 +527,8 @@ def read_table(
     t = _narrow(_checked(con, t, names, sides, unknown, name, pulled), o["since"], o["until"], o["sample"], seed)
     if sides["user_id"] is not None: sides["user_id"] = _sampled(sides["user_id"], o["sample"], seed)
     return _seen(Warehouse(t, {"users": sides["user_id"], "items": sides["item_id"]}, positive, name, pulled))
+
+# what `help` says of parameters: made by `make sync` from the comments beside them
+from recsys_nb._help import describe as _describe
+
+_describe(__name__)

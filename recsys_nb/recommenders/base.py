@@ -478,3 +478,8 @@ class BaseRecommender:
         kind = find_class(stored.kind, cls)
         catalogue = Catalogue(**stored.catalogue)
         return kind.from_state(stored.settings, stored.arrays, catalogue)
+
+# what `help` says of parameters: made by `make sync` from the comments beside them
+from recsys_nb._help import describe as _describe
+
+_describe(__name__)
