@@ -16,7 +16,7 @@ from pathlib import Path
 from nbdev.config import get_config
 
 FOLDER = "_help"
-LOADER = '''"""What `help` says of a module's names, from the comments beside parameters."""
+LOADER = '''"""What `help` says of a module's names, from the comments of parameters."""
 
 # made by `make sync`: do not edit
 

@@ -1,4 +1,4 @@
-"""What `help` says of a module's names, from the comments beside parameters."""
+"""What `help` says of a module's names, from the comments of parameters."""
 
 # made by `make sync`: do not edit
 
