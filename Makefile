@@ -28,6 +28,7 @@ demo: $(ENV)
 test: $(ENV)
 	.ci/lint
 	$(BIN)/python .ci/check.py
+	$(BIN)/python .ci/type_errors.py
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	$(BIN)/python -m pip check

@@ -45,7 +45,7 @@ def exposure_gini(
     k: int,  # the cut-off
 ) -> np.ndarray:  # contributions, float (n_users,); NaN where nothing is shown
     "Contributions whose mean is the Gini coefficient of how often items are shown."
-    top, n_items = evidence.lists.codes[:, :k], evidence.n_items
+    top, n_items = evidence.lists.codes[:, :k], evidence.n_items or 0
     shown = np.bincount(top[top >= 0], minlength=n_items)
     total = shown.sum()
     if not total:

@@ -177,7 +177,7 @@ def tabulate_bins(y: np.ndarray, p: np.ndarray, bins: np.ndarray, level: float):
 # %% ../../nbs/29_evaluation.calibration.ipynb #d67c97f5
 def reliability(
     y_true: Sequence,  # labels, 0 or 1, shape (n,)
-    p: Sequence,  # predicted probabilities, shape (n,)
+    p: Sequence | np.ndarray,  # predicted probabilities, shape (n,)
     user_ids: Sequence | None = None,  # of each row (n,): resamples users, not rows
     n_bins: int = 10,  # bins of equal mass; fewer where predictions are tied
     n_boot: int = 1000,  # resamples; 0: no interval of the ECE
@@ -187,8 +187,8 @@ def reliability(
 ) -> Reliability:  # prints, plots, and gives a frame
     "How well probabilities agree with what happened."
     check_resampling(n_boot, level)
-    y, p = read_probabilities(y_true, p, "p")
-    p = p.astype(float)
+    y, given = read_probabilities(y_true, p, "p")
+    p = given.astype(float)
     unit, _ = read_units(user_ids, len(y))
     bins = split_by_mass(p, n_bins)
     distances = bin_distances(y, p, bins)
@@ -366,7 +366,7 @@ def measure_ratio(y, p, unit, n_boot: int, seed: int, level: float) -> dict:
 # %% ../../nbs/29_evaluation.calibration.ipynb #41fb5f5f
 def by_segment(
     y_true: Sequence,  # labels, 0 or 1, shape (n,)
-    p: Sequence,  # predicted probabilities, shape (n,)
+    p: Sequence | np.ndarray,  # predicted probabilities, shape (n,)
     segments: Sequence,  # the segment of each row, shape (n,)
     user_ids: Sequence | None = None,  # as in `reliability`
     n_bins: int = 10,  # of the ECE
@@ -375,8 +375,8 @@ def by_segment(
     level: float = 0.95,  # of the interval
 ) -> pd.DataFrame:  # a row per segment: rows, predicted, observed, ratio, low, high, …
     "Calibration within each segment."
-    y, p = read_probabilities(y_true, p, "p")
-    p = p.astype(float)
+    y, given = read_probabilities(y_true, p, "p")
+    p = given.astype(float)
     unit, _ = read_units(user_ids, len(y))
     if segments is None:
         raise MetricsError("segments is None; give the segment of each row.")

@@ -81,7 +81,9 @@ RANKER_SCALES: dict[str, Scale] = {
 GAUC_WEIGHTS = ("users", "rows")
 
 
-def read_probabilities(y_true, y_score, what: str = "y_score") -> tuple:
+def read_probabilities(
+    y_true, y_score, what: str = "y_score"
+) -> tuple[np.ndarray, np.ndarray]:
     "Labels as bool and probabilities as floats, checked."
     label, p = read_labels(y_true, y_score)
     if not np.issubdtype(p.dtype, np.floating):

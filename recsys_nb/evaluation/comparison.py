@@ -127,7 +127,8 @@ def list_differences(a: Report, b: Report) -> list[str]:
     if a.per_user is None or b.per_user is None:
         return found
     users = [report.per_user.index for report in (a, b)]
-    check_ids_meet(*users, "user_id of the first report", "the second")
+    first, second = users
+    check_ids_meet(first, second, "user_id of the first report", "the second")
     for mine, theirs, which in ((a, b, "first"), (b, a, "second")):
         only = mine.per_user.index.difference(theirs.per_user.index)
         if len(only):

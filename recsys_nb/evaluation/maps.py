@@ -67,18 +67,18 @@ def neighbours(
     k: int = 10,  # how many neighbours
 ) -> pd.DataFrame:  # item_id, similarity (cosine), the nearest first, without itself
     "The items whose vectors point most nearly in the direction of one item's."
-    table, ids = read_vectors(vectors), pd.Index(as_column(ids))
-    check_length(len(table), ids=ids)
-    if query_id not in ids:
+    table, index = read_vectors(vectors), pd.Index(as_column(ids))
+    check_length(len(table), ids=index)
+    if query_id not in index:
         raise ValueError(
-            f"there is no id {query_id!r} among the {len(ids)} ids, which begin with "
-            f"{list(ids[:3])}."
+            f"there is no id {query_id!r} among the {len(index)} ids, which begin with "
+            f"{list(index[:3])}."
         )
-    row = int(ids.get_indexer_for([query_id])[0])
+    row = int(index.get_indexer_for([query_id])[0])
     similarity = table @ table[row]
     order = np.argsort(-similarity, kind="stable")
     order = order[order != row][:k]
-    return pd.DataFrame({"item_id": ids[order], "similarity": similarity[order]})
+    return pd.DataFrame({"item_id": index[order], "similarity": similarity[order]})
 
 # %% ../../nbs/30_evaluation.maps.ipynb #8becac57
 def rank_neighbours(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -258,9 +258,9 @@ def tsne_map(
     "Draw vectors on a plane by t-SNE (van der Maaten and Hinton 2008), and measure it."
     table = read_vectors(vectors, normalize)
     given = len(table)
-    ids = np.arange(given) if ids is None else as_column(ids).to_numpy()
-    labels = None if labels is None else as_column(labels).to_numpy()
-    check_length(given, ids=ids, labels=labels)
+    names = np.arange(given) if ids is None else as_column(ids).to_numpy()
+    kinds = None if labels is None else as_column(labels).to_numpy()
+    check_length(given, ids=names, labels=kinds)
     rng, kept = np.random.default_rng(seed), np.arange(given)
     if given > max_points:
         kept = np.sort(rng.choice(given, max_points, replace=False))
@@ -275,13 +275,13 @@ def tsne_map(
         xy, engine = place_points(table, perplexity, seed, engine)
     rows = np.sort(rng.choice(n, min(n, 1000), replace=False))
     k, codes = min(15, (n - 1) // 2), None
-    if labels is not None:
-        labels = labels[kept]
-        codes = pd.factorize(labels, use_na_sentinel=False)[0]
+    if kinds is not None:
+        kinds = kinds[kept]
+        codes = pd.factorize(kinds, use_na_sentinel=False)[0]
     figures = {"purity": None, "chance": None} | measure_map(table, xy, codes, rows, k)
     settings = {"perplexity": perplexity, "seed": seed, "engine": engine}
     settings |= {"given": given, "measured": len(rows)}
-    return EmbeddingMap(xy, ids[kept], labels, k=k, settings=settings, **figures)
+    return EmbeddingMap(xy, names[kept], kinds, k=k, settings=settings, **figures)
 
 # what `help` says of parameters: made by `make sync` from the comments beside them
 from recsys_nb._help import describe as _describe

@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -84,7 +85,7 @@ def is_given(needs: str, given: Mapping) -> bool:
     return any(all(given[name] is not None for name in way) for way in ways)
 
 
-def name_function(metric: Callable) -> str:
+def name_function(metric: Callable[..., np.ndarray]) -> str:
     "The name of a metric that is a function."
     name = getattr(metric, "__name__", "")
     if not name.isidentifier():
@@ -95,7 +96,7 @@ def name_function(metric: Callable) -> str:
     return name
 
 
-def choose_metrics(metrics, given: Mapping) -> dict[str, Metric]:
+def choose_metrics(metrics: Any, given: Mapping) -> dict[str, Metric]:
     "The metrics to compute, by name."
     if metrics is None:
         return {
@@ -449,7 +450,8 @@ def evaluate(
     recommendations: pd.DataFrame,  # user_id, item_id, rank (1, 2, 3, …) or score
     truth,  # user_id, item_id, value or relevance if graded (0: not); or a Dataset
     k: int | Sequence[int] = (10, 20),  # cut-offs: the first k of a list are looked at
-    metrics: Sequence[str] | None = None,  # of METRICS, or functions; None: all
+    # names of METRICS, or functions of your own; None: all that can be computed
+    metrics: str | Callable | Sequence[str | Callable] | None = None,
     items: Iterable | None = None,  # ids of the catalogue, for coverage and gini
     popularity: pd.Series | None = None,  # past events by item id; None: of `train`
     train=None,  # what users had before, as `truth`: for calibration, lift, `seen`

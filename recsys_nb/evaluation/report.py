@@ -57,7 +57,7 @@ def describe(value) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, int):
         return f"{value:,}"
-    return VALUES.get(value, str(value))
+    return VALUES.get(str(value), str(value))
 
 
 def write_card(protocol: dict) -> str:

@@ -158,7 +158,7 @@ def tabulate_segments(rows: list[dict], correction: str, alpha: float) -> pd.Dat
     tests = table.groupby(["metric", "segment", "variant"], sort=False)
     found = [cochran_p(part.difference, part.se) for _, part in tests]
     number = tests.ngroup().to_numpy()
-    adjusted = adjust_p_values(found, correction)
+    adjusted = adjust_p_values(np.array(found), correction)
     return table.assign(
         p_differs=np.array(found)[number], p_differs_adjusted=adjusted[number]
     )

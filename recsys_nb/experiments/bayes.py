@@ -57,7 +57,9 @@ def logit_density(t: np.ndarray, a: float, b: float) -> np.ndarray:
     return np.exp(a * log_p + b * log_q - special.betaln(a, b))
 
 
-def logit_distribution(t: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def logit_distribution(
+    t: np.ndarray, a: float | np.ndarray, b: float | np.ndarray
+) -> np.ndarray:
     "The chance that a probability of Beta(a, b) has a logit below t."
     t = np.clip(t, -FARTHEST, FARTHEST)
     near_0 = special.betainc(a, b, special.expit(t))
@@ -97,7 +99,8 @@ def lift_quantiles(
     level: float,  # of the credible interval
 ) -> np.ndarray:  # (3,): low, median, high
     "Posterior quantiles of the lift of the treatment over the control."
-    t, w = place_nodes(*(np.array([value]) for value in control))
+    a, b = control
+    t, w = place_nodes(np.array([a]), np.array([b]))
     mass = w * logit_density(t, *control)
     log_p = -np.logaddexp(0, -t)
 

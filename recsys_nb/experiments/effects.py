@@ -229,7 +229,7 @@ def scale_of_rounding(arm, x: str, m: str | None) -> float:
 
 def has_no_spread(control, treatment, names: Iterable[str], variance: float) -> bool:
     "Whether a variance is no more than rounding."
-    x, m = (name if name in names else None for name in VALUES[:2])
+    x, m = VALUES[0], (VALUES[1] if VALUES[1] in names else None)
     scale = sum(scale_of_rounding(arm, x, m) for arm in (control, treatment))
     return variance <= 1e-12 * scale
 
@@ -253,7 +253,7 @@ def run_test(control, treatment, names: Iterable[str], means: tuple, alpha: floa
     error = np.sqrt(v0 + v1)
     critical = (found.effect_size_ci_upper - found.effect_size) / error
     spread = v0**2 / (control.count() - 1) + v1**2 / (treatment.count() - 1)
-    fieller = fieller_interval(*means, critical)
+    fieller = fieller_interval(m0, v0, m1, v1, critical)
     row = NOT_TESTED | {
         "control": m0,
         "treatment": m1,

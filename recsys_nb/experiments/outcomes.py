@@ -126,8 +126,9 @@ def set_caps(
     if winsorize is None:
         return metrics
     means = [name for name, metric in metrics.items() if metric.kind == "mean"]
-    wanted = winsorize
-    if not isinstance(winsorize, Mapping):
+    if isinstance(winsorize, Mapping):
+        wanted = winsorize
+    else:
         wanted = dict.fromkeys(means, winsorize)
     chosen = dict(metrics)
     for name, quantile in wanted.items():
@@ -194,7 +195,7 @@ def read_array(
     "Numbers of any kind as an array of floats."
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return values.astype(float, copy=False)
-    if hasattr(values, "to_pandas"):
+    if not isinstance(values, np.ndarray) and hasattr(values, "to_pandas"):
         values = values.to_pandas()
     if not isinstance(values, pd.Series):
         array = np.asarray(values)
@@ -310,7 +311,7 @@ def check_counts(
             continue
         counts.append(part)
         if (values[part] < 0).any():
-            shown = users.label(np.argmax(values[part] < 0))
+            shown = users.label(int(np.argmax(values[part] < 0)))
             raise ExperimentError(
                 f"column {column!r} has negative counts, first for user {shown!r}; "
                 f"fix them, or pass unbounded=[{name!r}] if it is no count."
@@ -319,7 +320,7 @@ def check_counts(
         return
     over = values["numerator"] > values["denominator"]
     if over.any():
-        shown = users.label(np.argmax(over))
+        shown = users.label(int(np.argmax(over)))
         raise ExperimentError(
             f"{metric.numerator} exceeds {metric.denominator} for {over.sum()} users, "
             f"first for {shown!r}; fix them, or pass unbounded=[{name!r}] if that can "

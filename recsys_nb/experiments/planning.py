@@ -190,8 +190,8 @@ def power(
         check_effects(effects, baseline, sd)
     if n is not None:
         sizes = np.atleast_1d(n).tolist()
-    if n is not None and min(sizes) < 2:
-        raise ExperimentError(f"n must be at least 2 an arm, got {n!r}.")
+        if min(sizes) < 2:
+            raise ExperimentError(f"n must be at least 2 an arm, got {n!r}.")
     rows = [
         fill_in(float(baseline), effect, size, power, alpha, sd)
         for effect in effects
@@ -228,10 +228,11 @@ class Duration:
 
     def describe_target(self) -> str:
         "After how many days the target is detectable; empty without a target."
-        if self.target is None:
+        days = self.days
+        if days is None:
             return ""
-        when = f"after {self.days:g} days"
-        if np.isnan(self.days):
+        when = f"after {days:g} days"
+        if np.isnan(days):
             least = self.table.mde.iloc[-1]
             when = f"in none of these durations; the longest detects {least:+.2%}"
         return f"\nA lift of {self.target:+.1%} is detectable {when}."

@@ -151,8 +151,9 @@ def write_arm(
     name: object,  # of an arm, as the table has it
 ) -> str:  # 0 for 0.0
     "The name of an arm in letters."
-    is_whole = isinstance(name, float) and name.is_integer()
-    return str(int(name) if is_whole else name)
+    if isinstance(name, float) and name.is_integer():
+        return str(int(name))
+    return str(name)
 
 
 def guess_control(names: list) -> object:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -300,7 +301,8 @@ def make_two_tower(
     budget: Budget,  # what a source may cost
 ) -> BaseRecommender:
     "The retriever with its defaults, and the settings that the budget names."
-    return TwoTowerRetriever(**{"seed": budget.seed} | budget.retriever)
+    settings: dict[str, Any] = {"seed": budget.seed} | budget.retriever
+    return TwoTowerRetriever(**settings)
 
 
 def make_graph(

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -127,7 +128,7 @@ def decode_values(space: dict, params: dict) -> dict:
     return values
 
 # %% ../../nbs/35_recommenders.tuning.ipynb #1906f14f
-def find_class(model: Callable):
+def find_class(model: Callable) -> Any:
     "The class of a model, also where functools.partial fixes arguments."
     return getattr(model, "func", model)
 

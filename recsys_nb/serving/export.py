@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from ..data import DataError
 from ..models import DLRM
+from ..models.two_tower import TwoTowerModel
 from ..recommenders import BaseRecommender, TwoTowerRetriever
 from ..recommenders.pairs import LIMIT
 from ..recommenders.storage import digest
@@ -43,7 +45,7 @@ class UserTower(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,  # a TwoTowerModel
+        model: TwoTowerModel,  # whose users are asked for
     ):
         super().__init__()
         self.model = model
@@ -60,6 +62,9 @@ class UserTower(nn.Module):
 # %% ../../nbs/49_serving.export.ipynb #c4495f17
 class RawRanker(nn.Module):
     "A ranker's network on numbers as they are, before they are standardised."
+
+    mean: Tensor  # of each number (D,)
+    scale: Tensor  # its standard deviation (D,)
 
     def __init__(
         self,
@@ -336,7 +341,7 @@ def list_sources(
 
 
 def describe_answer(
-    recommender: BaseRecommender,  # fitted
+    recommender: Any,  # fitted: a Recommender, or one source
 ) -> dict:  # chosen, sources, votes, candidates
     "What gives the list, for the manifest."
     answer = getattr(recommender, "answer_", None)

@@ -47,10 +47,11 @@ def order_events(
 ) -> list[dict]:  # the oldest first
     "Events in the order of their times; times without a zone count as UTC."
     times = [event.get("timestamp") for event in events]
-    if any(time is None for time in times):
+    known = [time for time in times if time is not None]
+    if len(known) < len(times):
         return list(events)
-    utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in times]
-    order = sorted(range(len(events)), key=lambda i: utc[i])
+    utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in known]
+    order = sorted(range(len(events)), key=utc.__getitem__)
     return [events[i] for i in order]
 
 # %% ../../nbs/50_serving.service.ipynb #05f555f9
