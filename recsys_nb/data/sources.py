@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -394,7 +394,7 @@ def load(
     valid: str | Path | None = None,  # its validation file, where it has one
     test: str | Path | None = None,  # its test file
     **options,  # of `simulate`, `read_table` (engines), or `read_log` (files)
-) -> Dataset | tuple:  # the parts, where the data come split
+) -> Any:  # a Dataset; a tuple of the parts, where the data come split
     "A known data set, your own files, or a table that stays in its engine."
     name = str(name_or_path)
     if format and format not in (*READERS, *LINE_FORMATS):
