@@ -15,9 +15,9 @@ from scipy.special import expit, log_expit
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
+from ..data import Dataset, Histories, UnknownIdError
 from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
-from ..data import Dataset, Histories, UnknownIdError
 from ..models.dlrm import DLRMConfig
 from .base import BaseRecommender, pack, unpack
 from recsys_nb.recommenders.pairs import (
@@ -148,7 +148,7 @@ def prepare_examples(
 
 def features_of_examples(
     examples: Examples,  # whose context says which fields vary
-    train: Dataset,  # whose tables of users and items give attributes; the usual context
+    train: Dataset,  # whose tables give attributes, and whose rows the usual context
 ) -> PairFeatures:
     "The features of pairs of a log; a context that never varies is left out."
     usual = usual_context(train).iloc[0]
