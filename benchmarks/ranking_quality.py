@@ -467,8 +467,8 @@ def features(ds, cut):
     # what the user takes, against what the user is shown
     for at, c in enumerate([*vn, *vt], 1 + V.shape[1]):
         expected = rate(0, 0) * shown[:, at] / (shown[:, 0] + 5) / max(base, 1e-9)
-        leaning = taken[:, at] / (taken[:, 0] + 5) - expected
-        f[f"user's {c}"] = leaning.astype(np.float32)
+        lean = taken[:, at] / (taken[:, 0] + 5) - expected
+        f[f"user's {c}"] = lean.astype(np.float32)
     f |= {c: x[user] for c, x in (un | ut).items()}
     kinds = {c: x[user] for c, x in uc.items()} | kinds
     if vt:

@@ -30,7 +30,7 @@ from recsys_nb.folders import (
 from .recommenders.base import BaseRecommender
 from .recommenders.baselines import repeat_rate
 from .recommenders.filters import BASELINES
-from .recommenders.sources import MANY_REPEATS, SOURCES, Budget
+from .recommenders.sources import CANDIDATE_SOURCES, MANY_REPEATS, Budget
 from .recommenders.tuning import TuneError, tune
 from .recommenders.two_stage import Recommender, predict_shown
 from recsys_nb.report_page import (
@@ -157,7 +157,7 @@ def list_baselines(
         made[name] = partial(BASELINES[name], seed=settings.seed)
     made["EASE"] = partial(BASELINES["EASE"], max_gib=settings.max_gib)
     if "timestamp" in run.train.interactions:
-        make = SOURCES["Popularity"].make
+        make = CANDIDATE_SOURCES["Popularity"].make
         made["Recent popularity"] = partial(make, run.train, Budget())
     if repeat_rate(run.train.positives()) < MANY_REPEATS:
         made.pop("Repeats")

@@ -153,3 +153,32 @@ def test_the_package_offers_names_of_its_parts():
     )
     count, missing = done.stdout.split(maxsplit=1)
     assert int(count) > 50 and missing.strip() == "[]"
+
+
+# rooms that are being rebuilt: each of these leaves the list with its second meaning
+UNSETTLED = set("Examples KEPT join_parts read_table save_run write_json".split())
+
+
+def defined_names(module):
+    "The public names that a module defines at its top level."
+    for node in tree_of(module).body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name
+        elif isinstance(node, ast.AnnAssign):
+            yield node.target.id
+        elif isinstance(node, ast.Assign):
+            yield from (t.id for t in node.targets if isinstance(t, ast.Name))
+
+
+def test_a_name_has_one_meaning():
+    "No public name is defined in two modules of the package."
+    files = (root / "recsys_nb").rglob("[!_]*.py")
+    modules = [p.relative_to(root / "recsys_nb").with_suffix("") for p in files]
+    homes = {}
+    for module in sorted(".".join(path.parts) for path in modules):
+        for name in defined_names(module):
+            if not name.startswith("_"):
+                homes.setdefault(name, set()).add(module)
+    assert len(homes) > 1_000
+    several = {name: found for name, found in homes.items() if len(found) > 1}
+    assert not {n: found for n, found in several.items() if n not in UNSETTLED}

@@ -56,7 +56,7 @@ from .roles import ROLE_NAMES as ROLE_NAMES
 from .roles import plain_name as plain_name
 from .roles import guess_column as guess_column
 from .roles import guess_times as guess_times
-from .roles import guess_roles as guess_roles
+from .roles import guess_log_roles as guess_log_roles
 from .sources import SOURCES as SOURCES
 from .sources import LAYOUTS as LAYOUTS
 from .sources import Source as Source

@@ -26,7 +26,7 @@ from .columns import DataError, DownloadError
 from .dataset import Dataset
 from .logs import LINE_FORMATS, load_parts, name_of_file, read_log
 from .readers import READERS, read_frame
-from .roles import guess_roles
+from .roles import guess_log_roles
 from ..simulate import simulate
 from ..warehouse import read_table
 
@@ -344,7 +344,7 @@ def _load_file(path: Path, format, options: dict):
 def _from_layout(log, users, items, options):
     "A Dataset of files whose columns have known names."
     roles = {k: options.pop(k, None) for k in ("user", "item", "timestamp", "event")}
-    roles = guess_roles(log, value=options.pop("value", None), **roles)
+    roles = guess_log_roles(log, value=options.pop("value", None), **roles)
     return Dataset.from_frame(log, users=users, items=items, **roles, **options)
 
 # %% ../../nbs/07_data.sources.ipynb #22fad90c

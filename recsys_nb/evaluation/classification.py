@@ -158,7 +158,7 @@ def ranker_metrics(
     stated, left_out = state_protocol(protocol)
     stated |= {"resampled": "rows" if users is None else "users"}
     stated |= {"gauc_weights": gauc_weights, "n_boot": n_boot, "seed": seed}
-    stated |= {"level": level, "truth": hash_rows(label, unit)}
+    stated |= {"level": level, "truth": hash_examples(label, unit)}
     return Report(
         pd.Series(matrix.mean(axis=0), names),
         pd.DataFrame(resample_means(matrix, n_boot, seed), columns=names),
@@ -180,7 +180,7 @@ def tabulate_users(label, p, unit, users) -> pd.DataFrame:
     return pd.DataFrame(table, index=pd.Index(users, name="user_id"))
 
 
-def hash_rows(label: np.ndarray, unit: np.ndarray) -> str:
+def hash_examples(label: np.ndarray, unit: np.ndarray) -> str:
     "A hash of the labels and of who they belong to."
     labels = pd.util.hash_array(np.packbits(label)).sum()
     return f"{labels ^ pd.util.hash_array(unit).sum():016x}"

@@ -181,7 +181,7 @@ class EmbeddingMap:
         title: str | None = None,  # None: what the map shows
     ) -> plt.Axes:  # the axes
         "The points by label: the 9 commonest and 'other' where there are more than 10."
-        return draw_map(self, ax, title)
+        return draw_embedding_map(self, ax, title)
 
     def alt_text(self) -> str:  # one or two sentences
         "What the picture shows, for those who cannot see it."
@@ -207,7 +207,9 @@ class EmbeddingMap:
 GREY = (0.8, 0.8, 0.8)
 
 
-def draw_map(found: EmbeddingMap, ax: plt.Axes | None, title: str | None) -> plt.Axes:
+def draw_embedding_map(
+    found: EmbeddingMap, ax: plt.Axes | None, title: str | None
+) -> plt.Axes:
     "Draw a map; rare labels are grey, and the figures stand in the title."
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 5))

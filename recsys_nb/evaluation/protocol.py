@@ -380,7 +380,7 @@ def judge_groups(
     return reports
 
 
-def name_sources(evidence: Evidence, metrics: Mapping) -> dict:
+def name_data(evidence: Evidence, metrics: Mapping) -> dict:
     "The part of a protocol that says by which data: fingerprints, and a size."
     counted = None
     if evidence.popularity is not None and {"novelty", "popularity_lift"} & set(
@@ -489,7 +489,7 @@ def evaluate(
     stated, left_out = state_protocol(protocol, **known)
     settings |= {"n_boot": n_boot, "seed": seed, "level": level}
     full = stated | {"k": list(cutoffs), "metrics": list(chosen)} | settings
-    full |= name_sources(evidence, chosen)
+    full |= name_data(evidence, chosen)
     values = compute_values(evidence, chosen, cutoffs)
     judgement = Judgement(evidence, chosen, cutoffs, values, full, name)
     served = evidence.lists.codes[:, 0] >= 0

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from .outcomes import VALUES, Metric, is_whole, read_array
+from recsys_nb.experiments.outcomes import (
+    VALUES,
+    ExperimentMetric,
+    is_whole,
+    read_array,
+)
 from recsys_nb.experiments.proportions import (
     ExperimentError,
     fieller_interval,
@@ -234,7 +239,7 @@ def has_no_spread(control, treatment, names: Iterable[str], variance: float) -> 
     return variance <= 1e-12 * scale
 
 
-def refuse_or_skip(metric: Metric, why: str, strict: bool) -> dict:
+def refuse_or_skip(metric: ExperimentMetric, why: str, strict: bool) -> dict:
     "An error where `strict`, else a row without numbers."
     if strict:
         raise ExperimentError(f"metric {metric.name!r}{why}")
@@ -275,7 +280,7 @@ def run_test(control, treatment, names: Iterable[str], means: tuple, alpha: floa
 
 # %% ../../nbs/44d_experiments.effects.ipynb #2bd7f3f3
 def compare_arms(
-    metric: Metric,  # what is measured
+    metric: ExperimentMetric,  # what is measured
     control,  # Aggregates of the control
     treatment,  # Aggregates of the treatment
     names: Iterable[str],  # the VALUES that there are
@@ -325,7 +330,7 @@ def is_share(
 
 
 def compare_groups(
-    metric: Metric,  # what is measured
+    metric: ExperimentMetric,  # what is measured
     values: dict[str, np.ndarray],  # (n_users,) of `collect_values`
     group: np.ndarray,  # (n_users,): arm * strata + stratum
     arms: Iterable[int],  # places of the treatments to compare with arm 0

@@ -16,7 +16,7 @@ from scipy import optimize, stats
 
 from .effects import delta_method
 from recsys_nb.experiments.outcomes import (
-    Metric,
+    ExperimentMetric,
     collect_values,
     parse_metrics,
     set_kinds,
@@ -57,7 +57,7 @@ def compute_power(
     return right + wrong
 
 # %% ../../nbs/46_experiments.planning.ipynb #c407ea8d
-def solve_size(baseline, mde, target, alpha, sd) -> int:
+def solve_sample_size(baseline, mde, target, alpha, sd) -> int:
     "The observations per arm that reach a power."
     s0, s1 = spread_of_difference(baseline, baseline * (1 + mde), sd)
     z = stats.norm.isf(alpha / 2) * s0 + stats.norm.ppf(target) * s1
@@ -86,7 +86,7 @@ def fill_in(baseline, mde, n, target, alpha, sd) -> tuple[float, int, float]:
     if target is None:
         return mde, n, float(compute_power(baseline, mde, n, alpha, sd))
     if n is None:
-        return mde, solve_size(baseline, mde, target, alpha, sd), target
+        return mde, solve_sample_size(baseline, mde, target, alpha, sd), target
     return solve_effect(baseline, n, target, alpha, sd), n, target
 
 # %% ../../nbs/46_experiments.planning.ipynb #85c701b5
@@ -268,7 +268,7 @@ class Duration:
         return ax
 
 # %% ../../nbs/46_experiments.planning.ipynb #4d8b9763
-def measure_days(rows, metric: Metric, user: str, days: float) -> dict:
+def measure_days(rows, metric: ExperimentMetric, user: str, days: float) -> dict:
     "What the rows of the first days tell: users, level and spread."
     code, first = number_users(rows, user)
     everyone = np.zeros(len(first), int)

@@ -30,7 +30,7 @@ from ..models import DLRM
 from ..models.two_tower import TwoTowerModel
 from ..recommenders import BaseRecommender, TwoTowerRetriever
 from ..recommenders.pairs import LIMIT
-from ..recommenders.storage import digest
+from ..recommenders.storage import hash_file
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'ON_A_STEP', 'NEEDED', 'UserTower', 'RawRanker', 'mute_exporter', 'write_onnx', 'open_session',
@@ -426,7 +426,7 @@ def write_manifest(
     files = {}
     for path in sorted(folder.iterdir()):
         path.chmod(0o644)
-        files[path.name] = {"sha256": digest(path), "bytes": path.stat().st_size}
+        files[path.name] = {"sha256": hash_file(path), "bytes": path.stat().st_size}
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps(about | {"files": files}, indent=1))
     manifest.chmod(0o644)
@@ -536,7 +536,7 @@ def read_manifest(
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for name, about in manifest["files"].items():
         file = folder / name
-        if not file.is_file() or digest(file) != about["sha256"]:
+        if not file.is_file() or hash_file(file) != about["sha256"]:
             raise DataError(
                 f"{file} is missing or damaged: it does not match the manifest. "
                 "Copy the folder again."

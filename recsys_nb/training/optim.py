@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..models.embeddings import sort_rows
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'sum_by_row', 'RowAdam', 'read_rows', 'write_rows', 'sparse_tables', 'dense_parameters',
+__all__ = ['SCHEDULES', 'sum_by_row', 'RowAdam', 'copy_rows', 'write_rows', 'sparse_tables', 'dense_parameters',
            'make_optimizers', 'scale_rate', 'LearningRate', 'WeightAverage']
 
 # %% ../../nbs/19_training.optim.ipynb #6440a116
@@ -91,11 +91,11 @@ class RowAdam(torch.optim.Optimizer):
             second.index_copy_(0, rows, moments)
             roots = (moments * (unit / correction)).sqrt_()
             rates = group["lr"] / (roots + group["eps"])
-            moved = read_rows(table, rows).addcmul_(grad, rates[:, None], value=-1)
+            moved = copy_rows(table, rows).addcmul_(grad, rates[:, None], value=-1)
             write_rows(table, rows, moved)
 
 # %% ../../nbs/19_training.optim.ipynb #5b85e2dd
-def read_rows(
+def copy_rows(
     table: Tensor,  # (rows, dim)
     rows: Tensor,  # row numbers, long (n,)
 ) -> Tensor:  # (n, dim)
