@@ -159,6 +159,8 @@ def list_baselines(
     if "timestamp" in run.train.interactions:
         make = CANDIDATE_SOURCES["Popularity"].make
         made["Recent popularity"] = partial(make, run.train, Budget())
+    if settings.baselines is not None:
+        return {name: made[name] for name in settings.baselines}
     if repeat_rate(run.train.positives()) < MANY_REPEATS:
         made.pop("Repeats")
     return made
