@@ -97,6 +97,9 @@ def test_wheel_holds_the_modules_and_says_what_it_needs(tmp_path):
     assert {
         f"recsys_nb/{m.replace('.', '/')}.py" for m in [*modules, "__init__", "_modidx"]
     } | {f"recsys_nb/{p}/__init__.pyi" for p in parts} <= names
+    assert "recsys_nb/py.typed" in names
+    texts = {f"recsys_nb/_help/{p.name}" for p in (root / "recsys_nb").glob("_help/*")}
+    assert len(texts) > 50 and texts - {"recsys_nb/_help/__pycache__"} <= names
     assert not [n for n in names if n.startswith(("tests", "nbs"))]
     assert (
         f"Requires-Python: >={cfg['min_python']}" in meta["METADATA"]

@@ -8,7 +8,13 @@ import pandas as pd
 
 import recsys_nb as rn
 from recsys_nb.data import Dataset, split_by_time, split_by_user
-from recsys_nb.evaluation import compare, evaluate
+from recsys_nb.evaluation import (
+    compare,
+    compute_metrics,
+    evaluate,
+    ranker_metrics,
+    reliability,
+)
 from recsys_nb.experiments import analyze, power, two_proportion_test
 from recsys_nb.models.dlrm import DLRM, DLRMConfig
 from recsys_nb.models.two_tower import TwoTowerConfig, TwoTowerModel
@@ -52,6 +58,17 @@ def fit(log: Dataset, folder: Path) -> None:
     again = Recommender.load(folder / "model")
     again.recommend(events=truth.head(3), candidates=truth["item_id"].unique())
     DLRMRanker(seed=0).fit(train, TwoTowerRetriever().fit(train)).predict(truth)
+
+
+def judge_ranker(labels: np.ndarray, chances: pd.Series, users: pd.Series) -> float:
+    report = ranker_metrics(labels, chances, users)
+    print(reliability(labels, chances.to_numpy(), user_ids=users), report)
+    return compute_metrics([0, 1, 1], labels, k=3)["auc"] + report["auc"]
+
+
+def draw(vectors: np.ndarray, frame: pd.DataFrame) -> None:
+    drawn = rn.tsne_map(vectors, ids=frame["item_id"], labels=frame["category"])
+    print(drawn.alt_text())
 
 
 def experiment(rows: pd.DataFrame) -> float:

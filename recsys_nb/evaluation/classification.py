@@ -121,9 +121,10 @@ def gather_gauc(auc: np.ndarray, rows: np.ndarray, weights: str) -> np.ndarray:
 
 # %% ../../nbs/28_evaluation.classification.ipynb #2b54f952
 def ranker_metrics(
-    y_true: Sequence,  # labels, 0 or 1, shape (n,)
-    y_score: Sequence,  # predicted probabilities, shape (n,)
-    user_ids: Sequence | None = None,  # of each row (n,): adds gauc, resamples users
+    y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
+    y_score: Sequence | np.ndarray | pd.Series,  # predicted probabilities, shape (n,)
+    # of each row (n,): adds gauc, resamples users
+    user_ids: Sequence | np.ndarray | pd.Series | None = None,
     gauc_weights: str = "users",  # each user counts alike; "rows": by their rows
     n_boot: int = 1000,  # resamples for the intervals; 0: no intervals
     seed: int = 0,  # of the resamples

@@ -94,7 +94,8 @@ def tabulate_differences(comparison: Comparison) -> pd.DataFrame:
     table.insert(2, "a", a.values.to_numpy(float))
     table.insert(3, "b", b.values.to_numpy(float))
     table.insert(4, "difference", difference)
-    p = find_p(draws.to_numpy(), difference, n, count_differing(comparison))
+    differing = np.array(count_differing(comparison))
+    p = find_p(draws.to_numpy(), difference, n, differing)
     return table.assign(p=p)
 
 

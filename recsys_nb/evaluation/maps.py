@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,7 +63,7 @@ def check_length(n: int, **given) -> None:
 # %% ../../nbs/30_evaluation.maps.ipynb #3e2c1626
 def neighbours(
     vectors: np.ndarray,  # one row per item, (n, d)
-    ids: Sequence[Hashable],  # the items' ids, (n,)
+    ids: Sequence | np.ndarray | pd.Index | pd.Series,  # the items' ids, (n,)
     query_id: Hashable,  # the item to start from
     k: int = 10,  # how many neighbours
 ) -> pd.DataFrame:  # item_id, similarity (cosine), the nearest first, without itself
@@ -249,8 +250,10 @@ def describe_map(found: EmbeddingMap) -> str:
 # %% ../../nbs/30_evaluation.maps.ipynb #a7c85896
 def tsne_map(
     vectors: np.ndarray,  # one row per point, (n, d): an embedding table, for instance
-    ids: Sequence[Hashable] | None = None,  # (n,); None: the row numbers
-    labels: Sequence[Hashable] | None = None,  # a category for each point, (n,)
+    # (n,); None: the row numbers
+    ids: Sequence | np.ndarray | pd.Index | pd.Series | None = None,
+    # a category for each point, (n,)
+    labels: Sequence | np.ndarray | pd.Series | None = None,
     perplexity: float = 30,  # neighbours each point looks at; below a third of n
     seed: int = 42,  # of the map and of the sample
     max_points: int = 5000,  # draw a random sample where there are more
@@ -280,7 +283,8 @@ def tsne_map(
     if kinds is not None:
         kinds = kinds[kept]
         codes = pd.factorize(kinds, use_na_sentinel=False)[0]
-    figures = {"purity": None, "chance": None} | measure_map(table, xy, codes, rows, k)
+    figures: dict[str, Any] = {"purity": None, "chance": None}
+    figures |= measure_map(table, xy, codes, rows, k)
     settings = {"perplexity": perplexity, "seed": seed, "engine": engine}
     settings |= {"given": given, "measured": len(rows)}
     return EmbeddingMap(xy, names[kept], kinds, k=k, settings=settings, **figures)

@@ -109,8 +109,9 @@ def choose_metrics(metrics: Any, given: Mapping) -> dict[str, Metric]:
     chosen = {}
     for metric in metrics:
         if callable(metric):
-            name = name_function(metric)
-            chosen[name] = Metric(metric, Scale(name.replace("_", " "), None))
+            own: Any = metric
+            name = name_function(own)
+            chosen[name] = Metric(own, Scale(name.replace("_", " "), None))
             continue
         if metric not in METRICS:
             raise MetricsError(f"no metric {metric!r}; there are {', '.join(METRICS)}.")

@@ -221,7 +221,7 @@ def guess_roles(
     limits: ColumnLimits = ColumnLimits(),  # noqa: B008
 ) -> pd.DataFrame:  # column, role, why
     "The role of each column, and the reason."
-    roles = frame.attrs.get("roles", {}) | dict(roles or {})
+    roles = dict(frame.attrs.get("roles", {})) | dict(roles or {})
     check_roles(frame, roles)
     rows = []
     for name in frame.columns.drop(key, errors="ignore"):
@@ -370,7 +370,7 @@ def fit_memory(guess, prepared, limits: ColumnLimits) -> pd.DataFrame:
     "The guess without the widest tags that do not fit the memory."
     tags = count_tags(prepared, guess)
     n_codes = len(prepared.columns) - len(tags)
-    for name in sorted(tags, key=tags.get, reverse=True):
+    for name in sorted(tags, key=tags.__getitem__, reverse=True):
         gib = count_memory(len(prepared), n_codes, sum(tags.values()))
         if gib <= limits.max_gib:
             break

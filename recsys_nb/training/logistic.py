@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,7 +24,7 @@ __all__ = ['one_hot_codes', 'stack_inputs', 'fit_logistic', 'find_last_layers', 
 # %% ../../nbs/26_training.logistic.ipynb #7b4a3bc5
 def one_hot_codes(
     sparse: np.ndarray,  # codes, long (n, S)
-    cardinalities: list[int] | tuple[int, ...],  # number of codes of each feature
+    cardinalities: Sequence[int],  # number of codes of each feature
 ) -> sp.csr_matrix:  # float32 (n, sum of cardinalities)
     "A column of zeros and ones for each code of each feature."
     sizes = np.array(cardinalities, np.int64)
@@ -79,7 +80,7 @@ def fit_logistic(
 # %% ../../nbs/26_training.logistic.ipynb #b4988834
 def find_last_layers(
     head: nn.Module,  # `top` of a DLRM: one stream of layers, or several
-) -> list[nn.Linear]:
+) -> list[Any]:  # of torch.nn.Linear
     "The layers that give the logits, one for each stream."
     streams = [head] if isinstance(head, nn.Sequential) else list(head.children())
     return [list(stream.children())[-1] for stream in streams]

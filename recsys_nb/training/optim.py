@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +85,8 @@ class RowAdam(torch.optim.Optimizer):
             state["unit"] = 1.0
         unit, second = state["unit"], state["second"]
         correction = 1 - beta ** state["step"]
-        for rows, grad in sum_by_row(table.grad):
+        grad_of_table: Any = table.grad
+        for rows, grad in sum_by_row(grad_of_table):
             squares = torch.linalg.vector_norm(grad, dim=1).square_()
             share = (1 - beta) / grad.shape[1] / unit
             moments = second.index_select(0, rows).add_(squares, alpha=share)
