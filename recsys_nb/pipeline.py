@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -67,7 +68,7 @@ def explore_data(
     for name, value in found.values.items():
         is_time = isinstance(value, pd.Timestamp)
         run.numbers["data"][name] = str(value) if is_time else value
-    draw = {
+    draw: dict[str, Callable] = {
         "item_popularity": explore.plot_item_popularity,
         "user_activity": explore.plot_user_activity,
     }
@@ -152,10 +153,10 @@ def list_baselines(
 ) -> dict[str, Callable]:  # name -> what makes an unfitted model
     "The baselines with the settings of a run."
     settings = run.settings
-    made = dict(BASELINES)
+    made: dict[str, Any] = dict(BASELINES)
     for name in ("ALS", "BPR"):
-        made[name] = partial(BASELINES[name], seed=settings.seed)
-    made["EASE"] = partial(BASELINES["EASE"], max_gib=settings.max_gib)
+        made[name] = partial(made[name], seed=settings.seed)
+    made["EASE"] = partial(made["EASE"], max_gib=settings.max_gib)
     if "timestamp" in run.train.interactions:
         make = CANDIDATE_SOURCES["Popularity"].make
         made["Recent popularity"] = partial(make, run.train, Budget())
@@ -279,7 +280,7 @@ def compare_models(
     scores = {name: report[metric] for name, report in run.reports.items()}
     own = run.reports["Recommender"]
     del scores["Recommender"]
-    best = max(scores, key=scores.get)
+    best = max(scores, key=scores.__getitem__)
     run.numbers["best_baseline"] = best
     for key, name in (("comparison", best), ("popularity", "Popularity")):
         rows = compare(run.reports[name], own).to_frame()

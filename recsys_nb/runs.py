@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -139,10 +140,10 @@ class Run:
     settings: RunSettings  # what was asked for
     folder: Path | None  # written into; None: another process prints and writes
     world: World | None = None  # the truth, where the data is simulated
-    data: Dataset | None = None  # the whole log
-    train: Dataset | None = None  # what the models learn from
-    test: Dataset | None = None  # what they are tested on
-    truth: pd.DataFrame | None = None  # user_id, item_id: the pairs to be found
+    data: Any = None  # the whole log, a Dataset, once it is read
+    train: Any = None  # the Dataset that the models learn from
+    test: Any = None  # the Dataset that they are tested on
+    truth: Any = None  # the pairs to be found, a frame of user_id and item_id
     given: pd.DataFrame | None = None  # events of test users that are not in train
     models: dict = field(default_factory=dict)  # name -> fitted recommender
     reports: dict = field(default_factory=dict)  # name -> Report
@@ -272,7 +273,7 @@ def load_with_positive(
             raise
         if "'event_type'" not in str(error):
             raise
-    words = tuple(settings.positive)
+    words = tuple(settings.positive or ())
     return load_joining_times(read, options | {"positive": words})
 
 # %% ../nbs/53_runs.ipynb #1532aff0

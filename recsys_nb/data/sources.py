@@ -168,7 +168,7 @@ _GENRES = (
 
 def _read_movielens_100k(folder: Path):
     "The edition of 1998: u.data, u.item, u.user."
-    bars = {"sep": "|", "encoding": "latin-1", "format": "csv"}
+    bars: dict[str, Any] = {"sep": "|", "encoding": "latin-1", "format": "csv"}
     names = "user_id,item_id,value,timestamp"
     log = read_frame(folder / "u.data", sep="\t", names=names)
     names = "user_id,age,gender,occupation,zip_code"
