@@ -159,6 +159,18 @@ LOGS: dict[str, tuple[str, Callable]] = {
     ),
     "ml-1m": ("ml-1m/ratings.dat", lambda seed: read_last_ratings("ml-1m")),
 }
+
+
+def split_inner(name: str, seed: int, n_users: int = 3_000):
+    "A training part split once more: its earlier part, new pairs of its later part."
+    train, _ = LOGS[name][1](seed)
+    head, tail, *_ = split_as_served(train.positives(), seed=seed)
+    pairs, _ = new_pairs(head.positives().interactions, tail.positives().interactions)
+    users = pd.Series(pairs.user_id.unique())
+    some = users.sample(min(n_users, len(users)), random_state=seed)
+    return head, pairs[pairs.user_id.isin(some)]
+
+
 MODELS = {
     **BASELINES,
     "Two-Tower": TwoTowerRetriever,

@@ -18,9 +18,9 @@ from ..data import Dataset, Histories
 from .baselines import count_trend
 
 # %% auto #0
-__all__ = ['SLICE_CELLS', 'Positives', 'put_in_random_order', 'put_in_catalogue_order', 'choose_held_out', 'rank_held_out',
-           'list_seen', 'ndcg_and_hits', 'share_of_positives', 'trend_of', 'spectral_vectors', 'count_pairs',
-           'normalize_degrees']
+__all__ = ['HELD_OUT_SHARE', 'SLICE_CELLS', 'Positives', 'put_in_random_order', 'put_in_catalogue_order', 'choose_held_out',
+           'rank_held_out', 'list_seen', 'ndcg_and_hits', 'share_of_positives', 'trend_of', 'spectral_vectors',
+           'count_pairs', 'normalize_degrees']
 
 # %% ../../nbs/37_recommenders.positives.ipynb #62cee492
 @dataclass
@@ -118,22 +118,35 @@ def put_in_catalogue_order(
     return replace(histories, items=histories.items[keys])
 
 # %% ../../nbs/37_recommenders.positives.ipynb #6b87bf03
+HELD_OUT_SHARE = 0.05  # at most, of all positives
+
+
 def choose_held_out(
     histories: Histories,  # in the order of time, or in a random order
-    n_users: int = 2000,  # at most so many, and at most a fifth of those who can
-    seed: int = 0,  # of the choice
+    n_places: int = 2000,  # at most so many
+    seed: int = 0,  # of the choice of users
 ) -> np.ndarray:  # places (n,)
-    "The places of the last items of some users, items that they had not taken before."
+    "The places of the last items of users, items that they had not taken before."
     lengths = np.diff(histories.offsets)
     users = np.repeat(np.arange(len(lengths)), lengths)
+    places = np.arange(len(users))
     pairs = users * histories.n_items + histories.items
-    is_new = np.zeros(len(pairs), bool)
-    is_new[np.unique(pairs, return_index=True)[1]] = True
-    able = np.flatnonzero(lengths >= 2)
-    places = histories.offsets[1:][able] - 1
-    places = places[is_new[places]]
-    n_users = min(n_users, len(places) // 5)
-    return np.random.default_rng(seed).permutation(places)[:n_users]
+    is_old = np.ones(len(pairs), bool)
+    is_old[np.unique(pairs, return_index=True)[1]] = False
+    # 0 at the last place of a user, 1 at the one before, ...
+    steps_to_end = histories.offsets[1:][users] - 1 - places
+    # the first of the places at the end of a user's history that are all new
+    last_old = np.full(len(lengths), -1)
+    np.maximum.at(last_old, users[is_old], places[is_old])
+    limits = np.maximum(1, lengths // 5)
+    limits[lengths < 2] = 0
+    is_able = (places > last_old[users]) & (steps_to_end < limits[users])
+    places, steps_to_end = places[is_able], steps_to_end[is_able]
+    # the last items of all users come first, then those before them
+    draws = np.random.default_rng(seed).random(len(lengths))[users[places]]
+    order = np.lexsort((draws, steps_to_end))
+    n_places = min(n_places, int(HELD_OUT_SHARE * len(users)))
+    return places[order[:n_places]]
 
 # %% ../../nbs/37_recommenders.positives.ipynb #11d5e528
 SLICE_CELLS = 2**24  # scores made at a time: 64 MB in float32

@@ -98,7 +98,8 @@ def train_best(
     **functions,  # loss and validate of a `TowerTask`
 ) -> tuple[TowerTask, TwoTowerModel, TrainResult, pd.DataFrame]:  # of the winner
     "Choose what is open: sizes by the log's size, the rest by a race; and train."
-    settings = choose_sizes(settings, data.n_trained, data.is_ordered)
+    size = data.n_trained, data.is_ordered, data.n_items
+    settings = choose_sizes(settings, *size)
     contestants = list_contestants(settings, data)
     tasks = {
         name: TowerTask(candidate, data, **functions)

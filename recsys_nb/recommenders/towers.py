@@ -125,8 +125,8 @@ class RetrieverSettings:
     lr: float | None = None  # learning rate
     schedule: str = "linear"  # of the learning rate, see `SCHEDULES` of training
     patience: int | None = 5  # epochs without a better validation before it stops
-    # at most so many users' last items are held out, and at most a fifth of all users
-    valid_users: int = 2000
+    # at most so many of users' last positives are held out, and at most 5% of all
+    valid_positives: int = 2000
     exact_to: int = 100_000  # catalogue size above which the search is approximate
     profile: str | None = None  # a key of `PROFILES`; None: raced
     seed: int = 0  # initial weights, order, negatives
@@ -173,7 +173,7 @@ CHECKS = {
 BOUNDS = {
     "a share between 0 and 1": ("dropout", "id_dropout", "popularity_weight"),
     "above 0": ("temperature", "lr", "trend_half_life"),
-    "at least 0": ("trend_weight", "n_negatives", "valid_users", "exact_to"),
+    "at least 0": ("trend_weight", "n_negatives", "valid_positives", "exact_to"),
     "at least 1": ("dim", "history_length", "epochs", "batch_size", "patience"),
 }
 CHOICES = {
@@ -209,8 +209,9 @@ def choose_sizes(
     settings: RetrieverSettings,  # whose sizes may be open
     n_positives: int,  # of the log
     is_ordered: bool = False,  # whether the log has times
+    n_items: int = 0,  # size of the catalogue
 ) -> RetrieverSettings:
-    "Batch size, negatives and epochs by the number of positives."
+    "Batch size, negatives and epochs by the number of positives and items."
     steps_wanted = 200  # per epoch, on a small log
     batch = 2 ** round(math.log2(max(1, n_positives / steps_wanted)))
     batch = settings.batch_size or min(1024, max(64, batch))
@@ -218,7 +219,8 @@ def choose_sizes(
     epochs = settings.epochs or min(20, max(5, round(lessons / n_positives)))
     negatives = settings.n_negatives
     if negatives is None:
-        negatives = min(1024, max(256, batch)) if is_ordered else 256
+        wanted = batch if is_ordered else 2 ** round(math.log2(n_items / 32 + 1))
+        negatives = min(1024, max(256, wanted))
     return replace(settings, batch_size=batch, epochs=epochs, n_negatives=negatives)
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
@@ -289,12 +291,12 @@ def prepare_data(
     catalogue: Catalogue,  # ids, tables and histories
     settings: RetrieverSettings,  # of the retriever
 ) -> TowerData:
-    "The log as tensors, with some users' last items held out."
+    "The log as tensors, with some of users' last items held out."
     histories = catalogue.histories
     is_ordered = catalogue.ordered
     if not is_ordered:
         histories = put_in_random_order(histories, settings.seed)
-    held_out = choose_held_out(histories, settings.valid_users, settings.seed)
+    held_out = choose_held_out(histories, settings.valid_positives, settings.seed)
     positives = Positives.of(histories, held_out)
     n_items = len(catalogue.item_ids)
     trained = positives.items[positives.trained]
