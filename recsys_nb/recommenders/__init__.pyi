@@ -96,6 +96,7 @@ from .pairs import join_histories as join_histories
 from .pairs import table_features as table_features
 from .pairs import source_columns as source_columns
 from .pairs import PairFeatures as PairFeatures
+from .positives import HELD_OUT_SHARE as HELD_OUT_SHARE
 from .positives import SLICE_CELLS as SLICE_CELLS
 from .positives import Positives as Positives
 from .positives import put_in_random_order as put_in_random_order
