@@ -1,4 +1,5 @@
-# make demo: the whole journey on simulated data · make test: everything · make docs · make bench · make lab
+# make demo: the whole journey on simulated data · make test: everything · make docs
+# make test-one NB=24b: one chapter · make sync: modules from notebooks · make lab
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= simulated
@@ -8,7 +9,7 @@ ENV := $(VENV)/.installed
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: env engines demo test docs readme bench lab sync run-notebooks clean
+.PHONY: env engines demo test test-one docs readme bench lab sync run-notebooks clean
 env: $(ENV)
 $(ENV): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10), sys.version' || \
@@ -27,9 +28,14 @@ demo: $(ENV)
 test: $(ENV)
 	.ci/lint
 	$(BIN)/python .ci/check.py
+	$(BIN)/python .ci/type_errors.py
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
 	$(BIN)/python -m pip check
+
+# one chapter by its number: its notebook is exported, checked by ruff and run as a test
+test-one: $(ENV)
+	@VENV=$(VENV) .ci/test_one $(NB)
 
 docs: $(ENV)
 	$(BIN)/python .ci/build_site.py
@@ -41,8 +47,7 @@ bench: $(ENV)
 	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 lab: $(ENV)
-	$(BIN)/nbdev_install_hooks
-	$(BIN)/jupyter lab --notebook-dir nbs
+	@VENV=$(VENV) .ci/lab
 
 # after editing notebooks: modules, clean notebooks and README in line with them
 sync: $(ENV)

@@ -1,4 +1,5 @@
 "Packaging of recsys_nb: everything it says is read from settings.ini."
+
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -9,9 +10,15 @@ config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(here / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
 
-extras = {name: cfg[f"{name}_requirements"].split() for name in ("abtest", "viz", "als", "tune", "serve")}
+extras = {
+    name: cfg[f"{name}_requirements"].split()
+    for name in ("abtest", "viz", "als", "tune", "serve")
+}
 extras["all"] = sorted({r for reqs in extras.values() for r in reqs})
-extras |= {name: cfg[f"{name}_requirements"].split() for name in ("spark", "postgres", "torchrec")}  # engines and GPUs, not part of all
+extras |= {
+    name: cfg[f"{name}_requirements"].split()
+    for name in ("spark", "postgres", "torchrec")
+}  # engines and GPUs, not part of all
 extras["dev"] = extras["all"] + cfg["dev_requirements"].split()
 
 setup(

@@ -8,6 +8,7 @@ import ast
 import sys
 from pathlib import Path
 
+from docstrings import write_help
 from nbdev.config import get_config
 
 HEAD = "# made by `make sync` from the modules' __all__: do not edit\n"
@@ -103,3 +104,4 @@ if __name__ == "__main__":
     library = Path(sys.argv[1]) if len(sys.argv) > 1 else get_config().lib_path
     write_parts(library)
     write_top(library, get_config().version)
+    write_help(library)

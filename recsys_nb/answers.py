@@ -19,7 +19,7 @@ from recsys_nb.data import (
     compare_ids,
     find_format,
     guess_column,
-    guess_roles,
+    guess_log_roles,
     is_text_file,
     read_frame,
 )
@@ -167,10 +167,10 @@ def choose_columns(
         there = all(name in frame.columns for name in columns)
         roles[role] = column if column is False or (columns and there) else None
     if roles["timestamp"] is None and "timestamp" not in known:
-        return guess_roles(frame, **roles, where=path)
+        return guess_log_roles(frame, **roles, where=path)
     if roles["timestamp"] is None and known.get("timestamp") is None:
         roles["timestamp"] = False  # the log of the model had no times
-    return guess_roles(frame, **roles, where=path)
+    return guess_log_roles(frame, **roles, where=path)
 
 # %% ../nbs/56_answers.ipynb #3fe64733
 def note(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,10 +18,10 @@ from importlib.metadata import version
 from .flags import in_flags
 
 # %% auto #0
-__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'read_count', 'read_amount',
+__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'THREADS', 'read_count', 'read_amount',
            'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend', 'add_evaluate', 'add_experiment',
            'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo', 'Command', 'make_parser',
-           'refused_errors', 'notes_in_flags', 'main']
+           'bound_threads', 'refused_errors', 'notes_in_flags', 'main']
 
 # %% ../nbs/57_cli.ipynb #72086ea3
 def read_count(
@@ -160,8 +161,19 @@ def add_run(
     add_data(parser)
     add_columns(parser)
     add_reading(parser)
-    kinds = ("auto", "time", "last", "user", "random")
-    add("--split", choices=kinds, default="auto", help="how to hold out test data")
+    add(
+        "--split",
+        metavar="KIND",
+        default="auto",
+        help="how to hold out test data: time, last, user or random (keys of SPLITS); "
+        "default: auto, the first that leaves enough to test on",
+    )
+    add(
+        "--baselines",
+        nargs="+",
+        metavar="NAME",
+        help="models to compare with, keys of BASELINES such as EASE (default: all)",
+    )
     add(
         "-k",
         "--k",
@@ -250,7 +262,7 @@ def add_evaluate(
         "--metrics",
         nargs="+",
         metavar="NAME",
-        help="e.g. ndcg recall (default: all)",
+        help="keys of METRICS, e.g. ndcg recall (default: all)",
     )
     add("--items", metavar="FILE", help="the catalogue, for coverage and gini")
     add("--train", metavar="FILE", help="what users had before, for novelty and lift")
@@ -477,7 +489,28 @@ def make_parser() -> argparse.ArgumentParser:
         about = f"{command.text[0].upper()}{command.text[1:]}."
         child = commands.add_parser(name, help=command.text, description=about)
         command.add_flags(child)
+        child.add_argument(
+            "--threads",
+            type=read_count,
+            metavar="N",
+            help="of each process (default: OMP_NUM_THREADS, else 1, which gives the "
+            "same numbers on every machine, and does not wait where others work)",
+        )
     return parser
+
+
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def bound_threads(
+    threads: int | None,  # None: those that the environment says, else one
+) -> None:
+    "Say how many threads to use, before the libraries that read it are loaded."
+    for name in THREADS:
+        if threads is None:
+            os.environ.setdefault(name, "1")
+        else:
+            os.environ[name] = str(threads)
 
 # %% ../nbs/57_cli.ipynb #366b37e1
 _REFUSED = {
@@ -521,6 +554,7 @@ def main(
 ) -> int:  # 0, or 2 where the input cannot be used, or 130 when interrupted
     "The command line."
     options = make_parser().parse_args(argv)
+    bound_threads(options.threads)
     try:
         with notes_in_flags(options.command):
             return COMMANDS[options.command](options)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 # %% auto #0
-__all__ = ['READING', 'ROLES', 'FLAGS', 'PLACEHOLDERS', 'PHRASES', 'name_flags', 'write_value', 'find_python', 'loosen',
+__all__ = ['READING', 'ROLE_FLAGS', 'FLAGS', 'PLACEHOLDERS', 'PHRASES', 'name_flags', 'write_for_shell', 'find_python', 'loosen',
            'drop_python', 'in_flags']
 
 # %% ../nbs/52_flags.ipynb #894bf28c
@@ -21,7 +21,7 @@ READING = {
     "names": "--names",
     "format": "--format",
 }  # argument of read_frame -> flag
-ROLES = {
+ROLE_FLAGS = {
     "user": "--user-col",
     "item": "--item-col",
     "timestamp": "--time-col",
@@ -45,14 +45,14 @@ _OF_WATCH = "metric every effect treatment scale min_users unbounded out"
 _TEST = name_flags(_OF_TEST) | {"time": "--time-col", "time_format": "--time-format"}
 FLAGS = {
     "run": READING
-    | ROLES
+    | ROLE_FLAGS
     | name_flags(f"{_OF_RUN} candidates max_gib trials out overwrite"),
     "recommend": READING
-    | ROLES
+    | ROLE_FLAGS
     | name_flags("users events candidates exclude k out unknown")
     | {"user_ids": "--user"},
     "evaluate": READING
-    | {role: ROLES[role] for role in ("user", "item")}
+    | {role: ROLE_FLAGS[role] for role in ("user", "item")}
     | name_flags(f"{_OF_LISTS} metrics truth k out"),
     "abtest": READING
     | _TEST
@@ -75,10 +75,10 @@ _WORD = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"()\[\]{}:]+)")
 
 
 _FILES = "users items train valid test"
-PLACEHOLDERS = dict.fromkeys(ROLES, "NAME") | dict.fromkeys(_FILES.split(), "FILE")
+PLACEHOLDERS = dict.fromkeys(ROLE_FLAGS, "NAME") | dict.fromkeys(_FILES.split(), "FILE")
 
 
-def write_value(
+def write_for_shell(
     argument: str,  # the name of the argument
     value: str,  # its value in Python: 'drop', ('a', 'b'), {'a': 'b'}, False, ...
 ) -> str:  # as one types it behind the flag
@@ -127,7 +127,7 @@ def _replace_arguments(message: str, flags: Mapping[str, str]) -> str:
             return "--header"
         words = [flags[argument]]
         if match["value"] not in ("", "True"):
-            words.append(write_value(argument, match["value"]))
+            words.append(write_for_shell(argument, match["value"]))
         return " ".join(words)
 
     return _TOKEN.sub(replace, message)

@@ -20,12 +20,12 @@ from .experiments.users import write_arm
 from .folders import whole_file
 
 # %% auto #0
-__all__ = ['HAS_ZONE', 'read_pairs', 'match_types', 'add_rank', 'evaluate_command', 'read_assignments', 'read_numbers',
+__all__ = ['HAS_ZONE', 'read_pair_file', 'match_types', 'add_rank', 'evaluate_command', 'read_assignments', 'read_named_numbers',
            'for_all_or_some', 'match_arm', 'match_arms', 'find_user', 'read_experiment', 'shared_options', 'check_page',
            'abtest_command', 'monitor_command']
 
 # %% ../nbs/56b_measuring.ipynb #b526195d
-def read_pairs(
+def read_pair_file(
     path: str,  # a file with users and items
     options: argparse.Namespace,  # of the command line
 ) -> pd.DataFrame:  # user_id, item_id, and the other columns
@@ -79,7 +79,7 @@ def evaluate_command(
     "`recsys-nb evaluate`."
     check_out(options.out)
     paths = (options.recommendations, options.truth)
-    tables = [read_pairs(path, options) for path in paths]
+    tables = [read_pair_file(path, options) for path in paths]
     from_text = tuple(is_text_file(path, options.format) for path in paths)
     lists, truth = match_types(*tables, from_text)
     given = {name: getattr(options, name) for name in _EVALUATE}
@@ -88,7 +88,7 @@ def evaluate_command(
         items = read_table(options.items, options)
         given["items"] = items[find_column(items, "item", options.item, options.items)]
     if options.train:
-        given["train"] = read_pairs(options.train, options)
+        given["train"] = read_pair_file(options.train, options)
     report = evaluate(
         add_rank(lists),
         truth,
@@ -118,7 +118,7 @@ def read_assignments(
     return found
 
 
-def read_numbers(
+def read_named_numbers(
     words: Sequence[str],  # NAME=NUMBER
     flag: str,  # for the error
     form: str = "METRIC=VALUE",  # how the error calls a word
@@ -213,7 +213,7 @@ def shared_options(
     "What both commands are told of the arms and the users."
     expected = options.expected
     if expected:
-        expected = read_numbers(expected, "--expected", "ARM=SHARE")
+        expected = read_named_numbers(expected, "--expected", "ARM=SHARE")
     return {
         "user": find_user(options),
         "control": match_arm(options.control, frame, options.variant),
@@ -240,7 +240,7 @@ def abtest_command(
     "`recsys-nb abtest`."
     check_page(options.out)
     frame = read_experiment(options, options.time)
-    guardrails = read_numbers(options.guardrail, "--guardrail")
+    guardrails = read_named_numbers(options.guardrail, "--guardrail")
     before = read_assignments(options.covariate, "--covariate")
     metrics = list(dict.fromkeys([*options.metric, *guardrails]))
     try:

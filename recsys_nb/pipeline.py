@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -34,7 +35,7 @@ from recsys_nb.judging import (
 from .recommenders.base import BaseRecommender
 from .recommenders.baselines import repeat_rate
 from .recommenders.filters import BASELINES
-from .recommenders.sources import MANY_REPEATS, SOURCES, Budget
+from .recommenders.sources import CANDIDATE_SOURCES, MANY_REPEATS, Budget
 from .recommenders.tuning import TuneError, tune
 from .recommenders.two_stage import Recommender
 from recsys_nb.report_page import (
@@ -68,7 +69,7 @@ def explore_data(
     for name, value in found.values.items():
         is_time = isinstance(value, pd.Timestamp)
         run.numbers["data"][name] = str(value) if is_time else value
-    draw = {
+    draw: dict[str, Callable] = {
         "item_popularity": explore.plot_item_popularity,
         "user_activity": explore.plot_user_activity,
     }
@@ -153,13 +154,15 @@ def list_baselines(
 ) -> dict[str, Callable]:  # name -> what makes an unfitted model
     "The baselines with the settings of a run."
     settings = run.settings
-    made = dict(BASELINES)
+    made: dict[str, Any] = dict(BASELINES)
     for name in ("ALS", "BPR"):
-        made[name] = partial(BASELINES[name], seed=settings.seed)
-    made["EASE"] = partial(BASELINES["EASE"], max_gib=settings.max_gib)
+        made[name] = partial(made[name], seed=settings.seed)
+    made["EASE"] = partial(made["EASE"], max_gib=settings.max_gib)
     if "timestamp" in run.train.interactions:
-        make = SOURCES["Popularity"].make
+        make = CANDIDATE_SOURCES["Popularity"].make
         made["Recent popularity"] = partial(make, run.train, Budget())
+    if settings.baselines is not None:
+        return {name: made[name] for name in settings.baselines}
     if repeat_rate(run.train.positives()) < MANY_REPEATS:
         made.pop("Repeats")
     return made

@@ -20,8 +20,8 @@ from matplotlib.figure import Figure
 from .folders import plain_values, versions
 
 # %% auto #0
-__all__ = ['SHORT', 'AGAIN', 'headline', 'judge', 'write_cell', 'make_table', 'write_interval', 'write_gate', 'draw_png',
-           'plot_models', 'name_items', 'Example', 'choose_examples', 'show_value', 'render_page']
+__all__ = ['SHORT', 'AGAIN', 'headline', 'word_difference', 'write_cell', 'make_table', 'write_interval', 'write_gate',
+           'draw_png', 'plot_models', 'name_items', 'Example', 'choose_examples', 'show_value', 'render_page']
 
 # %% ../nbs/54_report_page.ipynb #4bbbbe32
 def headline(
@@ -36,7 +36,7 @@ def headline(
     who = "the default recommender"
     if chosen:
         who += f" ({chosen})"
-    verdict, advice = judge(row, best, chosen)
+    verdict, advice = word_difference(row, best, chosen)
     text = (
         f"On {name}, {who} {verdict}: NDCG@{k} is {row['b']:.4f} against "
         f"{row['a']:.4f} (paired difference {row['difference']:+.4f}, 95% interval "
@@ -51,7 +51,7 @@ def headline(
     return text
 
 
-def judge(
+def word_difference(
     row: Mapping,  # of a comparison: low and high of the difference
     best: str,  # the best other model
     chosen: str | None = None,  # what answers

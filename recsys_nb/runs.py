@@ -14,11 +14,14 @@ import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from recsys_nb.data import (
+    SPLITS,
     DataError,
     Dataset,
     EmptyLogError,
@@ -26,22 +29,19 @@ from recsys_nb.data import (
     World,
     load,
     parse_url,
-    split_by_time,
-    split_by_user,
-    split_leave_last_out,
-    split_random,
 )
 from .flags import in_flags
 from .folders import KEPT, checksum, versions, write_json
+from .recommenders import BASELINES
 from .recommenders.columns import PREPARE, ROLES, guess_roles, plain_column
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
 
 # %% auto #0
-__all__ = ['SPLIT_KINDS', 'FOUND', 'RunSettings', 'hide_password', 'read_roles', 'Run', 'load_options', 'split_time_columns',
-           'load_with', 'load_joining_times', 'read_positive', 'load_with_positive', 'load_log', 'join_parts',
-           'simulated_options', 'read_data', 'read_files', 'describe_positive', 'describe_columns', 'describe_roles',
-           'check_fit', 'note_roles', 'make_kept', 'do_once', 'choose_split', 'split_data']
+__all__ = ['FOUND', 'RunSettings', 'hide_password', 'read_roles', 'Run', 'load_options', 'split_time_columns', 'load_with',
+           'load_joining_times', 'read_positive', 'load_with_positive', 'load_log', 'join_parts', 'simulated_options',
+           'read_data', 'read_files', 'describe_positive', 'describe_columns', 'describe_roles', 'check_fit',
+           'note_roles', 'make_kept', 'do_once', 'choose_split', 'split_data']
 
 # %% ../nbs/53_runs.ipynb #be83bbb0
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class RunSettings:
     roles: tuple[str, ...] = ()  # of their columns: "title=ignore"; None: guessed
     unknown: str = "raise"  # "drop": leave out rows without a known id or a time
     positive: tuple[str, ...] | None = None  # event types, or one least value
-    split: str = "auto"  # a key of SPLIT_KINDS
+    split: str = "auto"  # or a key of SPLITS
+    baselines: tuple[str, ...] | None = None  # keys of BASELINES; None: all that suit
     k: int = 10  # length of the lists
     candidates: int = 100  # items that each source proposes
     seed: int = 42  # of everything that is drawn
@@ -94,18 +95,19 @@ class RunSettings:
             raise DataError("name the log: --data FILE, or --train FILE --test FILE.")
         if self.train is not None and self.split not in ("auto", "given"):
             raise DataError(f"leave out --split {self.split}: the files are split.")
-        if self.split not in SPLIT_KINDS:
-            known = ", ".join(SPLIT_KINDS)
+        if self.split not in ("auto", *SPLITS):
+            known = ", ".join(("auto", *SPLITS))
             raise DataError(f"--split {self.split} is none of {known}.")
+        for name in self.baselines or ():
+            if name not in BASELINES:
+                known = ", ".join(BASELINES)
+                raise DataError(f"--baselines {name} is none of {known}.")
         read_roles(self.roles)
 
     def as_options(self) -> dict:
         "The settings without passwords, for config.json."
         shown = self.data and hide_password(self.data)
         return asdict(self) | {"data": shown}
-
-
-SPLIT_KINDS = ("auto", "time", "last", "user", "random")
 
 
 def hide_password(
@@ -138,10 +140,10 @@ class Run:
     settings: RunSettings  # what was asked for
     folder: Path | None  # written into; None: another process prints and writes
     world: World | None = None  # the truth, where the data is simulated
-    data: Dataset | None = None  # the whole log
-    train: Dataset | None = None  # what the models learn from
-    test: Dataset | None = None  # what they are tested on
-    truth: pd.DataFrame | None = None  # user_id, item_id: the pairs to be found
+    data: Any = None  # the whole log, a Dataset, once it is read
+    train: Any = None  # the Dataset that the models learn from
+    test: Any = None  # the Dataset that they are tested on
+    truth: Any = None  # the pairs to be found, a frame of user_id and item_id
     given: pd.DataFrame | None = None  # events of test users that are not in train
     models: dict = field(default_factory=dict)  # name -> fitted recommender
     reports: dict = field(default_factory=dict)  # name -> Report
@@ -271,7 +273,7 @@ def load_with_positive(
             raise
         if "'event_type'" not in str(error):
             raise
-    words = tuple(settings.positive)
+    words = tuple(settings.positive or ())
     return load_joining_times(read, options | {"positive": words})
 
 # %% ../nbs/53_runs.ipynb #1532aff0
@@ -493,19 +495,17 @@ def do_once(
 # %% ../nbs/53_runs.ipynb #b7ae71ec
 def choose_split(
     ds: Dataset,  # the whole log
-    kind: str = "auto",  # 'time', 'last', 'user', 'random', or 'auto'
-    seed: int = 42,  # of the random ones
+    kind: str = "auto",  # a key of SPLITS, or 'auto'
+    seed: int = 42,  # of those that take one
 ) -> tuple[Dataset, Dataset, str, str]:  # train, test, the kind, and why
     "Split a log, by default in the strictest way that leaves enough users to test on."
     if kind == "auto":
         return split_as_served(ds, seed=seed)
-    ways = {
-        "time": split_by_time,
-        "last": partial(split_leave_last_out, last=0.2),
-        "user": partial(split_by_user, seed=seed),
-        "random": partial(split_random, seed=seed),
-    }
-    return *ways[kind](ds), kind, "as asked for"
+    split = SPLITS[kind]
+    options = {"last": 0.2} if kind == "last" else {}
+    if "seed" in signature(split).parameters:
+        options["seed"] = seed
+    return *split(ds, **options), kind, "as asked for"
 
 # %% ../nbs/53_runs.ipynb #555ff343
 def split_data(

@@ -1,4 +1,5 @@
 "Engines that the tests share; what cannot be started here is skipped, with the reason."
+
 import os
 import pwd
 import shutil
@@ -14,50 +15,108 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 for profile, examples in (("tests", 50), ("nightly", 500)):
-    settings.register_profile(profile, max_examples=examples, deadline=None, derandomize=profile == "tests",
-        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+    settings.register_profile(
+        profile,
+        max_examples=examples,
+        deadline=None,
+        derandomize=profile == "tests",
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "tests")
 settings.load_profile(PROFILE)
 
 
 def slow(examples):
-    "Settings of a property whose examples are slow: so many in the tests, as many as the others at night."
+    """Settings of a property whose examples are slow: so many in the tests, as many as
+    the others at night."""
     return settings(max_examples=examples) if PROFILE == "tests" else settings()
+
 
 PASSWORD = "s3cret/p@ss"
 
 
 def account():
-    "The arguments that run a server as somebody else where the tests run as root, which PostgreSQL refuses."
-    if os.getuid(): return {}
-    name = next(u.pw_name for wanted in ("postgres", "nobody") for u in pwd.getpwall() if u.pw_name == wanted)
+    """The arguments that run a server as somebody else where the tests run as root,
+    which PostgreSQL refuses."""
+    if os.getuid():
+        return {}
+    name = next(
+        u.pw_name
+        for wanted in ("postgres", "nobody")
+        for u in pwd.getpwall()
+        if u.pw_name == wanted
+    )
     return {"user": name, "group": pwd.getpwnam(name).pw_gid, "extra_groups": []}
 
 
 def server_programs():
-    "The folder of initdb and pg_ctl, of Debian's packages or on the path; None where there is none."
-    found = [shutil.which("pg_ctl"), *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")))]
+    """The folder of initdb and pg_ctl, of Debian's packages or on the path; None where
+    there is none."""
+    found = [
+        shutil.which("pg_ctl"),
+        *sorted(map(str, Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))),
+    ]
     return next((Path(p).resolve().parent for p in found if p), None)
 
 
 @pytest.fixture(scope="session")
-def duckdb(): return ibis.duckdb.connect()
+def duckdb():
+    return ibis.duckdb.connect()
 
 
 @pytest.fixture(scope="session")
 def postgres_url():
     "A server of its own on loopback, in a temporary folder, which asks for a password."
-    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed: pip install 'recsys_nb[postgres]'")
+    pytest.importorskip(
+        "psycopg",
+        reason=(
+            "the PostgreSQL driver is not installed: pip install 'recsys_nb[postgres]'"
+        ),
+    )
     programs = server_programs()
-    if programs is None: pytest.skip("no PostgreSQL server here (Debian: apt-get install postgresql): pg_ctl was not found")
+    if programs is None:
+        pytest.skip(
+            "no PostgreSQL server here (Debian: apt-get install postgresql): pg_ctl "
+            "was not found"
+        )
     folder, who = Path(tempfile.mkdtemp(prefix="pg")), account()
     (folder / "password").write_text(PASSWORD)
-    for path in (folder, folder / "password") if who else (): shutil.chown(path, who["user"], who["group"])
-    with socket.socket() as s: s.bind(("127.0.0.1", 0)); port = s.getsockname()[1]
-    run = lambda program, *args: subprocess.run([programs / program, "-D", folder / "data", *args], check=True, stdout=subprocess.DEVNULL, cwd=folder, **who)
-    run("initdb", "-U", "postgres", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}", "--no-sync")
-    run("pg_ctl", "-w", "-l", folder / "log", "-o", f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}", "start")
-    try: yield f"postgres://postgres:{quote(PASSWORD, safe='')}@127.0.0.1:{port}/postgres"
+    for path in (folder, folder / "password") if who else ():
+        shutil.chown(path, who["user"], who["group"])
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+
+    def run(program, *args):
+        return subprocess.run(
+            [programs / program, "-D", folder / "data", *args],
+            check=True,
+            stdout=subprocess.DEVNULL,
+            cwd=folder,
+            **who,
+        )
+
+    run(
+        "initdb",
+        "-U",
+        "postgres",
+        "-A",
+        "scram-sha-256",
+        f"--pwfile={folder / 'password'}",
+        "--no-sync",
+    )
+    run(
+        "pg_ctl",
+        "-w",
+        "-l",
+        folder / "log",
+        "-o",
+        f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}",
+        "start",
+    )
+    try:
+        password = quote(PASSWORD, safe="")
+        yield f"postgres://postgres:{password}@127.0.0.1:{port}/postgres"
     finally:
         run("pg_ctl", "-m", "immediate", "stop")
         shutil.rmtree(folder)
@@ -65,8 +124,16 @@ def postgres_url():
 
 @pytest.fixture(scope="session")
 def postgres(postgres_url):
-    con = ibis.postgres.connect(host="127.0.0.1", port=int(postgres_url.split(":")[-1].split("/")[0]), user="postgres", password=PASSWORD, database="postgres")
-    con.raw_sql("SET TimeZone = 'America/New_York'").close() # the session's zone must not matter
+    con = ibis.postgres.connect(
+        host="127.0.0.1",
+        port=int(postgres_url.split(":")[-1].split("/")[0]),
+        user="postgres",
+        password=PASSWORD,
+        database="postgres",
+    )
+    con.raw_sql(
+        "SET TimeZone = 'America/New_York'"
+    ).close()  # the session's zone must not matter
     yield con
     con.disconnect()
 
@@ -74,13 +141,26 @@ def postgres(postgres_url):
 @pytest.fixture(scope="session")
 def pyspark():
     "A session of its own on this machine."
-    sql = pytest.importorskip("pyspark.sql", reason="PySpark is not installed: pip install 'recsys_nb[spark]'")
-    if not (shutil.which("java") or os.environ.get("JAVA_HOME")): pytest.skip("PySpark needs Java (Debian: apt-get install default-jre-headless), and there is none here")
+    sql = pytest.importorskip(
+        "pyspark.sql", reason="PySpark is not installed: pip install 'recsys_nb[spark]'"
+    )
+    if not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        pytest.skip(
+            "PySpark needs Java (Debian: apt-get install default-jre-headless), and "
+            "there is none here"
+        )
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
-    settings = {"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "1", "spark.driver.host": "127.0.0.1", "spark.sql.session.timeZone": "UTC",
-        "spark.sql.codegen.wholeStage": "false", "spark.sql.adaptive.enabled": "false"} # small tables: compiling takes longer than running
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.sql.shuffle.partitions": "1",
+        "spark.driver.host": "127.0.0.1",
+        "spark.sql.session.timeZone": "UTC",
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.adaptive.enabled": "false",
+    }  # small tables: compiling takes longer than running
     builder = sql.SparkSession.builder.master("local[1]")
-    for k, v in settings.items(): builder = builder.config(k, v)
+    for k, v in settings.items():
+        builder = builder.config(k, v)
     with tempfile.TemporaryDirectory() as folder:
         session = builder.config("spark.sql.warehouse.dir", folder).getOrCreate()
         yield ibis.pyspark.connect(session)
@@ -88,7 +168,8 @@ def pyspark():
 
 
 def put(con, name, frame):
-    "`frame` as the table `name` of an engine, through Arrow: from a frame, Ibis and Spark ask an option of pandas that is deprecated, once a column."
+    """`frame` as the table `name` of an engine, through Arrow: from a frame, Ibis and
+    Spark ask an option of pandas that is deprecated, once a column."""
     table = pa.Table.from_pandas(frame, preserve_index=False)
     if con.name == "pyspark":
         con._session.createDataFrame(table).createOrReplaceTempView(name)

@@ -1,4 +1,6 @@
-"The house: what is packaged, what an import pulls in, and that the checks of the notebooks and of the site find what they are for."
+"""The house: what is packaged, what an import pulls in, and that the checks of the
+notebooks and of the site find what they are for."""
+
 import ast
 import importlib
 import importlib.util
@@ -15,36 +17,103 @@ from pathlib import Path
 import pytest
 
 root = Path(__file__).resolve().parent.parent
-modules = sorted(".".join(p.relative_to(root/"recsys_nb").with_suffix("").parts) for p in (root/"recsys_nb").rglob("*.py") if not p.stem.startswith("_"))
+modules = sorted(
+    ".".join(p.relative_to(root / "recsys_nb").with_suffix("").parts)
+    for p in (root / "recsys_nb").rglob("*.py")
+    if not p.stem.startswith("_")
+)
 parts = sorted({m.split(".")[0] for m in modules if "." in m})
 config = ConfigParser(delimiters=["="], interpolation=None)
-config.read(root/"settings.ini", encoding="utf-8")
+config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-FORBIDDEN = ["fastcore", "nbdev", "tea_tasting", "statsmodels", "openTSNE", "implicit", "optuna", "fastapi", "uvicorn", "onnx", "onnxscript", "onnxruntime", "torchrec", "fbgemm_gpu"]
+FORBIDDEN = [
+    "fastcore",
+    "nbdev",
+    "tea_tasting",
+    "statsmodels",
+    "openTSNE",
+    "implicit",
+    "optuna",
+    "fastapi",
+    "uvicorn",
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "torchrec",
+    "fbgemm_gpu",
+]
 
 
-def run(*args, cwd=root, **env): return subprocess.run([sys.executable, *map(str, args)], cwd=cwd, env=os.environ | env, capture_output=True, text=True, timeout=300)
+def run(*args, cwd=root, **env):
+    return subprocess.run(
+        [sys.executable, *map(str, args)],
+        cwd=cwd,
+        env=os.environ | env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
 
 
 # What is packaged
 
-@pytest.mark.skipif(importlib.util.find_spec("setuptools") is None, reason="the wheel is built offline, which needs setuptools here")
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("setuptools") is None,
+    reason="the wheel is built offline, which needs setuptools here",
+)
 def test_wheel_holds_the_modules_and_says_what_it_needs(tmp_path):
-    src = tmp_path/"src"
-    shutil.copytree(root, src, ignore=lambda d, names: [n for n in names if n in ("tests", "nbs", "benchmarks", "build") or n.startswith((".", "_d", "_proc")) or n.endswith(".egg-info")])
-    r = run("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--disable-pip-version-check", "-w", tmp_path, src)
+    src = tmp_path / "src"
+    shutil.copytree(
+        root,
+        src,
+        ignore=lambda d, names: [
+            n
+            for n in names
+            if n in ("tests", "nbs", "benchmarks", "build")
+            or n.startswith((".", "_d", "_proc"))
+            or n.endswith(".egg-info")
+        ],
+    )
+    r = run(
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--disable-pip-version-check",
+        "-w",
+        tmp_path,
+        src,
+    )
     assert r.returncode == 0, r.stderr
     with zipfile.ZipFile(next(tmp_path.glob("recsys_nb-*.whl"))) as wheel:
         names = set(wheel.namelist())
-        meta = {Path(n).name: wheel.read(n).decode() for n in names if ".dist-info/" in n and "licenses" not in n}
-    assert {f"recsys_nb/{m.replace('.', '/')}.py" for m in [*modules, "__init__", "_modidx"]} | {f"recsys_nb/{p}/__init__.pyi" for p in parts} <= names
+        meta = {
+            Path(n).name: wheel.read(n).decode()
+            for n in names
+            if ".dist-info/" in n and "licenses" not in n
+        }
+    assert {
+        f"recsys_nb/{m.replace('.', '/')}.py" for m in [*modules, "__init__", "_modidx"]
+    } | {f"recsys_nb/{p}/__init__.pyi" for p in parts} <= names
+    assert "recsys_nb/py.typed" in names
+    texts = {f"recsys_nb/_help/{p.name}" for p in (root / "recsys_nb").glob("_help/*")}
+    assert len(texts) > 50 and texts - {"recsys_nb/_help/__pycache__"} <= names
     assert not [n for n in names if n.startswith(("tests", "nbs"))]
-    assert f"Requires-Python: >={cfg['min_python']}" in meta["METADATA"] and f"Version: {cfg['version']}" in meta["METADATA"]
-    assert all(f"Provides-Extra: {e}" in meta["METADATA"] for e in ["abtest", "viz", "als", "tune", "serve", "all", "dev"])
+    assert (
+        f"Requires-Python: >={cfg['min_python']}" in meta["METADATA"]
+        and f"Version: {cfg['version']}" in meta["METADATA"]
+    )
+    assert all(
+        f"Provides-Extra: {e}" in meta["METADATA"]
+        for e in ["abtest", "viz", "als", "tune", "serve", "all", "dev"]
+    )
     assert "recsys-nb = recsys_nb.cli:main" in meta["entry_points.txt"]
 
 
-def test_version_is_that_of_settings(): assert importlib.import_module("recsys_nb").__version__ == cfg["version"]
+def test_version_is_that_of_settings():
+    assert importlib.import_module("recsys_nb").__version__ == cfg["version"]
 
 
 def test_imports_need_only_the_core():
@@ -52,7 +121,8 @@ def test_imports_need_only_the_core():
 import importlib, sys
 class Forbid:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {FORBIDDEN}: raise ModuleNotFoundError(name + " must not be imported", name=name)
+        if name.split(".")[0] in {FORBIDDEN}:
+            raise ModuleNotFoundError(name + " must not be imported", name=name)
 sys.meta_path.insert(0, Forbid())
 for name in {modules}: importlib.import_module("recsys_nb." + name)
 """
@@ -62,50 +132,103 @@ for name in {modules}: importlib.import_module("recsys_nb." + name)
 
 # What stands in settings.ini and constraints.txt
 
-def names(lines): return {re.sub(r"[-_.]+", "-", m[0].lower()): line for line in lines if (m := re.match(r"[\w.-]+", line))}
+
+def names(lines):
+    return {
+        re.sub(r"[-_.]+", "-", m[0].lower()): line
+        for line in lines
+        if (m := re.match(r"[\w.-]+", line))
+    }
 
 
 def test_requirements_have_lower_bounds():
-    asked = [r for key in cfg if key.endswith("requirements") and key != "dev_requirements" for r in cfg[key].split()]
+    asked = [
+        r
+        for key in cfg
+        if key.endswith("requirements") and key != "dev_requirements"
+        for r in cfg[key].split()
+    ]
     assert asked and not [r for r in asked if ">=" not in r]
 
 
 def test_everything_asked_for_is_pinned():
-    pins = names((root/"constraints.txt").read_text(encoding="utf-8").splitlines())
-    asked = names(r for key in cfg if key.endswith("requirements") for r in cfg[key].split())
-    assert not sorted(asked.keys() - pins.keys()), "run by a developer, but not in constraints.txt"
+    pins = names((root / "constraints.txt").read_text(encoding="utf-8").splitlines())
+    asked = names(
+        r for key in cfg if key.endswith("requirements") for r in cfg[key].split()
+    )
+    assert not sorted(asked.keys() - pins.keys()), (
+        "run by a developer, but not in constraints.txt"
+    )
     assert not [line for line in pins.values() if "==" not in line]
-    assert not [r for n, r in asked.items() if (m := re.search(r"==([^;]+)", r)) and f"=={m[1]}" not in pins[n]], "pinned differently in settings.ini"
+    assert not [
+        r
+        for n, r in asked.items()
+        if (m := re.search(r"==([^;]+)", r)) and f"=={m[1]}" not in pins[n]
+    ], "pinned differently in settings.ini"
 
 
 # What every public name says of itself
 
-def public(module): return [(n, getattr(module, n)) for n in getattr(module, "__all__", ()) if inspect.isclass(getattr(module, n)) or inspect.isfunction(getattr(module, n))]
+
+def public(module):
+    return [
+        (n, getattr(module, n))
+        for n in getattr(module, "__all__", ())
+        if inspect.isclass(getattr(module, n)) or inspect.isfunction(getattr(module, n))
+    ]
 
 
 def functions(name, obj):
-    "The functions whose parameters a reader meets: `obj`, or the constructor (of dataclasses the fields) and public methods of a class."
-    if not inspect.isclass(obj): return [(name, obj)]
-    fields = getattr(obj, "__dataclass_fields__", {}) # a function may be the default of one
-    own = [(f"{name}.{n}", getattr(f, "__func__", f)) for n, f in vars(obj).items() if not n.startswith("_") and n not in fields and (inspect.isfunction(f) or isinstance(f, (classmethod, staticmethod)))]
-    if getattr(obj, "_is_protocol", False): return own # nobody makes one
-    constructor = [] if issubclass(obj, BaseException) else [(name, obj)] if hasattr(obj, "__dataclass_fields__") else [(name, vars(obj)["__init__"])] if "__init__" in vars(obj) else []
+    """The functions whose parameters a reader meets: `obj`, or the constructor (of
+    dataclasses the fields) and public methods of a class."""
+    if not inspect.isclass(obj):
+        return [(name, obj)]
+    fields = getattr(
+        obj, "__dataclass_fields__", {}
+    )  # a function may be the default of one
+    own = [
+        (f"{name}.{n}", getattr(f, "__func__", f))
+        for n, f in vars(obj).items()
+        if not n.startswith("_")
+        and n not in fields
+        and (inspect.isfunction(f) or isinstance(f, (classmethod, staticmethod)))
+    ]
+    if getattr(obj, "_is_protocol", False):
+        return own  # nobody makes one
+    constructor = (
+        []
+        if issubclass(obj, BaseException)
+        else [(name, obj)]
+        if hasattr(obj, "__dataclass_fields__")
+        else [(name, vars(obj)["__init__"])]
+        if "__init__" in vars(obj)
+        else []
+    )
     return constructor + own
 
 
 def undocumented(where, f):
     "Parameters of f without a comment; `ax` is always the axes to draw on."
     from fastcore.docments import docments
+
     said = docments(f, full=True, args_kwargs=True)
-    if hasattr(f, "__dataclass_fields__"): said = {p: d for p, d in said.items() if p in vars(f).get("__annotations__", {})} # what is inherited is documented where it is defined
-    return [f"{where}({p})" for p, d in said.items() if p not in ("self", "cls", "return", "ax") and not (d.docment or "").strip()]
+    if hasattr(f, "__dataclass_fields__"):
+        said = {
+            p: d for p, d in said.items() if p in vars(f).get("__annotations__", {})
+        }  # what is inherited is documented where it is defined
+    return [
+        f"{where}({p})"
+        for p, d in said.items()
+        if p not in ("self", "cls", "return", "ax") and not (d.docment or "").strip()
+    ]
 
 
 @pytest.mark.parametrize("name", modules)
 def test_public_names_are_documented(name):
     module, missing = importlib.import_module(f"recsys_nb.{name}"), []
     for n, obj in public(module):
-        if not (vars(obj).get("__doc__") if inspect.isclass(obj) else obj.__doc__): missing.append(f"{n} has no docstring")
+        if not (vars(obj).get("__doc__") if inspect.isclass(obj) else obj.__doc__):
+            missing.append(f"{n} has no docstring")
         for where, f in functions(n, obj):
             missing += undocumented(where, f)
     assert not missing
@@ -113,12 +236,15 @@ def test_public_names_are_documented(name):
 
 @pytest.mark.parametrize("name", modules)
 def test_annotations_resolve(name):
-    "The site shows signatures with their annotations evaluated: a name that is imported in a function cannot stand in one."
+    """The site shows signatures with their annotations evaluated: a name that is
+    imported in a function cannot stand in one."""
     module, wrong = importlib.import_module(f"recsys_nb.{name}"), []
     for n, obj in public(module):
         for where, f in functions(n, obj):
-            try: inspect.signature(f, eval_str=True)
-            except NameError as e: wrong.append(f"{where}: {e}")
+            try:
+                inspect.signature(f, eval_str=True)
+            except NameError as e:
+                wrong.append(f"{where}: {e}")
     assert not wrong
 
 
@@ -126,47 +252,100 @@ def test_no_exception_is_swallowed():
     "No bare `except:` and no `except ...: pass` in the modules."
     found = []
     for m in modules:
-        for node in ast.walk(ast.parse((root/f"recsys_nb/{m.replace('.', '/')}.py").read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ExceptHandler) and (node.type is None or all(isinstance(s, ast.Pass) for s in node.body)): found.append(f"{m}.py:{node.lineno}")
+        for node in ast.walk(
+            ast.parse(
+                (root / f"recsys_nb/{m.replace('.', '/')}.py").read_text(
+                    encoding="utf-8"
+                )
+            )
+        ):
+            if isinstance(node, ast.ExceptHandler) and (
+                node.type is None or all(isinstance(s, ast.Pass) for s in node.body)
+            ):
+                found.append(f"{m}.py:{node.lineno}")
     assert not found
 
 
 # The checks find what they are for
 
+
 @pytest.fixture
 def house(tmp_path):
     "A copy of the notebooks, modules and settings, in which things may be broken."
-    for n in [".ci", "nbs", "recsys_nb"]: shutil.copytree(root/n, tmp_path/n, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    for n in ["settings.ini", "README.md", "_quarto.yml"]: shutil.copy(root/n, tmp_path/n)
+    for n in [".ci", "nbs", "recsys_nb"]:
+        shutil.copytree(
+            root / n,
+            tmp_path / n,
+            symlinks=True,
+            ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"),
+        )
+    for n in ["settings.ini", "README.md", "_quarto.yml"]:
+        shutil.copy(root / n, tmp_path / n)
     return tmp_path
 
 
-def check(house): return run(".ci/check.py", cwd=house)
+def check(house):
+    return run(".ci/check.py", cwd=house)
 
 
 def test_check_finds_a_module_edited_by_hand(house):
-    file = house/"recsys_nb/recommenders/baselines.py"
-    file.write_text(file.read_text(encoding="utf-8").replace("# %%", "# edited\n# %%", 1), encoding="utf-8")
+    file = house / "recsys_nb/recommenders/baselines.py"
+    file.write_text(
+        file.read_text(encoding="utf-8").replace("# %%", "# edited\n# %%", 1),
+        encoding="utf-8",
+    )
     r = check(house)
-    assert r.returncode == 1 and "recsys_nb/recommenders/baselines.py is not the export" in r.stderr, r.stderr
+    assert (
+        r.returncode == 1
+        and "recsys_nb/recommenders/baselines.py is not the export" in r.stderr
+    ), r.stderr
 
 
 def test_check_finds_a_module_without_a_notebook(house):
-    (house/"recsys_nb/stray.py").write_text("x = 1\n", encoding="utf-8")
+    (house / "recsys_nb/stray.py").write_text("x = 1\n", encoding="utf-8")
     r = check(house)
-    assert r.returncode == 1 and "recsys_nb/stray.py is not the export" in r.stderr, r.stderr
+    assert r.returncode == 1 and "recsys_nb/stray.py is not the export" in r.stderr, (
+        r.stderr
+    )
 
 
-@pytest.mark.parametrize("old, new, says", [
-    ('"metadata": {}', '"metadata": {"scrolled": true}', "26_evaluation.protocol.ipynb is not clean"),
-    ('"cells": [', '"cells": [,', "26_evaluation.protocol.ipynb is not a notebook: JSONDecodeError"),
-    ('"output_type": "stream"', '"output_type": "error"', "26_evaluation.protocol.ipynb holds an error output"),
-    ('"name": "stdout"', '"name": "stderr"', "26_evaluation.protocol.ipynb holds a warning"),
-    ('"from fastcore', r'"warnings.simplefilter(\"ignore\")\n", "from fastcore', "26_evaluation.protocol.ipynb changes all warnings"),
-    ('"image/png"', '"image/none"', "26_evaluation.protocol.ipynb has a figure cell without its figure"),
-])
+@pytest.mark.parametrize(
+    "old, new, says",
+    [
+        (
+            '"metadata": {}',
+            '"metadata": {"scrolled": true}',
+            "26_evaluation.protocol.ipynb is not clean",
+        ),
+        (
+            '"cells": [',
+            '"cells": [,',
+            "26_evaluation.protocol.ipynb is not a notebook: JSONDecodeError",
+        ),
+        (
+            '"output_type": "stream"',
+            '"output_type": "error"',
+            "26_evaluation.protocol.ipynb holds an error output",
+        ),
+        (
+            '"name": "stdout"',
+            '"name": "stderr"',
+            "26_evaluation.protocol.ipynb holds a warning",
+        ),
+        (
+            '"from fastcore',
+            r'"warnings.simplefilter(\"ignore\")\n", "from fastcore',
+            "26_evaluation.protocol.ipynb changes all warnings",
+        ),
+        (
+            '"image/png"',
+            '"image/none"',
+            "26_evaluation.protocol.ipynb has a figure cell without its figure",
+        ),
+    ],
+)
 def test_check_finds_an_unclean_notebook(house, old, new, says):
-    file = house/"nbs/26_evaluation.protocol.ipynb"
+    file = house / "nbs/26_evaluation.protocol.ipynb"
     text = file.read_text(encoding="utf-8")
     assert old in text
     file.write_text(text.replace(old, new, 1), encoding="utf-8")
@@ -175,22 +354,48 @@ def test_check_finds_an_unclean_notebook(house, old, new, says):
 
 
 def test_check_finds_a_stale_readme(house):
-    (house/"README.md").write_text("old", encoding="utf-8")
+    (house / "README.md").write_text("old", encoding="utf-8")
     r = check(house)
     assert r.returncode == 1 and "README.md is not index.ipynb" in r.stderr, r.stderr
 
 
 def test_links_are_checked(house):
-    site = house/"site"
-    (site/"sub").mkdir(parents=True)
-    (site/"a.html").write_text('<a href="sub/b.html#there"><a href="https://elsewhere.org/x"><a href="#top"><p id="top">', encoding="utf-8")
-    (site/"sub/b.html").write_text('<p id="there"><a href="../a.html"><img src="../gone.png"><a href="../a.html#gone"><a href="/recsys_nb/c.html">', encoding="utf-8")
-    r = run("-c", f"import sys; sys.path.insert(0, '.ci'); from pathlib import Path; from site_tools import broken_links; print(*broken_links(Path('{site}')), sep='\\n')", cwd=house)
+    site = house / "site"
+    (site / "sub").mkdir(parents=True)
+    (site / "a.html").write_text(
+        '<a href="sub/b.html#there"><a href="https://elsewhere.org/x">'
+        '<a href="#top"><p id="top">',
+        encoding="utf-8",
+    )
+    (site / "sub/b.html").write_text(
+        '<p id="there"><a href="../a.html"><img src="../gone.png">'
+        '<a href="../a.html#gone"><a href="/recsys_nb/c.html">',
+        encoding="utf-8",
+    )
+    code = f"""
+import sys
+sys.path.insert(0, '.ci')
+from pathlib import Path
+from site_tools import broken_links
+print(*broken_links(Path('{site}')), sep='\\n')
+"""
+    r = run("-c", code, cwd=house)
     assert r.returncode == 0, r.stderr
-    assert r.stdout.splitlines() == ["sub/b.html: ../gone.png does not exist", "sub/b.html: ../a.html#gone has no such anchor", "sub/b.html: /recsys_nb/c.html does not exist"]
+    assert r.stdout.splitlines() == [
+        "sub/b.html: ../gone.png does not exist",
+        "sub/b.html: ../a.html#gone has no such anchor",
+        "sub/b.html: /recsys_nb/c.html does not exist",
+    ]
 
 
 def test_links_of_the_readme_lead_somewhere():
-    text = (root/"README.md").read_text(encoding="utf-8")
-    gone = [link for link in re.findall(r"\]\(([^)#\s]+)|src=\"([^\"]+)", text) for link in link if link and not re.match(r"https?:|mailto:", link) and not (root/link).exists()]
+    text = (root / "README.md").read_text(encoding="utf-8")
+    gone = [
+        link
+        for link in re.findall(r"\]\(([^)#\s]+)|src=\"([^\"]+)", text)
+        for link in link
+        if link
+        and not re.match(r"https?:|mailto:", link)
+        and not (root / link).exists()
+    ]
     assert not gone

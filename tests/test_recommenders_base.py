@@ -10,7 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_nb.data import DataError, Dataset, UnknownIdError
-from recsys_nb.recommenders.base import BaseRecommender, Catalogue, check_ids
+from recsys_nb.recommenders.base import (
+    BaseRecommender,
+    Catalogue,
+    check_some_known,
+)
 from recsys_nb.recommenders.lists import top_k
 
 MIB = 2**20
@@ -231,8 +235,8 @@ def test_long_ids_are_known(first):
 
 
 def test_new_ids_are_no_error():
-    assert check_ids(pd.Index(["Zoe"]), pd.Index(["Ada"]), "user") is None
-    assert check_ids(pd.Index([2**62]), pd.Index([1]), "user") is None
+    assert check_some_known(pd.Index(["Zoe"]), pd.Index(["Ada"]), "user") is None
+    assert check_some_known(pd.Index([2**62]), pd.Index([1]), "user") is None
 
 
 def test_raw_events_count_as_in_training():

@@ -133,7 +133,7 @@ from .roles import plain_name as plain_name
 from .roles import guess_column as guess_column
 from .roles import guess_id_column as guess_id_column
 from .roles import guess_times as guess_times
-from .roles import guess_roles as guess_roles
+from .roles import guess_log_roles as guess_log_roles
 from .shop import PILOT_VISITS as PILOT_VISITS
 from .shop import share_browsing as share_browsing
 from .shop import LoggingPolicy as LoggingPolicy

@@ -16,7 +16,7 @@ import pyarrow as pa
 from .columns import DataError, DuplicateRowError, as_frame
 from .dataset import Dataset
 from .readers import PACKED_SUFFIXES, find_format, read_frame
-from .roles import guess_id_column, guess_roles
+from .roles import guess_id_column, guess_log_roles
 from .splits import mark_split
 from .tables import convert_text, read_text
 
@@ -78,7 +78,7 @@ def _read_table_of(role: str, table, column: str, options: dict):
 def _read_with_ids(path, roles, options) -> pd.DataFrame:
     "The log, and read again where ids had become decimals or truth values."
     frame = read_frame(path, **options)
-    found = guess_roles(frame, **roles, where=str(path))
+    found = guess_log_roles(frame, **roles, where=str(path))
     columns = [found["user"], found["item"]]
     kinds = [frame[column] for column in columns]
     spoilt = [pd.api.types.is_float_dtype(ids) for ids in kinds]

@@ -19,7 +19,7 @@ from recsys_nb.data.columns import (
 from .times import looks_like_times, mentions_times
 
 # %% auto #0
-__all__ = ['ROLE_NAMES', 'plain_name', 'guess_column', 'guess_id_column', 'guess_times', 'guess_roles']
+__all__ = ['ROLE_NAMES', 'plain_name', 'guess_column', 'guess_id_column', 'guess_times', 'guess_log_roles']
 
 # %% ../../nbs/04c_data.roles.ipynb #f964c056
 ROLE_NAMES = {
@@ -130,7 +130,7 @@ def guess_times(
     return None
 
 # %% ../../nbs/04c_data.roles.ipynb #28c31110
-def guess_roles(
+def guess_log_roles(
     frame: pd.DataFrame,  # a log with any column names
     user: str | None = None,  # the column of users; None: guessed
     item: str | None = None,  # of items

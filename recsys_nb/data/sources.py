@@ -17,7 +17,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,7 @@ from .dataset import Dataset
 from .engine_logs import read_table
 from .logs import LINE_FORMATS, load_parts, name_of_file, read_log
 from .readers import READERS, read_frame
-from .roles import guess_roles
+from .roles import guess_log_roles
 from .simulation import simulate
 
 # %% auto #0
@@ -168,7 +168,7 @@ _GENRES = (
 
 def _read_movielens_100k(folder: Path):
     "The edition of 1998: u.data, u.item, u.user."
-    bars = {"sep": "|", "encoding": "latin-1", "format": "csv"}
+    bars: dict[str, Any] = {"sep": "|", "encoding": "latin-1", "format": "csv"}
     names = "user_id,item_id,value,timestamp"
     log = read_frame(folder / "u.data", sep="\t", names=names)
     names = "user_id,age,gender,occupation,zip_code"
@@ -344,7 +344,7 @@ def _load_file(path: Path, format, options: dict):
 def _from_layout(log, users, items, options):
     "A Dataset of files whose columns have known names."
     roles = {k: options.pop(k, None) for k in ("user", "item", "timestamp", "event")}
-    roles = guess_roles(log, value=options.pop("value", None), **roles)
+    roles = guess_log_roles(log, value=options.pop("value", None), **roles)
     return Dataset.from_frame(log, users=users, items=items, **roles, **options)
 
 # %% ../../nbs/07_data.sources.ipynb #22fad90c
@@ -394,7 +394,7 @@ def load(
     valid: str | Path | None = None,  # its validation file, where it has one
     test: str | Path | None = None,  # its test file
     **options,  # of `simulate`, `read_table` (engines), or `read_log` (files)
-) -> Dataset | tuple:  # the parts, where the data come split
+) -> Any:  # a Dataset; a tuple of the parts, where the data come split
     "A known data set, your own files, or a table that stays in its engine."
     name = str(name_or_path)
     if format and format not in (*READERS, *LINE_FORMATS):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -62,7 +63,7 @@ def _divide(log: Dataset, held: np.ndarray, **how):
     return mark_split(how, train, test)
 
 
-def _stays_in_engine(log) -> bool:
+def _stays_in_engine(log) -> TypeGuard[Any]:
     "Whether the log is a Warehouse, which splits by queries of its own."
     return hasattr(log, "events")
 

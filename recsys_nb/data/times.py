@@ -76,7 +76,7 @@ def _numeric_times(numbers: pd.Series) -> tuple[pd.Series, np.ndarray]:
     counts = {unit: int(mask.sum()) for unit, mask in inside.items() if mask.any()}
     if not counts:
         return times, reasons
-    main = max(counts, key=counts.get)
+    main = max(counts, key=counts.__getitem__)
     for unit in counts:
         reasons[inside[unit]] = name_other_unit(unit, main)
     mask = inside[main]

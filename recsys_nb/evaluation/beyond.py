@@ -45,7 +45,7 @@ def exposure_gini(
     k: int,  # the cut-off
 ) -> np.ndarray:  # contributions, float (n_users,); NaN where nothing is shown
     "Contributions whose mean is the Gini coefficient of how often items are shown."
-    top, n_items = evidence.lists.codes[:, :k], evidence.n_items
+    top, n_items = evidence.lists.codes[:, :k], evidence.n_items or 0
     shown = np.bincount(top[top >= 0], minlength=n_items)
     total = shown.sum()
     if not total:
@@ -131,14 +131,14 @@ def read_item_rows(given, ids: pd.Index, what: str) -> np.ndarray:
             "is recommended or was had before."
         )
     table = pd.get_dummies(given) if isinstance(given, pd.Series) else given
-    values = read_numbers(table, what)[row]
+    values = read_item_numbers(table, what)[row]
     if not np.isfinite(values).all():
         bad = (~np.isfinite(values)).any(axis=1).argmax()
         raise MetricsError(f"{what} is not finite for item {show_id(ids[bad])}.")
     return np.append(values, np.zeros((1, values.shape[1])), axis=0)
 
 
-def read_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
+def read_item_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     "A table of numbers as an array."
     numeric = pd.api.types.is_numeric_dtype
     text = [name for name, kind in table.dtypes.items() if not numeric(kind)]

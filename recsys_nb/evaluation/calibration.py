@@ -176,9 +176,10 @@ def tabulate_bins(y: np.ndarray, p: np.ndarray, bins: np.ndarray, level: float):
 
 # %% ../../nbs/29_evaluation.calibration.ipynb #d67c97f5
 def reliability(
-    y_true: Sequence,  # labels, 0 or 1, shape (n,)
-    p: Sequence,  # predicted probabilities, shape (n,)
-    user_ids: Sequence | None = None,  # of each row (n,): resamples users, not rows
+    y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
+    p: Sequence | np.ndarray | pd.Series,  # predicted probabilities, shape (n,)
+    # of each row (n,): resamples users, not rows
+    user_ids: Sequence | np.ndarray | pd.Series | None = None,
     n_bins: int = 10,  # bins of equal mass; fewer where predictions are tied
     n_boot: int = 1000,  # resamples; 0: no interval of the ECE
     seed: int = 0,  # of the resamples and of chance
@@ -187,8 +188,8 @@ def reliability(
 ) -> Reliability:  # prints, plots, and gives a frame
     "How well probabilities agree with what happened."
     check_resampling(n_boot, level)
-    y, p = read_probabilities(y_true, p, "p")
-    p = p.astype(float)
+    y, given = read_probabilities(y_true, p, "p")
+    p = given.astype(float)
     unit, _ = read_units(user_ids, len(y))
     bins = split_by_mass(p, n_bins)
     distances = bin_distances(y, p, bins)
@@ -256,8 +257,9 @@ class PlattCalibrator:
 
     def fit(
         self,
-        y_true: Sequence,  # labels, 0 or 1, shape (n,)
-        p: Sequence,  # predicted probabilities of examples not trained on, shape (n,)
+        y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
+        # predicted probabilities of examples not trained on, shape (n,)
+        p: Sequence | np.ndarray | pd.Series,
     ) -> PlattCalibrator:  # raises a MetricsError where the slope is not above 0
         "Learn a and b."
         label, z = read_examples(y_true, p)
@@ -280,7 +282,7 @@ class PlattCalibrator:
 
     def transform(
         self,
-        p: Sequence,  # probabilities, shape (n,)
+        p: Sequence | np.ndarray | pd.Series,  # probabilities, shape (n,)
     ) -> np.ndarray:  # float64 (n,), from 0 to 1
         "The calibrated probabilities."
         return calibrate(self.logits, p)
@@ -303,8 +305,9 @@ class IsotonicCalibrator:
 
     def fit(
         self,
-        y_true: Sequence,  # labels, 0 or 1, shape (n,)
-        p: Sequence,  # predicted probabilities of examples not trained on, shape (n,)
+        y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
+        # predicted probabilities of examples not trained on, shape (n,)
+        p: Sequence | np.ndarray | pd.Series,
     ) -> IsotonicCalibrator:  # itself
         "Learn the knots."
         label, z = read_examples(y_true, p)
@@ -324,7 +327,7 @@ class IsotonicCalibrator:
 
     def transform(
         self,
-        p: Sequence,  # probabilities, shape (n,)
+        p: Sequence | np.ndarray | pd.Series,  # probabilities, shape (n,)
     ) -> np.ndarray:  # float64 (n,), from 0 to 1
         "The calibrated probabilities."
         return calibrate(self.logits, p)
@@ -365,18 +368,18 @@ def measure_ratio(y, p, unit, n_boot: int, seed: int, level: float) -> dict:
 
 # %% ../../nbs/29_evaluation.calibration.ipynb #41fb5f5f
 def by_segment(
-    y_true: Sequence,  # labels, 0 or 1, shape (n,)
-    p: Sequence,  # predicted probabilities, shape (n,)
-    segments: Sequence,  # the segment of each row, shape (n,)
-    user_ids: Sequence | None = None,  # as in `reliability`
+    y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
+    p: Sequence | np.ndarray | pd.Series,  # predicted probabilities, shape (n,)
+    segments: Sequence | np.ndarray | pd.Series,  # the segment of each row, shape (n,)
+    user_ids: Sequence | np.ndarray | pd.Series | None = None,  # as in `reliability`
     n_bins: int = 10,  # of the ECE
     n_boot: int = 1000,  # resamples
     seed: int = 0,  # of the resamples
     level: float = 0.95,  # of the interval
 ) -> pd.DataFrame:  # a row per segment: rows, predicted, observed, ratio, low, high, …
     "Calibration within each segment."
-    y, p = read_probabilities(y_true, p, "p")
-    p = p.astype(float)
+    y, given = read_probabilities(y_true, p, "p")
+    p = given.astype(float)
     unit, _ = read_units(user_ids, len(y))
     if segments is None:
         raise MetricsError("segments is None; give the segment of each row.")

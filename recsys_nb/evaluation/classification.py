@@ -81,7 +81,9 @@ RANKER_SCALES: dict[str, Scale] = {
 GAUC_WEIGHTS = ("users", "rows")
 
 
-def read_probabilities(y_true, y_score, what: str = "y_score") -> tuple:
+def read_probabilities(
+    y_true, y_score, what: str = "y_score"
+) -> tuple[np.ndarray, np.ndarray]:
     "Labels as bool and probabilities as floats, checked."
     label, p = read_labels(y_true, y_score)
     if not np.issubdtype(p.dtype, np.floating):
@@ -119,9 +121,10 @@ def gather_gauc(auc: np.ndarray, rows: np.ndarray, weights: str) -> np.ndarray:
 
 # %% ../../nbs/28_evaluation.classification.ipynb #2b54f952
 def ranker_metrics(
-    y_true: Sequence,  # labels, 0 or 1, shape (n,)
-    y_score: Sequence,  # predicted probabilities, shape (n,)
-    user_ids: Sequence | None = None,  # of each row (n,): adds gauc, resamples users
+    y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
+    y_score: Sequence | np.ndarray | pd.Series,  # predicted probabilities, shape (n,)
+    # of each row (n,): adds gauc, resamples users
+    user_ids: Sequence | np.ndarray | pd.Series | None = None,
     gauc_weights: str = "users",  # each user counts alike; "rows": by their rows
     n_boot: int = 1000,  # resamples for the intervals; 0: no intervals
     seed: int = 0,  # of the resamples
@@ -156,7 +159,7 @@ def ranker_metrics(
     stated, left_out = state_protocol(protocol)
     stated |= {"resampled": "rows" if users is None else "users"}
     stated |= {"gauc_weights": gauc_weights, "n_boot": n_boot, "seed": seed}
-    stated |= {"level": level, "truth": hash_rows(label, unit)}
+    stated |= {"level": level, "truth": hash_examples(label, unit)}
     return Report(
         pd.Series(matrix.mean(axis=0), names),
         pd.DataFrame(resample_means(matrix, n_boot, seed), columns=names),
@@ -178,7 +181,7 @@ def tabulate_users(label, p, unit, users) -> pd.DataFrame:
     return pd.DataFrame(table, index=pd.Index(users, name="user_id"))
 
 
-def hash_rows(label: np.ndarray, unit: np.ndarray) -> str:
+def hash_examples(label: np.ndarray, unit: np.ndarray) -> str:
     "A hash of the labels and of who they belong to."
     labels = pd.util.hash_array(np.packbits(label)).sum()
     return f"{labels ^ pd.util.hash_array(unit).sum():016x}"

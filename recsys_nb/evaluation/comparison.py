@@ -94,7 +94,8 @@ def tabulate_differences(comparison: Comparison) -> pd.DataFrame:
     table.insert(2, "a", a.values.to_numpy(float))
     table.insert(3, "b", b.values.to_numpy(float))
     table.insert(4, "difference", difference)
-    p = find_p(draws.to_numpy(), difference, n, count_differing(comparison))
+    differing = np.array(count_differing(comparison))
+    p = find_p(draws.to_numpy(), difference, n, differing)
     return table.assign(p=p)
 
 
@@ -127,7 +128,8 @@ def list_differences(a: Report, b: Report) -> list[str]:
     if a.per_user is None or b.per_user is None:
         return found
     users = [report.per_user.index for report in (a, b)]
-    check_ids_meet(*users, "user_id of the first report", "the second")
+    first, second = users
+    check_ids_meet(first, second, "user_id of the first report", "the second")
     for mine, theirs, which in ((a, b, "first"), (b, a, "second")):
         only = mine.per_user.index.difference(theirs.per_user.index)
         if len(only):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -62,23 +63,23 @@ def check_length(n: int, **given) -> None:
 # %% ../../nbs/30_evaluation.maps.ipynb #3e2c1626
 def neighbours(
     vectors: np.ndarray,  # one row per item, (n, d)
-    ids: Sequence[Hashable],  # the items' ids, (n,)
+    ids: Sequence | np.ndarray | pd.Index | pd.Series,  # the items' ids, (n,)
     query_id: Hashable,  # the item to start from
     k: int = 10,  # how many neighbours
 ) -> pd.DataFrame:  # item_id, similarity (cosine), the nearest first, without itself
     "The items whose vectors point most nearly in the direction of one item's."
-    table, ids = read_vectors(vectors), pd.Index(as_column(ids))
-    check_length(len(table), ids=ids)
-    if query_id not in ids:
+    table, index = read_vectors(vectors), pd.Index(as_column(ids))
+    check_length(len(table), ids=index)
+    if query_id not in index:
         raise ValueError(
-            f"there is no id {query_id!r} among the {len(ids)} ids, which begin with "
-            f"{list(ids[:3])}."
+            f"there is no id {query_id!r} among the {len(index)} ids, which begin with "
+            f"{list(index[:3])}."
         )
-    row = int(ids.get_indexer_for([query_id])[0])
+    row = int(index.get_indexer_for([query_id])[0])
     similarity = table @ table[row]
     order = np.argsort(-similarity, kind="stable")
     order = order[order != row][:k]
-    return pd.DataFrame({"item_id": ids[order], "similarity": similarity[order]})
+    return pd.DataFrame({"item_id": index[order], "similarity": similarity[order]})
 
 # %% ../../nbs/30_evaluation.maps.ipynb #8becac57
 def rank_neighbours(table: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -181,7 +182,7 @@ class EmbeddingMap:
         title: str | None = None,  # None: what the map shows
     ) -> plt.Axes:  # the axes
         "The points by label: the 9 commonest and 'other' where there are more than 10."
-        return draw_map(self, ax, title)
+        return draw_embedding_map(self, ax, title)
 
     def alt_text(self) -> str:  # one or two sentences
         "What the picture shows, for those who cannot see it."
@@ -207,7 +208,9 @@ class EmbeddingMap:
 GREY = (0.8, 0.8, 0.8)
 
 
-def draw_map(found: EmbeddingMap, ax: plt.Axes | None, title: str | None) -> plt.Axes:
+def draw_embedding_map(
+    found: EmbeddingMap, ax: plt.Axes | None, title: str | None
+) -> plt.Axes:
     "Draw a map; rare labels are grey, and the figures stand in the title."
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 5))
@@ -247,8 +250,10 @@ def describe_map(found: EmbeddingMap) -> str:
 # %% ../../nbs/30_evaluation.maps.ipynb #a7c85896
 def tsne_map(
     vectors: np.ndarray,  # one row per point, (n, d): an embedding table, for instance
-    ids: Sequence[Hashable] | None = None,  # (n,); None: the row numbers
-    labels: Sequence[Hashable] | None = None,  # a category for each point, (n,)
+    # (n,); None: the row numbers
+    ids: Sequence | np.ndarray | pd.Index | pd.Series | None = None,
+    # a category for each point, (n,)
+    labels: Sequence | np.ndarray | pd.Series | None = None,
     perplexity: float = 30,  # neighbours each point looks at; below a third of n
     seed: int = 42,  # of the map and of the sample
     max_points: int = 5000,  # draw a random sample where there are more
@@ -258,9 +263,9 @@ def tsne_map(
     "Draw vectors on a plane by t-SNE (van der Maaten and Hinton 2008), and measure it."
     table = read_vectors(vectors, normalize)
     given = len(table)
-    ids = np.arange(given) if ids is None else as_column(ids).to_numpy()
-    labels = None if labels is None else as_column(labels).to_numpy()
-    check_length(given, ids=ids, labels=labels)
+    names = np.arange(given) if ids is None else as_column(ids).to_numpy()
+    kinds = None if labels is None else as_column(labels).to_numpy()
+    check_length(given, ids=names, labels=kinds)
     rng, kept = np.random.default_rng(seed), np.arange(given)
     if given > max_points:
         kept = np.sort(rng.choice(given, max_points, replace=False))
@@ -275,10 +280,11 @@ def tsne_map(
         xy, engine = place_points(table, perplexity, seed, engine)
     rows = np.sort(rng.choice(n, min(n, 1000), replace=False))
     k, codes = min(15, (n - 1) // 2), None
-    if labels is not None:
-        labels = labels[kept]
-        codes = pd.factorize(labels, use_na_sentinel=False)[0]
-    figures = {"purity": None, "chance": None} | measure_map(table, xy, codes, rows, k)
+    if kinds is not None:
+        kinds = kinds[kept]
+        codes = pd.factorize(kinds, use_na_sentinel=False)[0]
+    figures: dict[str, Any] = {"purity": None, "chance": None}
+    figures |= measure_map(table, xy, codes, rows, k)
     settings = {"perplexity": perplexity, "seed": seed, "engine": engine}
     settings |= {"given": given, "measured": len(rows)}
-    return EmbeddingMap(xy, ids[kept], labels, k=k, settings=settings, **figures)
+    return EmbeddingMap(xy, names[kept], kinds, k=k, settings=settings, **figures)

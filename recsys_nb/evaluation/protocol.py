@@ -8,6 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -85,7 +86,7 @@ def is_given(needs: str, given: Mapping) -> bool:
     return any(all(given[name] is not None for name in way) for way in ways)
 
 
-def name_function(metric: Callable) -> str:
+def name_function(metric: Callable[..., np.ndarray]) -> str:
     "The name of a metric that is a function."
     name = getattr(metric, "__name__", "")
     if not name.isidentifier():
@@ -96,7 +97,7 @@ def name_function(metric: Callable) -> str:
     return name
 
 
-def choose_metrics(metrics, given: Mapping) -> dict[str, Metric]:
+def choose_metrics(metrics: Any, given: Mapping) -> dict[str, Metric]:
     "The metrics to compute, by name."
     if metrics is None:
         return {
@@ -109,8 +110,9 @@ def choose_metrics(metrics, given: Mapping) -> dict[str, Metric]:
     chosen = {}
     for metric in metrics:
         if callable(metric):
-            name = name_function(metric)
-            chosen[name] = Metric(metric, Scale(name.replace("_", " "), None))
+            own: Any = metric
+            name = name_function(own)
+            chosen[name] = Metric(own, Scale(name.replace("_", " "), None))
             continue
         if metric not in METRICS:
             raise MetricsError(f"no metric {metric!r}; there are {', '.join(METRICS)}.")
@@ -263,7 +265,7 @@ def judge_groups(
     return reports
 
 
-def name_sources(evidence: Evidence, metrics: Mapping) -> dict:
+def name_data(evidence: Evidence, metrics: Mapping) -> dict:
     "The part of a protocol that says by which data: fingerprints, and a size."
     counted = None
     if evidence.popularity is not None and {"novelty", "popularity_lift"} & set(
@@ -333,7 +335,8 @@ def evaluate(
     recommendations: pd.DataFrame,  # user_id, item_id, rank (1, 2, 3, …) or score
     truth,  # user_id, item_id, value or relevance if graded (0: not); or a Dataset
     k: int | Sequence[int] = (10, 20),  # cut-offs: the first k of a list are looked at
-    metrics: Sequence[str] | None = None,  # of METRICS, or functions; None: all
+    # names of METRICS, or functions of your own; None: all that can be computed
+    metrics: str | Callable | Sequence[str | Callable] | None = None,
     items: Iterable | None = None,  # ids of the catalogue, for coverage and gini
     popularity: pd.Series | None = None,  # past events by item id; None: of `train`
     train=None,  # what users had before, as `truth`: for calibration, lift, `seen`
@@ -371,7 +374,7 @@ def evaluate(
     stated, left_out = state_protocol(protocol, **known)
     settings |= {"n_boot": n_boot, "seed": seed, "level": level}
     full = stated | {"k": list(cutoffs), "metrics": list(chosen)} | settings
-    full |= name_sources(evidence, chosen)
+    full |= name_data(evidence, chosen)
     values = compute_values(evidence, chosen, cutoffs)
     judgement = Judgement(evidence, chosen, cutoffs, values, full, name)
     served = evidence.lists.codes[:, 0] >= 0

@@ -96,8 +96,9 @@ def read_cutoffs(k) -> tuple[int, ...]:
 
 # %% ../../nbs/24b_evaluation.ranking.ipynb #c1bf0009
 def compute_metrics(
-    y_true: Sequence,  # labels, 0 or 1, shape (n,)
-    y_pred: Sequence,  # scores, higher is better, shape (n,); ties keep their order
+    y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
+    # scores, higher is better, shape (n,); ties keep their order
+    y_pred: Sequence | np.ndarray | pd.Series,
     k: int = 10,  # how many of the best rows are looked at; more than n means all
 ) -> dict[str, float]:  # auc, precision@k, recall@k, ndcg@k; NaN where undefined
     "Ranking metrics of one scored list (Järvelin & Kekäläinen 2002 for NDCG)."

@@ -21,7 +21,7 @@ from .ranking import Scale
 __all__ = ['Report']
 
 # %% ../../nbs/25b_evaluation.report.ipynb #82e1ea35
-PHRASES = {
+PROTOCOL_PHRASES = {
     "k": "cut-offs {}",
     "missing": "users without lists {}",
     "no_truth": "users without truth {}",
@@ -34,9 +34,17 @@ PHRASES = {
     "seed": "seed {}",
     "group": "only {}",
 }  # what is computed, in words
-COMPUTED = (*PHRASES, "metrics", "level", "truth", "train", "popularity", "catalogue")
+COMPUTED = (
+    *PROTOCOL_PHRASES,
+    "metrics",
+    "level",
+    "truth",
+    "train",
+    "popularity",
+    "catalogue",
+)
 STATED = ("split", "candidates", "seen")
-VALUES = {
+VALUE_WORDS = {
     "zero": "count 0",
     "drop": "left out",
     "min": "min(true items, k)",
@@ -57,7 +65,7 @@ def describe(value) -> str:
         return ", ".join(map(str, value))
     if isinstance(value, int):
         return f"{value:,}"
-    return VALUES.get(value, str(value))
+    return VALUE_WORDS.get(str(value), str(value))
 
 
 def write_card(protocol: dict) -> str:
@@ -69,7 +77,7 @@ def write_card(protocol: dict) -> str:
     ]
     metrics = protocol.get("metrics")
     computed = []
-    for key, phrase in PHRASES.items():
+    for key, phrase in PROTOCOL_PHRASES.items():
         metric = ONLY_FOR.get(key)
         idle = metric is not None and metrics is not None and metric not in metrics
         if key in protocol and not idle:
@@ -110,7 +118,7 @@ def write_label(name: str, scales: dict[str, Scale]) -> str:
     return label + at + k
 
 
-def find_limits(metric: str, scales: dict[str, Scale], paired: bool):
+def find_axis_limits(metric: str, scales: dict[str, Scale], paired: bool):
     "The least and the greatest value of a metric, or of a difference of two."
     limits = scales[metric].limits if metric in scales else None
     if limits is None or not paired:
@@ -131,7 +139,11 @@ def tabulate(
     parts = [split_name(name) for name in draws]
     ends = [
         find_interval(
-            draws[name].to_numpy(), value, n, find_limits(metric, scales, paired), level
+            draws[name].to_numpy(),
+            value,
+            n,
+            find_axis_limits(metric, scales, paired),
+            level,
         )
         for name, value, (metric, _) in zip(draws, estimate, parts, strict=True)
     ]
@@ -225,7 +237,7 @@ class Report:
 
     def to_dict(self) -> dict:  # name, metrics, counts, protocol, groups
         "Everything but the per-user values, ready for JSON; undefined numbers as None."
-        return write_report(self)
+        return write_estimates(self)
 
     def card(self) -> str:  # two lines
         "The protocol in words: what was stated, and what was computed."
@@ -258,7 +270,7 @@ class Report:
         return "\n".join([head, pivot_report(self).to_string(), self.card()])
 
 # %% ../../nbs/25b_evaluation.report.ipynb #35fba6e9
-def write_report(report: Report) -> dict:
+def write_estimates(report: Report) -> dict:
     "A report as plain values."
     rows = report.to_frame()[["value", "low", "high"]].to_dict("records")
     metrics = {

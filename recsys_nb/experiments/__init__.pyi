@@ -41,14 +41,14 @@ from .monitoring import Monitor as Monitor
 from .monitoring import monitor as monitor
 from .outcomes import KINDS as KINDS
 from .outcomes import VALUES as VALUES
-from .outcomes import Metric as Metric
+from .outcomes import ExperimentMetric as ExperimentMetric
 from .outcomes import parse_metrics as parse_metrics
 from .outcomes import set_kinds as set_kinds
 from .outcomes import set_caps as set_caps
 from .outcomes import describe_text as describe_text
 from .outcomes import read_floats as read_floats
 from .outcomes import read_array as read_array
-from .outcomes import read_numbers as read_numbers
+from .outcomes import read_measures as read_measures
 from .outcomes import sum_by_user as sum_by_user
 from .outcomes import read_covariate as read_covariate
 from .outcomes import collect_values as collect_values
@@ -86,7 +86,7 @@ from .sequential import tuned_tau as tuned_tau
 from .users import USER_POLICIES as USER_POLICIES
 from .users import read_rows as read_rows
 from .users import plain_value as plain_value
-from .users import find_column as find_column
+from .users import require_column as require_column
 from .users import check_complete as check_complete
 from .users import read_times as read_times
 from .users import check_spelling as check_spelling

@@ -22,7 +22,7 @@ from recsys_nb.experiments.decision import (
 )
 from .effects import NOT_TESTED, compare_groups
 from recsys_nb.experiments.outcomes import (
-    Metric,
+    ExperimentMetric,
     collect_values,
     group_users,
     parse_metrics,
@@ -42,7 +42,7 @@ from recsys_nb.experiments.users import (
 __all__ = ['cochran_p', 'analyze']
 
 # %% ../../nbs/45_experiments.analysis.ipynb #dc0a4e62
-def check_names(what: str, given, metrics: dict[str, Metric]) -> None:
+def check_names(what: str, given, metrics: dict[str, ExperimentMetric]) -> None:
     "Raise where an option names something that is no metric."
     unknown = sorted(set(given) - set(metrics))
     if unknown:
@@ -69,7 +69,7 @@ def check_guardrails(guardrails: Mapping[str, float], decides: str) -> None:
 # %% ../../nbs/45_experiments.analysis.ipynb #b97b4208
 def configure_metrics(
     metrics, kind, covariates, guardrails, unbounded, winsorize
-) -> list[Metric]:
+) -> list[ExperimentMetric]:
     "Metrics with all their options."
     chosen = parse_metrics(metrics)
     before = parse_metrics(covariates) if covariates else {}
@@ -121,7 +121,9 @@ def cochran_p(
     return float(stats.chi2.sf(q, len(d) - 1))
 
 # %% ../../nbs/45_experiments.analysis.ipynb #7a856762
-def compare_level(metric: Metric, values: dict, users: Assignment, at, alpha: float):
+def compare_level(
+    metric: ExperimentMetric, values: dict, users: Assignment, at, alpha: float
+):
     "The rows of one level of a segment."
     arm = users.arm[at]
     sizes = np.bincount(arm, minlength=len(users.arms))
@@ -140,7 +142,9 @@ def compare_level(metric: Metric, values: dict, users: Assignment, at, alpha: fl
     return rows
 
 
-def compare_segments(metric: Metric, values: dict, users: Assignment, parts, alpha):
+def compare_segments(
+    metric: ExperimentMetric, values: dict, users: Assignment, parts, alpha
+):
     "A metric's rows for every level of every segment (column, groups, labels)."
     rows = []
     for column, group, labels in parts:
@@ -158,7 +162,7 @@ def tabulate_segments(rows: list[dict], correction: str, alpha: float) -> pd.Dat
     tests = table.groupby(["metric", "segment", "variant"], sort=False)
     found = [cochran_p(part.difference, part.se) for _, part in tests]
     number = tests.ngroup().to_numpy()
-    adjusted = adjust_p_values(found, correction)
+    adjusted = adjust_p_values(np.array(found), correction)
     return table.assign(
         p_differs=np.array(found)[number], p_differs_adjusted=adjusted[number]
     )

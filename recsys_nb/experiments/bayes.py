@@ -28,7 +28,7 @@ __all__ = ['compare_posteriors', 'lift_quantiles', 'Bayes', 'beta_binomial']
 FARTHEST = 700.0  # a logit beyond which a probability is 0 or 1 to a computer
 
 
-def find_logits(low: np.ndarray, high: np.ndarray) -> np.ndarray:
+def find_beta_logits(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     "Logits of probabilities, from p where it is small and from 1 - p where that is."
     small = np.minimum(low, 0.5)
     with np.errstate(divide="ignore"):
@@ -42,7 +42,7 @@ def place_nodes(a: np.ndarray, b: np.ndarray, points: int = 4_000):
     levels = np.array([1e-14, 0.001, 0.5, 0.999, 1 - 1e-14])
     low = stats.beta.ppf(levels, a[:, None], b[:, None])
     high = stats.beta.ppf(1 - levels, b[:, None], a[:, None])
-    edges = np.clip(find_logits(low, high), -FARTHEST, FARTHEST)
+    edges = np.clip(find_beta_logits(low, high), -FARTHEST, FARTHEST)
     cuts = np.unique(edges)
     x, w = np.polynomial.legendre.leggauss(max(20, points // len(cuts)))
     half = np.diff(cuts)[:, None] / 2
@@ -57,7 +57,9 @@ def logit_density(t: np.ndarray, a: float, b: float) -> np.ndarray:
     return np.exp(a * log_p + b * log_q - special.betaln(a, b))
 
 
-def logit_distribution(t: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+def logit_distribution(
+    t: np.ndarray, a: float | np.ndarray, b: float | np.ndarray
+) -> np.ndarray:
     "The chance that a probability of Beta(a, b) has a logit below t."
     t = np.clip(t, -FARTHEST, FARTHEST)
     near_0 = special.betainc(a, b, special.expit(t))
@@ -97,7 +99,8 @@ def lift_quantiles(
     level: float,  # of the credible interval
 ) -> np.ndarray:  # (3,): low, median, high
     "Posterior quantiles of the lift of the treatment over the control."
-    t, w = place_nodes(*(np.array([value]) for value in control))
+    a, b = control
+    t, w = place_nodes(np.array([a]), np.array([b]))
     mass = w * logit_density(t, *control)
     log_p = -np.logaddexp(0, -t)
 

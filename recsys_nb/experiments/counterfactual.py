@@ -234,7 +234,9 @@ def off_policy(
     for method, parts in list_estimators(choices, q, value).items():
         sums = [choices.sum_by_user(part) for part in parts]
         names = ["estimate", "se", "low", "high"]
-        numbers = dict(zip(names, estimate_ratio(*sums, alpha), strict=True))
+        above, below = sums
+        found = estimate_ratio(above, below, alpha)
+        numbers = dict(zip(names, found, strict=True))
         row = {"method": method} | numbers
         if bounded:
             row = keep_within_unit(row, choices.user.max() + 1, alpha)

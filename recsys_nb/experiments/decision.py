@@ -276,7 +276,7 @@ class Analysis:
         title: str = "Experiment",  # heading of the page
     ) -> str:  # HTML, self-contained
         "A web page to send round: the decision, the figures, how to read them."
-        return render_page(self, title)
+        return render_analysis(self, title)
 
 # %% ../../nbs/44e_experiments.decision.ipynb #8f2dd182
 def plot_lifts(found: Analysis, ax: plt.Axes) -> plt.Axes:
@@ -394,7 +394,7 @@ def choose_colour(found: Analysis) -> str:
     return "#2a7d46" if found.decision.startswith("Ship") else "#c98a00"
 
 
-def render_page(found: Analysis, title: str) -> str:
+def render_analysis(found: Analysis, title: str) -> str:
     "The page of an analysis."
     options = (found.alpha, found.correction)
 

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from .outcomes import VALUES, Metric, is_whole, read_array
+from recsys_nb.experiments.outcomes import (
+    VALUES,
+    ExperimentMetric,
+    is_whole,
+    read_array,
+)
 from recsys_nb.experiments.proportions import (
     ExperimentError,
     fieller_interval,
@@ -229,12 +234,12 @@ def scale_of_rounding(arm, x: str, m: str | None) -> float:
 
 def has_no_spread(control, treatment, names: Iterable[str], variance: float) -> bool:
     "Whether a variance is no more than rounding."
-    x, m = (name if name in names else None for name in VALUES[:2])
+    x, m = VALUES[0], (VALUES[1] if VALUES[1] in names else None)
     scale = sum(scale_of_rounding(arm, x, m) for arm in (control, treatment))
     return variance <= 1e-12 * scale
 
 
-def refuse_or_skip(metric: Metric, why: str, strict: bool) -> dict:
+def refuse_or_skip(metric: ExperimentMetric, why: str, strict: bool) -> dict:
     "An error where `strict`, else a row without numbers."
     if strict:
         raise ExperimentError(f"metric {metric.name!r}{why}")
@@ -253,7 +258,7 @@ def run_test(control, treatment, names: Iterable[str], means: tuple, alpha: floa
     error = np.sqrt(v0 + v1)
     critical = (found.effect_size_ci_upper - found.effect_size) / error
     spread = v0**2 / (control.count() - 1) + v1**2 / (treatment.count() - 1)
-    fieller = fieller_interval(*means, critical)
+    fieller = fieller_interval(m0, v0, m1, v1, critical)
     row = NOT_TESTED | {
         "control": m0,
         "treatment": m1,
@@ -275,7 +280,7 @@ def run_test(control, treatment, names: Iterable[str], means: tuple, alpha: floa
 
 # %% ../../nbs/44d_experiments.effects.ipynb #2bd7f3f3
 def compare_arms(
-    metric: Metric,  # what is measured
+    metric: ExperimentMetric,  # what is measured
     control,  # Aggregates of the control
     treatment,  # Aggregates of the treatment
     names: Iterable[str],  # the VALUES that there are
@@ -325,7 +330,7 @@ def is_share(
 
 
 def compare_groups(
-    metric: Metric,  # what is measured
+    metric: ExperimentMetric,  # what is measured
     values: dict[str, np.ndarray],  # (n_users,) of `collect_values`
     group: np.ndarray,  # (n_users,): arm * strata + stratum
     arms: Iterable[int],  # places of the treatments to compare with arm 0

@@ -18,10 +18,10 @@ from scipy import stats
 
 from .effects import delta_method, is_share
 from recsys_nb.experiments.outcomes import (
-    Metric,
+    ExperimentMetric,
     collect_values,
     parse_metrics,
-    read_numbers,
+    read_measures,
     set_kinds,
 )
 from recsys_nb.experiments.proportions import (
@@ -103,7 +103,7 @@ def cut_periods(
         ) from error
 
 # %% ../../nbs/47b_experiments.monitoring.ipynb #7e6ca755
-def measure_ratio(x: np.ndarray, m: np.ndarray) -> tuple[int, float, float, float]:
+def measure_moments(x: np.ndarray, m: np.ndarray) -> tuple[int, float, float, float]:
     "Users, ratio, and its standard deviation and skewness by user; nan: too few."
     if len(x) < 2 or m.sum() <= 0:
         return len(x), np.nan, np.nan, np.nan
@@ -119,11 +119,11 @@ def measure_ratio(x: np.ndarray, m: np.ndarray) -> tuple[int, float, float, floa
 
 def measure_arms(x: np.ndarray, m: np.ndarray, arms: list) -> tuple:
     "Users, ratios, standard errors and skewness of the arms (masks of users)."
-    found = [measure_ratio(x[arm], m[arm]) for arm in arms]
+    found = [measure_moments(x[arm], m[arm]) for arm in arms]
     sizes, ratios, spreads, skewness = zip(*found, strict=True)
     if 0 in spreads and max(spreads) > 0:
         everybody = np.any(arms, axis=0)
-        pooled = measure_ratio(x[everybody], m[everybody])[2]
+        pooled = measure_moments(x[everybody], m[everybody])[2]
         spreads = [spread or pooled for spread in spreads]
     pairs = zip(spreads, sizes, strict=True)
     errors = [spread / np.sqrt(max(n, 1)) for spread, n in pairs]
@@ -140,12 +140,14 @@ class History:
     skewness: np.ndarray  # of the users' values
 
 # %% ../../nbs/47b_experiments.monitoring.ipynb #f2ef0802
-def accumulate_periods(frame, metric: Metric, users: Assignment, pair, period, n):
+def accumulate_periods(
+    frame, metric: ExperimentMetric, users: Assignment, pair, period, n
+):
     "The history of two arms; `pair`: 0, 1 or 2 (another arm) for each user."
-    top = read_numbers(frame, metric.numerator)
+    top = read_measures(frame, metric.numerator)
     below = None
     if metric.denominator:
-        below = read_numbers(frame, metric.denominator)
+        below = read_measures(frame, metric.denominator)
     x = np.zeros(users.n_users)
     m = np.zeros(users.n_users)
     seen = np.zeros(users.n_users, bool)
@@ -369,7 +371,7 @@ def find_treatment(names: list, treatment: object) -> int:
     return 1 if treatment is None else names.index(treatment)
 
 
-def check_split(counts: dict, names: list, expected) -> None:
+def check_arm_shares(counts: dict, names: list, expected) -> None:
     "Warn if the split of the two watched arms is not the planned one."
     shares = expected
     if isinstance(expected, Mapping):
@@ -432,7 +434,7 @@ def monitor(
     history = accumulate_periods(frame, chosen, users, pair, period, len(edges) - 1)
     arms = (users.arms[0], users.arms[place])
     counts = history.users[-1].astype(int).tolist()
-    check_split(dict(zip(arms, counts, strict=True)), users.arms, expected)
+    check_arm_shares(dict(zip(arms, counts, strict=True)), users.arms, expected)
     scale = choose_scale(scale, history)
     needed = count_needed_users(history.skewness)
     if min_users is not None:

@@ -18,14 +18,14 @@ from recsys_nb.experiments.users import (
     Assignment,
     check_complete,
     check_spelling,
-    find_column,
     plain_value,
+    require_column,
 )
 
 # %% auto #0
-__all__ = ['KINDS', 'VALUES', 'Metric', 'parse_metrics', 'set_kinds', 'set_caps', 'describe_text', 'read_floats', 'read_array',
-           'read_numbers', 'sum_by_user', 'read_covariate', 'collect_values', 'is_whole', 'check_denominators',
-           'check_counts', 'cap_values', 'number_levels', 'group_users']
+__all__ = ['KINDS', 'VALUES', 'ExperimentMetric', 'parse_metrics', 'set_kinds', 'set_caps', 'describe_text', 'read_floats',
+           'read_array', 'read_measures', 'sum_by_user', 'read_covariate', 'collect_values', 'is_whole',
+           'check_denominators', 'check_counts', 'cap_values', 'number_levels', 'group_users']
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #46753182
 KINDS = {
@@ -35,7 +35,7 @@ KINDS = {
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #33192dc3
 @dataclass(frozen=True)
-class Metric:
+class ExperimentMetric:
     "What is measured of each user, and with which options."
 
     name: str  # how tables call it
@@ -71,7 +71,7 @@ def parse_ratio(name: str, spec: str) -> tuple[str, str | None]:
 # %% ../../nbs/44c_experiments.outcomes.ipynb #97ba31de
 def parse_metrics(
     metrics: Mapping[str, str] | Sequence[str] | str,  # {name: column or ratio}
-) -> dict[str, Metric]:  # by name
+) -> dict[str, ExperimentMetric]:  # by name
     "Metrics from their names and columns."
     if isinstance(metrics, str):
         metrics = [metrics]
@@ -86,14 +86,14 @@ def parse_metrics(
     for name, spec in metrics.items():
         numerator, denominator = parse_ratio(name, spec)
         kind = "ratio" if denominator else "mean"
-        parsed[name] = Metric(name, numerator, denominator, kind)
+        parsed[name] = ExperimentMetric(name, numerator, denominator, kind)
     return parsed
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #83094124
 def set_kinds(
-    metrics: dict[str, Metric],  # by name
+    metrics: dict[str, ExperimentMetric],  # by name
     kind: str | Mapping[str, str],  # a key of KINDS, for all or by name
-) -> dict[str, Metric]:
+) -> dict[str, ExperimentMetric]:
     "Say what metrics of one column estimate."
     named = isinstance(kind, Mapping)
     wanted = kind if named else dict.fromkeys(metrics, kind)
@@ -119,15 +119,16 @@ def set_kinds(
 
 
 def set_caps(
-    metrics: dict[str, Metric],  # by name, their kinds set
+    metrics: dict[str, ExperimentMetric],  # by name, their kinds set
     winsorize: float | Mapping[str, float] | None,  # quantile, for all means or by name
-) -> dict[str, Metric]:
+) -> dict[str, ExperimentMetric]:
     "Say which means are capped, and where."
     if winsorize is None:
         return metrics
     means = [name for name, metric in metrics.items() if metric.kind == "mean"]
-    wanted = winsorize
-    if not isinstance(winsorize, Mapping):
+    if isinstance(winsorize, Mapping):
+        wanted = winsorize
+    else:
         wanted = dict.fromkeys(means, winsorize)
     chosen = dict(metrics)
     for name, quantile in wanted.items():
@@ -145,13 +146,19 @@ def set_caps(
     return chosen
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #b7ae2b42
-NUMBERS = (int, float, np.number, np.bool_, Decimal)  # what an object column may hold
+NUMERIC_KINDS = (
+    int,
+    float,
+    np.number,
+    np.bool_,
+    Decimal,
+)  # what an object column may hold
 
 
 def find_stranger(column: pd.Series) -> str | None:
     "What a column of objects holds beside numbers and nulls; None: nothing."
     known = column.dropna()
-    odd = [value for value in known if not isinstance(value, NUMBERS)]
+    odd = [value for value in known if not isinstance(value, NUMERIC_KINDS)]
     return f"{odd[0]!r} ({type(odd[0]).__name__})" if odd else None
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #993188a1
@@ -194,7 +201,7 @@ def read_array(
     "Numbers of any kind as an array of floats."
     if isinstance(values, np.ndarray) and values.dtype.kind in "fiub":
         return values.astype(float, copy=False)
-    if hasattr(values, "to_pandas"):
+    if not isinstance(values, np.ndarray) and hasattr(values, "to_pandas"):
         values = values.to_pandas()
     if not isinstance(values, pd.Series):
         array = np.asarray(values)
@@ -204,12 +211,12 @@ def read_array(
     return read_floats(values, what)
 
 
-def read_numbers(
+def read_measures(
     frame: pd.DataFrame,  # rows of a log
     column: str,  # its name
 ) -> np.ndarray:  # float64, finite
     "A column as finite floats, or an error that names the first row that is none."
-    values = read_floats(find_column(frame, column), f"column {column!r}")
+    values = read_floats(require_column(frame, column), f"column {column!r}")
     bad = ~np.isfinite(values)
     if bad.any():
         row = plain_value(frame.index[bad][0])
@@ -239,7 +246,7 @@ def read_covariate(
     users: Assignment,  # of the rows
 ) -> np.ndarray:  # (n_users,)
     "A value per user; an error where the rows of one user differ."
-    values = read_numbers(frame, column)
+    values = read_measures(frame, column)
     if (values != values[users.first][users.user]).any():
         raise ExperimentError(
             f"covariate {column!r} differs between rows of one user; it must be one "
@@ -250,14 +257,14 @@ def read_covariate(
 
 def collect_values(
     frame: pd.DataFrame,  # rows of an experiment
-    metric: Metric,  # what is measured
+    metric: ExperimentMetric,  # what is measured
     users: Assignment,  # of the rows
 ) -> dict[str, np.ndarray]:  # (n_users,) for each of VALUES that the metric has
     "What each user has: one value per column of the metric."
-    rows = read_numbers(frame, metric.numerator)
+    rows = read_measures(frame, metric.numerator)
     values = {"numerator": sum_by_user(rows, users)}
     if metric.denominator:
-        below = read_numbers(frame, metric.denominator)
+        below = read_measures(frame, metric.denominator)
         values["denominator"] = sum_by_user(below, users)
     before = metric.covariate or ()
     for name, column in zip(VALUES[2:], before, strict=False):
@@ -282,7 +289,7 @@ def is_whole(
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #a9a25db5
 def check_denominators(
-    metric: Metric,  # what is measured
+    metric: ExperimentMetric,  # what is measured
     values: dict[str, np.ndarray],  # of `collect_values`
 ) -> None:
     "Raise where a denominator is negative."
@@ -297,7 +304,7 @@ def check_denominators(
 
 
 def check_counts(
-    metric: Metric,  # what is measured
+    metric: ExperimentMetric,  # what is measured
     values: dict[str, np.ndarray],  # of `collect_values`
     users: Assignment,  # who has them
 ) -> None:
@@ -310,7 +317,7 @@ def check_counts(
             continue
         counts.append(part)
         if (values[part] < 0).any():
-            shown = users.label(np.argmax(values[part] < 0))
+            shown = users.label(int(np.argmax(values[part] < 0)))
             raise ExperimentError(
                 f"column {column!r} has negative counts, first for user {shown!r}; "
                 f"fix them, or pass unbounded=[{name!r}] if it is no count."
@@ -319,7 +326,7 @@ def check_counts(
         return
     over = values["numerator"] > values["denominator"]
     if over.any():
-        shown = users.label(np.argmax(over))
+        shown = users.label(int(np.argmax(over)))
         raise ExperimentError(
             f"{metric.numerator} exceeds {metric.denominator} for {over.sum()} users, "
             f"first for {shown!r}; fix them, or pass unbounded=[{name!r}] if that can "
@@ -345,7 +352,7 @@ def number_levels(
     what: str,  # how errors call the purpose: "strata" or "segments"
 ) -> tuple[np.ndarray, list]:  # (n_users,) numbers; the levels
     "The level of each user in one column."
-    values = find_column(frame, column, f" for {what}")
+    values = require_column(frame, column, f" for {what}")
     check_complete(values, f"{what}: {column}", "fill it, 'unknown' will do")
     code, levels = pd.factorize(values, sort=True)
     if (code != code[users.first][users.user]).any():

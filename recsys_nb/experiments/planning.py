@@ -16,7 +16,7 @@ from scipy import optimize, stats
 
 from .effects import delta_method
 from recsys_nb.experiments.outcomes import (
-    Metric,
+    ExperimentMetric,
     collect_values,
     parse_metrics,
     set_kinds,
@@ -57,7 +57,7 @@ def compute_power(
     return right + wrong
 
 # %% ../../nbs/46_experiments.planning.ipynb #c407ea8d
-def solve_size(baseline, mde, target, alpha, sd) -> int:
+def solve_sample_size(baseline, mde, target, alpha, sd) -> int:
     "The observations per arm that reach a power."
     s0, s1 = spread_of_difference(baseline, baseline * (1 + mde), sd)
     z = stats.norm.isf(alpha / 2) * s0 + stats.norm.ppf(target) * s1
@@ -86,7 +86,7 @@ def fill_in(baseline, mde, n, target, alpha, sd) -> tuple[float, int, float]:
     if target is None:
         return mde, n, float(compute_power(baseline, mde, n, alpha, sd))
     if n is None:
-        return mde, solve_size(baseline, mde, target, alpha, sd), target
+        return mde, solve_sample_size(baseline, mde, target, alpha, sd), target
     return solve_effect(baseline, n, target, alpha, sd), n, target
 
 # %% ../../nbs/46_experiments.planning.ipynb #85c701b5
@@ -190,8 +190,8 @@ def power(
         check_effects(effects, baseline, sd)
     if n is not None:
         sizes = np.atleast_1d(n).tolist()
-    if n is not None and min(sizes) < 2:
-        raise ExperimentError(f"n must be at least 2 an arm, got {n!r}.")
+        if min(sizes) < 2:
+            raise ExperimentError(f"n must be at least 2 an arm, got {n!r}.")
     rows = [
         fill_in(float(baseline), effect, size, power, alpha, sd)
         for effect in effects
@@ -228,10 +228,11 @@ class Duration:
 
     def describe_target(self) -> str:
         "After how many days the target is detectable; empty without a target."
-        if self.target is None:
+        days = self.days
+        if days is None:
             return ""
-        when = f"after {self.days:g} days"
-        if np.isnan(self.days):
+        when = f"after {days:g} days"
+        if np.isnan(days):
             least = self.table.mde.iloc[-1]
             when = f"in none of these durations; the longest detects {least:+.2%}"
         return f"\nA lift of {self.target:+.1%} is detectable {when}."
@@ -267,7 +268,7 @@ class Duration:
         return ax
 
 # %% ../../nbs/46_experiments.planning.ipynb #4d8b9763
-def measure_days(rows, metric: Metric, user: str, days: float) -> dict:
+def measure_days(rows, metric: ExperimentMetric, user: str, days: float) -> dict:
     "What the rows of the first days tell: users, level and spread."
     code, first = number_users(rows, user)
     everyone = np.zeros(len(first), int)

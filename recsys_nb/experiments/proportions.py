@@ -70,10 +70,10 @@ def check_arm(arm: str, clicks: float, impressions: float) -> tuple[int, int]:
 
 # %% ../../nbs/44_experiments.proportions.ipynb #8cca1ff2
 def pooled_z(
-    x0: np.ndarray,  # successes of the control, any shape
-    n0: np.ndarray,  # its trials, same shape
-    x1: np.ndarray,  # successes of the treatment, same shape
-    n1: np.ndarray,  # its trials, same shape
+    x0: float | np.ndarray,  # successes of the control, any shape
+    n0: float | np.ndarray,  # its trials, same shape
+    x1: float | np.ndarray,  # successes of the treatment, same shape
+    n1: float | np.ndarray,  # its trials, same shape
 ) -> np.ndarray:  # nan where nobody or everybody succeeded in both arms
     "Pooled z of the rate x1/n1 against x0/n0."
     p = (x0 + x1) / (n0 + n1)
@@ -84,8 +84,8 @@ def pooled_z(
 
 # %% ../../nbs/44_experiments.proportions.ipynb #306c4582
 def wilson_interval(
-    successes: np.ndarray,  # any shape
-    trials: np.ndarray,  # same shape, above 0
+    successes: float | np.ndarray,  # any shape
+    trials: float | np.ndarray,  # same shape, above 0
     z: float,  # quantile of the normal distribution: 1.96 for 95%
 ) -> tuple[np.ndarray, np.ndarray]:  # low and high, within [0, 1]
     "Wilson's score interval of a rate."
@@ -212,11 +212,12 @@ class ProportionTest:
         ax: np.ndarray | None = None,  # two axes; None: a new figure
     ) -> np.ndarray:  # the two axes
         "Bars of the two rates, and their intervals."
-        if ax is None:
-            _, ax = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-        plot_bars(self, ax[0])
-        plot_intervals(self, ax[1])
-        return ax
+        both = ax
+        if both is None:
+            _, both = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+        plot_bars(self, both[0])
+        plot_intervals(self, both[1])
+        return both
 
 # %% ../../nbs/44_experiments.proportions.ipynb #f76a5bd2
 def tabulate_rates(found: ProportionTest) -> pd.DataFrame:
@@ -230,9 +231,11 @@ def tabulate_rates(found: ProportionTest) -> pd.DataFrame:
         (name, clicks / shown, *wilson_interval(clicks, shown, z), "Wilson")
         for name, (clicks, shown) in counts.items()
     ]
-    rows.append(("difference", found.difference, *found.ci, "Newcombe"))
-    rows.append(("lift", found.lift, *found.lift_ci, "log-ratio"))
-    rows.append(("lift", found.lift, *found.lift_fieller, "Fieller"))
+    rows += [
+        ("difference", found.difference, *found.ci, "Newcombe"),
+        ("lift", found.lift, *found.lift_ci, "log-ratio"),
+        ("lift", found.lift, *found.lift_fieller, "Fieller"),
+    ]
     names = ["quantity", "estimate", "low", "high", "interval"]
     return pd.DataFrame(rows, columns=names)
 

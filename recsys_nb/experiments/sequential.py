@@ -210,7 +210,7 @@ def plot_boundaries(boundaries: Boundaries, ax: plt.Axes) -> plt.Axes:
     (line,) = ax.plot(x, boundaries.z, "o-", label=label)
     ax.plot(x, -boundaries.z, "o-", color=line.get_color())
     drawn = ax.get_legend_handles_labels()[1]
-    label = None if "single look" in drawn else "single look"
+    label = "" if "single look" in drawn else "single look"
     one = stats.norm.isf(boundaries.alpha / 2)
     ax.hlines([one, -one], 0, 100, color="grey", ls="--", label=label)
     first, last = boundaries.z[[0, -1]]

@@ -25,7 +25,7 @@ from recsys_nb.experiments.proportions import (
 )
 
 # %% auto #0
-__all__ = ['USER_POLICIES', 'read_rows', 'plain_value', 'find_column', 'check_complete', 'read_times', 'check_spelling',
+__all__ = ['USER_POLICIES', 'read_rows', 'plain_value', 'require_column', 'check_complete', 'read_times', 'check_spelling',
            'find_arms', 'number_users', 'keep_first_arm', 'exclude_users', 'settle_users', 'Assignment', 'assign_users',
            'expected_shares', 'SRM', 'srm_test']
 
@@ -48,7 +48,7 @@ def plain_value(
     return getattr(value, "item", lambda: value)()
 
 
-def find_column(
+def require_column(
     frame: pd.DataFrame,  # where it should be
     column: str,  # its name
     remedy: str = "",  # what to do, added to the message
@@ -105,7 +105,7 @@ def read_times(
     column: str,  # its name
 ) -> pd.Series:  # datetimes without nulls, in their own zone
     "A column as times, or an error that names the first row that is none."
-    values = find_column(frame, column, " of times")
+    values = require_column(frame, column, " of times")
     if pd.api.types.is_numeric_dtype(values):
         raise ExperimentError(
             f"column {column!r} is numeric; make it a time first, e.g. "
@@ -151,8 +151,9 @@ def write_arm(
     name: object,  # of an arm, as the table has it
 ) -> str:  # 0 for 0.0
     "The name of an arm in letters."
-    is_whole = isinstance(name, float) and name.is_integer()
-    return str(int(name) if is_whole else name)
+    if isinstance(name, float) and name.is_integer():
+        return str(int(name))
+    return str(name)
 
 
 def guess_control(names: list) -> object:
@@ -167,7 +168,7 @@ def find_arms(
 ) -> tuple[np.ndarray, list]:  # each row's place among the names; names, control first
     "The arms of an experiment, and that of each row."
     remedy = " of arms; name it with variant=..."
-    arms = find_column(frame, variant, remedy)
+    arms = require_column(frame, variant, remedy)
     if not len(frame):
         raise ExperimentError("the frame has no rows.")
     check_complete(arms, variant, "drop users who were in no arm")
@@ -205,7 +206,7 @@ def number_users(
         rows = np.arange(len(frame))
         return rows, rows
     remedy = " of users; name it with user=..., or user=None if each row is a user"
-    ids = find_column(frame, user, remedy)
+    ids = require_column(frame, user, remedy)
     check_complete(ids, user, "drop them")
     code, known = pd.factorize(ids)
     first = np.empty(len(known), int)
@@ -265,7 +266,7 @@ def settle_users(
         return frame
     for column in (variant, user, time):
         if column is not None:
-            find_column(frame, column)
+            require_column(frame, column)
     check_complete(frame[user], user, "drop them")
     several = frame.groupby(user, observed=True)[variant].nunique() > 1
     torn = several.index[several]

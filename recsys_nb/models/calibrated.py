@@ -29,10 +29,11 @@ def follow_ramps(
     y: list[float],  # values there, ascending
 ) -> Tensor:  # float (n,)
     "A rising line through knots, level beyond the first and the last."
-    x, y = (torch.tensor(part, dtype=z.dtype, device=z.device) for part in (x, y))
-    width = (x[1:] - x[:-1]).clamp(min=1e-6)
-    ramps = ((z[:, None] - x[:-1]) / width).clamp(0, 1)
-    return y[0] + (ramps * (y[1:] - y[:-1])).sum(1)
+    at = torch.tensor(x, dtype=z.dtype, device=z.device)
+    height = torch.tensor(y, dtype=z.dtype, device=z.device)
+    width = (at[1:] - at[:-1]).clamp(min=1e-6)
+    ramps = ((z[:, None] - at[:-1]) / width).clamp(0, 1)
+    return height[0] + (ramps * (height[1:] - height[:-1])).sum(1)
 
 
 CURVES: dict[str, Callable[..., Tensor]] = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -177,6 +178,9 @@ def check_temperature(
 class Tower(nn.Module):
     "One side: codes and numbers of users (or items) in, one vector each out."
 
+    cardinalities: Tensor  # number of codes of each feature, long (S,)
+    offsets: Tensor  # the first row of each feature in the table, long (S,)
+
     def __init__(
         self,
         cardinalities: Sequence[int],  # number of codes of each categorical feature
@@ -300,6 +304,8 @@ class Temperature(nn.Module):
 # %% ../../nbs/16_models.two_tower.ipynb #e17f13ab
 class TwoTowerModel(nn.Module):
     "Two towers whose vectors meet in a dot product."
+
+    history_encoder: Any  # of HISTORY_ENCODERS; None without histories
 
     def __init__(
         self,
@@ -431,9 +437,10 @@ def make_history_encoder(
     config: TwoTowerConfig,  # the model's shape
 ) -> nn.Module | None:  # None for a model that reads no histories
     "The encoder that the configuration names."
-    if not config.history:
+    encoder = config.history_encoder
+    if not config.history or encoder is None:
         return None
-    return HISTORY_ENCODERS[config.history_encoder].from_config(config)
+    return HISTORY_ENCODERS[encoder].from_config(config)
 
 # %% ../../nbs/16_models.two_tower.ipynb #e7668e77
 def check_history(

@@ -34,7 +34,7 @@ from .candidates import gather_candidates as gather_candidates
 from .columns import ROLES as ROLES
 from .columns import ColumnLimits as ColumnLimits
 from .columns import Guess as Guess
-from .columns import read_numbers as read_numbers
+from .columns import read_attribute as read_attribute
 from .columns import read_dates as read_dates
 from .columns import guess_roles as guess_roles
 from .columns import prepare_columns as prepare_columns
@@ -150,9 +150,9 @@ from .positives import normalize_degrees as normalize_degrees
 from .questions import Catalogue as Catalogue
 from .questions import sort_histories as sort_histories
 from .questions import extend_histories as extend_histories
-from .questions import check_ids as check_ids
-from .questions import read_ids as read_ids
-from .questions import read_frame as read_frame
+from .questions import check_some_known as check_some_known
+from .questions import list_distinct_ids as list_distinct_ids
+from .questions import read_columns_of as read_columns_of
 from .questions import Question as Question
 from .questions import read_question as read_question
 from .questions import allow_items as allow_items
@@ -189,7 +189,7 @@ from .ranker_base import Prepared as Prepared
 from .ranker_base import prepare_examples as prepare_examples
 from .ranker_base import features_of_examples as features_of_examples
 from .ranker_base import BaseRanker as BaseRanker
-from .ranker_base import calibrate as calibrate
+from .ranker_base import calibrate_ranker as calibrate_ranker
 from .ranker_base import held_logits as held_logits
 from .ranker_base import measure_losses as measure_losses
 from .ranker_base import pick_rows as pick_rows
@@ -213,7 +213,7 @@ from .retriever import TwoTowerRetriever as TwoTowerRetriever
 from .sources import MANY_REPEATS as MANY_REPEATS
 from .sources import SECONDS_OF_EASE as SECONDS_OF_EASE
 from .sources import LARGE_CATALOGUE as LARGE_CATALOGUE
-from .sources import SOURCES as SOURCES
+from .sources import CANDIDATE_SOURCES as CANDIDATE_SOURCES
 from .sources import SECONDS_OF_LESSON as SECONDS_OF_LESSON
 from .sources import ndcg_of as ndcg_of
 from .sources import count_votes as count_votes
@@ -223,7 +223,7 @@ from .sources import estimate_ease as estimate_ease
 from .sources import refuse_ease as refuse_ease
 from .sources import refuse_graph as refuse_graph
 from .sources import refuse_repeats as refuse_repeats
-from .sources import Source as Source
+from .sources import CandidateSource as CandidateSource
 from .sources import make_two_tower as make_two_tower
 from .sources import make_graph as make_graph
 from .sources import make_popularity as make_popularity
@@ -240,7 +240,7 @@ from .storage import is_writable as is_writable
 from .storage import write_as_text as write_as_text
 from .storage import make_writable as make_writable
 from .storage import write_files as write_files
-from .storage import digest as digest
+from .storage import hash_file as hash_file
 from .storage import write_json as write_json
 from .storage import read_folder as read_folder
 from .storage import read_about as read_about

@@ -28,9 +28,9 @@ from recsys_nb.recommenders.questions import (
     allow_items,
     check_above_0,
     check_at_least,
-    check_ids,
-    read_frame,
-    read_ids,
+    check_some_known,
+    list_distinct_ids,
+    read_columns_of,
     read_question,
     sort_histories,
 )
@@ -49,12 +49,14 @@ __all__ = ['pack', 'unpack', 'check_log', 'answer_question', 'pack_learnt', 'pac
 def read_pairs(user_ids, candidates) -> pd.DataFrame:
     "The pairs of user_id and item_id to be scored."
     if is_frame(candidates):
-        pairs = read_frame(candidates, ["user_id", "item_id"], "candidates")
+        pairs = read_columns_of(candidates, ["user_id", "item_id"], "candidates")
         pairs = pairs[["user_id", "item_id"]]
         if user_ids is None:
             return pairs
-        return pairs[pairs.user_id.isin(read_ids(user_ids))].reset_index(drop=True)
-    users, items = read_ids(user_ids), read_ids(candidates)
+        return pairs[pairs.user_id.isin(list_distinct_ids(user_ids))].reset_index(
+            drop=True
+        )
+    users, items = list_distinct_ids(user_ids), list_distinct_ids(candidates)
     owner = users.repeat(len(items))
     item = items.take(np.tile(np.arange(len(items)), len(users)))
     return pd.DataFrame({"user_id": owner, "item_id": item})
@@ -69,7 +71,7 @@ def find_codes(items: pd.Series, item_ids: pd.Index) -> np.ndarray:
     "Codes of item ids, all of which must be known."
     codes = item_ids.get_indexer(items)
     if (codes < 0).any():
-        check_ids(pd.Index(items), item_ids, "item")
+        check_some_known(pd.Index(items), item_ids, "item")
         row = int((codes < 0).argmax())
         raise UnknownIdError(
             f"item {items.tolist()[row]!r} in row {row} of the pairs is not in the "

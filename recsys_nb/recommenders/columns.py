@@ -19,7 +19,7 @@ from ..features import FeatureEncoder
 from .base import check_above_0, check_at_least
 
 # %% auto #0
-__all__ = ['ROLES', 'ColumnLimits', 'Guess', 'read_numbers', 'read_dates', 'guess_roles', 'prepare_columns', 'guess_encoder',
+__all__ = ['ROLES', 'ColumnLimits', 'Guess', 'read_attribute', 'read_dates', 'guess_roles', 'prepare_columns', 'guess_encoder',
            'count_memory', 'FeatureTable']
 
 # %% ../../nbs/33_recommenders.columns.ipynb #77255c6c
@@ -56,14 +56,14 @@ ROLES = {
 }
 
 # %% ../../nbs/33_recommenders.columns.ipynb #6e9b58bc
-def read_numbers(
+def read_attribute(
     column: pd.Series,  # numbers of any type, durations
 ) -> np.ndarray | None:  # float64, NaN where missing; None: some are no numbers
     "A column as floats; durations in days."
     if pd.api.types.is_timedelta64_dtype(column):
         return (column / pd.Timedelta(days=1)).to_numpy(np.float64, na_value=np.nan)
     if infer_dtype(column, skipna=True).startswith("timedelta"):
-        return read_numbers(pd.to_timedelta(column, errors="coerce"))
+        return read_attribute(pd.to_timedelta(column, errors="coerce"))
     try:
         return column.astype(object).to_numpy(np.float64, na_value=np.nan)
     except (TypeError, ValueError, OverflowError):
@@ -72,7 +72,7 @@ def read_numbers(
 # %% ../../nbs/33_recommenders.columns.ipynb #bc9c2a1c
 def guess_number(column: pd.Series, limits: ColumnLimits) -> Guess:
     "Numbers: a category where they are few or codes, else buckets."
-    numbers = read_numbers(column)
+    numbers = read_attribute(column)
     if numbers is None:
         return Guess("ignore", "its numbers do not fit 64-bit floats", warn=True)
     infinite = np.isinf(numbers)
@@ -205,7 +205,7 @@ GUESSES: dict[str, Callable[[pd.Series, ColumnLimits], Guess]] = {
 }
 
 
-def guess_column(column: pd.Series, limits: ColumnLimits) -> Guess:
+def guess_attribute(column: pd.Series, limits: ColumnLimits) -> Guess:
     "The role of one column."
     if not column.notna().any():
         return Guess("ignore", "it is empty")
@@ -221,14 +221,14 @@ def guess_roles(
     limits: ColumnLimits = ColumnLimits(),  # noqa: B008
 ) -> pd.DataFrame:  # column, role, why
     "The role of each column, and the reason."
-    roles = frame.attrs.get("roles", {}) | dict(roles or {})
+    roles = dict(frame.attrs.get("roles", {})) | dict(roles or {})
     check_roles(frame, roles)
     rows = []
     for name in frame.columns.drop(key, errors="ignore"):
         if name in roles:
             found = Guess(roles[name], "as you said")
         else:
-            found = guess_column(plain_column(frame[name]), limits)
+            found = guess_attribute(plain_column(frame[name]), limits)
         if found.warn:
             warnings.warn(
                 f"column {name!r} is left out: {found.why}. Convert it, or say what "
@@ -261,7 +261,7 @@ def plain_column(column: pd.Series) -> pd.Series:
 # %% ../../nbs/33_recommenders.columns.ipynb #c79482b5
 def prepare_number(column: pd.Series) -> pd.Series:
     "Numbers as floats."
-    numbers = read_numbers(column)
+    numbers = read_attribute(column)
     if numbers is None:
         raise refuse(column, "number", "some values are no numbers")
     if np.isinf(numbers).any():
@@ -284,7 +284,7 @@ def prepare_category(column: pd.Series) -> pd.Series:
     "Numbers as floats, everything else as text."
     kind = infer_dtype(column, skipna=True)
     is_number = GUESSES.get(kind) in (guess_number, guess_boolean)
-    numbers = read_numbers(column) if is_number else None
+    numbers = read_attribute(column) if is_number else None
     if numbers is not None and not np.isinf(numbers).any():
         return pd.Series(numbers)
     return column.astype(object).map(str, na_action="ignore")
@@ -370,7 +370,7 @@ def fit_memory(guess, prepared, limits: ColumnLimits) -> pd.DataFrame:
     "The guess without the widest tags that do not fit the memory."
     tags = count_tags(prepared, guess)
     n_codes = len(prepared.columns) - len(tags)
-    for name in sorted(tags, key=tags.get, reverse=True):
+    for name in sorted(tags, key=tags.__getitem__, reverse=True):
         gib = count_memory(len(prepared), n_codes, sum(tags.values()))
         if gib <= limits.max_gib:
             break

@@ -95,8 +95,10 @@ def group_inputs(
         codes += [f"{side}: {column}" for column in table.encoder.sparse_names]
     codes += list(features.usual)
     names = list(dict.fromkeys(numbers + codes))
-    codes_of = [[names.index(name) for name in part] for part in (numbers, codes)]
-    return names, tuple(np.array(part, int) for part in codes_of)
+    number_of = {name: number for number, name in enumerate(names)}
+    of_numbers = np.array([number_of[name] for name in numbers], int)
+    of_codes = np.array([number_of[name] for name in codes], int)
+    return names, (of_numbers, of_codes)
 
 
 def explain_ranker(

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -40,7 +41,7 @@ def build_cells(
     "An index with cells of similar vectors, whatever their bonus."
     n_cells = max(1, int(4 * len(points) ** 0.5))
     n_cells = min(n_cells, len(points))
-    index = faiss.index_factory(
+    index: Any = faiss.index_factory(
         points.shape[1], f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1
@@ -91,7 +92,7 @@ class IndexPart:
 
 
 def search_cells(
-    index: faiss.Index,  # of type IVF
+    index: faiss.IndexIVF,  # cells of points
     points: np.ndarray,  # queries, float32 (q, d + 1)
     k: int,  # how many; no more than there are
     n_probe: int,  # cells to look into first

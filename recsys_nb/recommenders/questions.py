@@ -20,8 +20,8 @@ from recsys_nb.data import (
 )
 
 # %% auto #0
-__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_ids', 'read_ids', 'read_frame', 'Question', 'read_question',
-           'allow_items', 'check_at_least', 'check_above_0']
+__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known', 'list_distinct_ids', 'read_columns_of',
+           'Question', 'read_question', 'allow_items', 'check_at_least', 'check_above_0']
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ccde2d79
 @dataclass(frozen=True, eq=False)
@@ -94,7 +94,7 @@ def spell_otherwise(ids: pd.Index, like: str) -> list:
     return spellings
 
 # %% ../../nbs/31_recommenders.questions.ipynb #b5174844
-def check_ids(
+def check_some_known(
     given: pd.Index,  # ids of a question
     known: pd.Index,  # ids of the training data
     what: str,  # 'user' or 'item', for the message
@@ -115,7 +115,7 @@ def check_ids(
     )
 
 # %% ../../nbs/31_recommenders.questions.ipynb #117a022d
-def read_ids(
+def list_distinct_ids(
     ids,  # one id, or a list, set, array, Index or column of them
 ) -> pd.Index:  # each once, in the order given
     "Ids as an Index without repeats."
@@ -128,7 +128,7 @@ def read_ids(
     return pd.Index(ids).unique()
 
 
-def read_frame(
+def read_columns_of(
     frame,  # a frame of pandas, or one that has .to_pandas()
     columns: list[str],  # which it must have
     what: str,  # its name in messages
@@ -149,9 +149,9 @@ def read_frame(
 COLUMN_OF_RULE = {tuple: "event_type", float: "value", int: "value"}
 
 
-def read_events(events, catalogue: Catalogue) -> tuple[pd.Index, pd.DataFrame]:
+def read_given_events(events, catalogue: Catalogue) -> tuple[pd.Index, pd.DataFrame]:
     "The users of new events, and the positives among them, checked."
-    events = read_frame(events, ["user_id", "item_id"], "the events frame")
+    events = read_columns_of(events, ["user_id", "item_id"], "the events frame")
     if not len(events):
         return pd.Index([], dtype=catalogue.user_ids.dtype), events
     rule = catalogue.positive
@@ -161,7 +161,7 @@ def read_events(events, catalogue: Catalogue) -> tuple[pd.Index, pd.DataFrame]:
     given = pd.Index(log.interactions.item_id).unique()
     unknown = given[catalogue.item_ids.get_indexer(given) < 0]
     if len(unknown):
-        check_ids(given, catalogue.item_ids, "item")
+        check_some_known(given, catalogue.item_ids, "item")
         warnings.warn(
             f"{len(unknown):,} items in the events are not in the training catalogue "
             f"and are left out, e.g. {unknown[:1].tolist()[0]!r}",
@@ -194,12 +194,12 @@ def read_question(
     "Ids, histories and sources of the users asked for."
     stored = catalogue.histories
     if events is not None:
-        named, events = read_events(events, catalogue)
+        named, events = read_given_events(events, catalogue)
     elif user_ids is None:
         named = catalogue.user_ids[np.diff(stored.offsets) > 0]
     if user_ids is None:
         user_ids = named
-    users = read_ids(user_ids)
+    users = list_distinct_ids(user_ids)
     rows = catalogue.user_ids.get_indexer(users)
     past = stored.take(rows)
     is_new = np.zeros(len(users), bool)
@@ -211,7 +211,7 @@ def read_question(
     if not needs_history:
         known |= rows >= 0
     if not known.any():
-        check_ids(users, catalogue.user_ids, "user")
+        check_some_known(users, catalogue.user_ids, "user")
     source = np.where(is_new, "events", np.where(known, "history", "popular"))
     return Question(users, past, source)
 
@@ -234,8 +234,8 @@ def allow_items(
 # %% ../../nbs/31_recommenders.questions.ipynb #596ff2d6
 def find_items(item_ids: pd.Index, ids, what: str) -> pd.Index:
     "Ids as given, compared with the catalogue; unknown candidates are counted."
-    ids = read_ids(ids)
-    check_ids(ids, item_ids, "item")
+    ids = list_distinct_ids(ids)
+    check_some_known(ids, item_ids, "item")
     unknown = ids[item_ids.get_indexer(ids) < 0]
     if what == "candidates" and len(unknown):
         warnings.warn(

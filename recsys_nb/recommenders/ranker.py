@@ -42,6 +42,8 @@ __all__ = ['TRAINING', 'RANKERS', 'LinearModel', 'LogisticRanker', 'TreeModel', 
 class LinearModel(nn.Module):
     "A weight for each number and each code."
 
+    offsets: Tensor  # the first weight of each sparse feature, long (S,)
+
     def __init__(
         self,
         cardinalities: list[int],  # number of codes of each sparse feature
@@ -90,6 +92,13 @@ class LogisticRanker(BaseRanker):
 # %% ../../nbs/39_recommenders.ranker.ipynb #5266060a
 class TreeModel(nn.Module):
     "The sum of the leaves that an example reaches in each of many trees."
+
+    feature: Tensor  # that each node looks at, long (trees, nodes)
+    child: Tensor  # nodes to the left and to the right, long (2, trees, nodes)
+    threshold: Tensor  # up to which an example goes left (trees, nodes)
+    value: Tensor  # of each leaf (trees, nodes)
+    offset: Tensor  # that all examples share ()
+    starts: Tensor  # the root of each tree, long (trees,)
 
     def __init__(
         self,
@@ -193,6 +202,8 @@ class BoostedSettings(RankerSettings):
 class BoostedRanker(BaseRanker):
     "Gradient-boosted trees on the features of pairs."
 
+    settings: BoostedSettings
+
     Settings = BoostedSettings
     most = 300_000
     rank = 3  # its steps are where the inputs were, see `choose_ranker`
@@ -278,6 +289,8 @@ def fit_batch_size(
 
 class DLRMRanker(BaseRanker):
     "A DLRM on the features of pairs."
+
+    settings: DLRMRankerSettings
 
     Settings = DLRMRankerSettings
     rank = 2

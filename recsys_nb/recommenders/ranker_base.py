@@ -36,11 +36,11 @@ from recsys_nb.recommenders.pairs import (
     split_head,
     with_tables,
 )
-from .questions import Catalogue, check_at_least, read_frame
+from .questions import Catalogue, check_at_least, read_columns_of
 
 # %% auto #0
 __all__ = ['CHUNK', 'RankerSettings', 'RankerData', 'hold_users', 'Prepared', 'prepare_examples', 'features_of_examples',
-           'BaseRanker', 'calibrate', 'held_logits', 'measure_losses', 'pick_rows', 'make_fresh', 'learn_alone',
+           'BaseRanker', 'calibrate_ranker', 'held_logits', 'measure_losses', 'pick_rows', 'make_fresh', 'learn_alone',
            'predict_frame', 'fill_context', 'pack_ranker', 'unpack_ranker']
 
 # %% ../../nbs/38e_recommenders.ranker_base.ipynb #1d57ae50
@@ -150,7 +150,7 @@ def prepare_examples(
 
 def features_of_examples(
     examples: Examples,  # whose context says which fields vary
-    train: Dataset,  # whose tables give attributes, and whose end the usual context
+    train: Dataset,  # whose tables give attributes, and whose rows the usual context
 ) -> PairFeatures:
     "The features of pairs of a log; a context that never varies is left out."
     usual = usual_context(train).iloc[0]
@@ -214,7 +214,9 @@ class BaseRanker:
         data = examples.data
         self.features_ = examples.features
         self.evidence_ = examples.evidence
-        self.model_ = calibrate(self.fit_model(data), data, self.settings.calibration)
+        self.model_ = calibrate_ranker(
+            self.fit_model(data), data, self.settings.calibration
+        )
         # of each example of the users that training left out
         self.valid_losses_ = measure_losses(self.model_, data)
         self.valid_users_ = examples.users[data.held.numpy()]
@@ -288,7 +290,7 @@ class BaseRanker:
         return unpack_ranker(cls, settings, arrays, catalogue)
 
 # %% ../../nbs/38e_recommenders.ranker_base.ipynb #31a48b0c
-def calibrate(
+def calibrate_ranker(
     model: nn.Module,  # trained
     data: RankerData,  # its examples
     kind: str | None,  # 'platt', 'isotonic' or None
@@ -385,7 +387,7 @@ def predict_frame(
             "predict needs the source that `fit` keeps; after `learn`, call "
             "predict_pairs with the scores of all sources"
         )
-    frame = read_frame(frame, ["user_id", "item_id"], "the frame")
+    frame = read_columns_of(frame, ["user_id", "item_id"], "the frame")
     retriever = ranker.retriever_
     items = retriever.item_ids_.get_indexer(frame.item_id)
     if (items < 0).any():

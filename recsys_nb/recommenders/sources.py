@@ -28,9 +28,10 @@ from .retriever import TwoTowerRetriever
 from .towers import RetrieverSettings, choose_sizes
 
 # %% auto #0
-__all__ = ['MANY_REPEATS', 'SECONDS_OF_EASE', 'LARGE_CATALOGUE', 'SOURCES', 'SECONDS_OF_LESSON', 'ndcg_of', 'count_votes',
-           'Budget', 'LogFacts', 'estimate_ease', 'refuse_ease', 'refuse_graph', 'refuse_repeats', 'Source',
-           'make_two_tower', 'make_graph', 'make_popularity', 'default_sources', 'estimate_seconds', 'describe_cost']
+__all__ = ['MANY_REPEATS', 'SECONDS_OF_EASE', 'LARGE_CATALOGUE', 'CANDIDATE_SOURCES', 'SECONDS_OF_LESSON', 'ndcg_of',
+           'count_votes', 'Budget', 'LogFacts', 'estimate_ease', 'refuse_ease', 'refuse_graph', 'refuse_repeats',
+           'CandidateSource', 'make_two_tower', 'make_graph', 'make_popularity', 'default_sources', 'estimate_seconds',
+           'describe_cost']
 
 # %% ../../nbs/40_recommenders.sources.ipynb #8ba8c607
 def ndcg_of(
@@ -163,8 +164,8 @@ def refuse_repeats(
 
 # %% ../../nbs/40_recommenders.sources.ipynb #bd8111cc
 @dataclass(frozen=True)
-class Source:
-    "An entry of SOURCES."
+class CandidateSource:
+    "An entry of CANDIDATE_SOURCES."
 
     make: Callable[[Dataset, Budget], BaseRecommender]  # not fitted
     # why the source is left out of a log; None: it is not
@@ -199,13 +200,15 @@ def make_popularity(
     return Popularity(trend_half_life=days / 8) if days > 0 else Popularity()
 
 # %% ../../nbs/40_recommenders.sources.ipynb #725d1a0e
-SOURCES = {  # the simplest and fastest first
-    "Popularity": Source(make_popularity),
-    "Repeats": Source(lambda train, budget: Repeats(), refuse_repeats),
-    "ItemKNN": Source(lambda train, budget: ItemKNN()),
-    "EASE": Source(lambda train, budget: EASE(max_gib=budget.gib), refuse_ease),
-    "GraphFilter": Source(make_graph, refuse_graph),
-    "Two-Tower": Source(make_two_tower),
+CANDIDATE_SOURCES = {  # the simplest and fastest first
+    "Popularity": CandidateSource(make_popularity),
+    "Repeats": CandidateSource(lambda train, budget: Repeats(), refuse_repeats),
+    "ItemKNN": CandidateSource(lambda train, budget: ItemKNN()),
+    "EASE": CandidateSource(
+        lambda train, budget: EASE(max_gib=budget.gib), refuse_ease
+    ),
+    "GraphFilter": CandidateSource(make_graph, refuse_graph),
+    "Two-Tower": CandidateSource(make_two_tower),
 }
 
 # %% ../../nbs/40_recommenders.sources.ipynb #6404619c
@@ -213,10 +216,10 @@ def default_sources(
     train: Dataset,  # the log that they will be fitted on
     budget: Budget | None = None,  # what each may cost
 ) -> tuple[dict[str, BaseRecommender], dict[str, str]]:  # not fitted; left out: why
-    "The sources of SOURCES that suit a log."
+    "The sources of CANDIDATE_SOURCES that suit a log."
     budget, facts = budget or Budget(), LogFacts(train)
     made, left_out = {}, {}
-    for name, source in SOURCES.items():
+    for name, source in CANDIDATE_SOURCES.items():
         reason = source.refuse(facts, budget)
         if reason is None:
             made[name] = source.make(train, budget)

@@ -26,7 +26,7 @@ from ..data import DataError, Histories
 
 # %% auto #0
 __all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'HISTORY', 'Stored', 'write_folder', 'is_writable', 'write_as_text', 'make_writable',
-           'write_files', 'digest', 'write_json', 'read_folder', 'read_about', 'name_class', 'find_class']
+           'write_files', 'hash_file', 'write_json', 'read_folder', 'read_about', 'name_class', 'find_class']
 
 # %% ../../nbs/31_recommenders.storage.ipynb #2f2f9cae
 @dataclass(frozen=True, eq=False)
@@ -136,14 +136,14 @@ def write_files(
         "class": stored.kind,
         "settings": stored.settings,
         "catalogue": catalogue,
-        "files": {path.name: digest(path) for path in sorted(folder.iterdir())},
+        "files": {path.name: hash_file(path) for path in sorted(folder.iterdir())},
     }
     (folder / ABOUT).write_text(write_json(about), encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)  # others may read what a service serves
 
 
-def digest(
+def hash_file(
     path: Path,  # of the file
 ) -> str:
     "SHA-256 of a file."
@@ -216,7 +216,7 @@ def read_about(
     if missing:
         raise DataError(f"{path} is damaged: it has no {missing[0]!r}.")
     for name, known in about["files"].items():
-        if not (folder / name).exists() or digest(folder / name) != known:
+        if not (folder / name).exists() or hash_file(folder / name) != known:
             raise DataError(
                 f"{folder / name} is missing or damaged; copy the folder again."
             )

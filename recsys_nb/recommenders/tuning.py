@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -127,15 +128,15 @@ def decode_values(space: dict, params: dict) -> dict:
     return values
 
 # %% ../../nbs/35_recommenders.tuning.ipynb #1906f14f
-def find_class(model: Callable):
+def unwrap_model(model: Callable) -> Any:
     "The class of a model, also where functools.partial fixes arguments."
     return getattr(model, "func", model)
 
 
 def find_space(model: Callable, space: dict | None) -> dict:
     "The space given, or the one of the model's class."
-    found = space or getattr(find_class(model), "space", None)
-    found = found or SPACES.get(find_class(model))
+    found = space or getattr(unwrap_model(model), "space", None)
+    found = found or SPACES.get(unwrap_model(model))
     if not found:
         example = "space={'factors': Range(8, 128, log=True)}"
         raise TuneError(f"{name_model(model)} has no space; give one, e.g. {example}.")
@@ -162,7 +163,7 @@ def find_starts(model: Callable, space: dict) -> list[dict]:
     "The defaults and the changes of them to try first, as far as the space has them."
     parameters = inspect.signature(model).parameters
     defaults = {name: p.default for name, p in parameters.items()}
-    changes = [{}, *getattr(find_class(model), "starts", ())]
+    changes = [{}, *getattr(unwrap_model(model), "starts", ())]
     starts = []
     for change in changes:
         start = defaults | change
@@ -189,8 +190,8 @@ def hold_out(
     elif split is None:
         split = partial(split_random, test=share, seed=seed)
     head, tail = split(train)
-    past = find_pairs(head)
-    truth = find_pairs(tail).difference(past).to_frame(index=False)
+    past = list_positive_pairs(head)
+    truth = list_positive_pairs(tail).difference(past).to_frame(index=False)
     truth = truth[truth.user_id.isin(past.get_level_values("user_id"))]
     if not len(truth):
         raise TuneError(
@@ -200,7 +201,7 @@ def hold_out(
     return head, truth.reset_index(drop=True)
 
 # %% ../../nbs/35_recommenders.tuning.ipynb #bb314ddd
-def find_pairs(log: Dataset) -> pd.MultiIndex:
+def list_positive_pairs(log: Dataset) -> pd.MultiIndex:
     "The distinct positive pairs of user and item."
     pairs = log.positives().interactions[["user_id", "item_id"]]
     return pd.MultiIndex.from_frame(pairs).unique()
@@ -250,7 +251,7 @@ def find_finished(study) -> list:
     return [t for t in study.trials if t.value is not None or "reason" in t.user_attrs]
 
 # %% ../../nbs/35_recommenders.tuning.ipynb #0bebb922
-def run_trial(study, distributions: dict, score: Callable, seed: int) -> None:
+def try_settings(study, distributions: dict, score: Callable, seed: int) -> None:
     "Ask for hyperparameters, score them unless they were tried before, and tell."
     optuna, before = import_optuna(), find_finished(study)
     draw = np.random.SeedSequence([seed, len(before)]).generate_state(1)
@@ -290,7 +291,7 @@ class Tuning:
         return self.trials.copy()
 
     def __repr__(self):
-        best = ", ".join(f"{n}={show_value(v)}" for n, v in self.best.items())
+        best = ", ".join(f"{n}={shorten_value(v)}" for n, v in self.best.items())
         first = describe_first(self.trials)
         lines = [
             f"{self.name}: {self.metric} {self.score:.3f} with {best} · "
@@ -310,7 +311,7 @@ class Tuning:
         return plot_trials(self, ax)
 
 # %% ../../nbs/35_recommenders.tuning.ipynb #d700a5a5
-def show_value(value) -> str:
+def shorten_value(value) -> str:
     "A hyperparameter in a few characters."
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
@@ -390,7 +391,7 @@ def tune(
     done = len(find_finished(study))
     with tqdm(total=trials, initial=done, desc=name, disable=not progress) as bar:
         while done < trials:
-            run_trial(study, distributions, score, seed)
+            try_settings(study, distributions, score, seed)
             bar.update(len(find_finished(study)) - done)
             done = len(find_finished(study))
     return finish_search(study, space, model, train, k)

@@ -19,7 +19,7 @@ from recsys_nb.recommenders.base import (
     check_at_least,
     check_log,
     find_codes,
-    read_frame,
+    read_columns_of,
 )
 from .baselines import Popularity, repeat_rate
 from recsys_nb.recommenders.candidates import (
@@ -105,7 +105,7 @@ def choose_sources(
     settings: Recommender,  # not fitted: its settings count
     train: Dataset,  # the log to learn from
 ) -> tuple[dict[str, BaseRecommender], dict[str, str]]:  # not fitted; left out: why
-    "The sources that were given, or those of SOURCES."
+    "The sources that were given, or those of CANDIDATE_SOURCES."
     if settings.sources is not None:
         return name_sources(settings.sources), {}
     budget = Budget(
@@ -194,7 +194,7 @@ def answer_with_popular(
 class Recommender(BaseRecommender):
     "Several sources, a ranker and a gate that chooses what answers."
 
-    # recommenders by name, or a list of them; None: those of SOURCES that suit the log
+    # recommenders by name, or a list of them; None: those of CANDIDATE_SOURCES that suit the log
     sources: dict | list | None = None
     # 'auto': the best of RANKERS; a name of RANKERS; a ranker; None: without
     ranker: object = "auto"
@@ -434,7 +434,7 @@ def predict_shown(
             "probabilities; fit with sources=... for which two stages are chosen, "
             "or fit a ranker alone: DLRMRanker().fit(train, retriever)."
         )
-    frame = read_frame(frame, ["user_id", "item_id"], "the frame")
+    frame = read_columns_of(frame, ["user_id", "item_id"], "the frame")
     items = find_codes(frame.item_id, recommender.item_ids_)
     owner, users = pd.factorize(frame.user_id)
     order = np.argsort(owner, kind="stable")

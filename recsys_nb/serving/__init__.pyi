@@ -36,7 +36,7 @@ from .http import check_text as check_text
 from .http import question_types as question_types
 from .http import answer_types as answer_types
 from .http import BodyLimit as BodyLimit
-from .http import refuse as refuse
+from .http import refuse_request as refuse_request
 from .http import say_what_is_wrong as say_what_is_wrong
 from .http import create_app as create_app
 from .http import as_service as as_service
@@ -44,10 +44,10 @@ from .http import serve as serve
 from .service import MAX_K as MAX_K
 from .service import Id as Id
 from .service import match_id as match_id
-from .service import order_events as order_events
+from .service import sort_events as sort_events
 from .service import find_events as find_events
 from .service import add_events as add_events
 from .service import item_similarities as item_similarities
 from .service import package_versions as package_versions
-from .service import list_items as list_items
+from .service import list_answers as list_answers
 from .service import Service as Service

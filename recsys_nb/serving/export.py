@@ -17,6 +17,7 @@ from datetime import datetime, timezone
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,9 +27,10 @@ from torch import Tensor, nn
 
 from ..data import DataError
 from ..models import DLRM
+from ..models.two_tower import TwoTowerModel
 from ..recommenders import BaseRecommender, TwoTowerRetriever
 from ..recommenders.evidence import LIMIT
-from ..recommenders.storage import digest
+from ..recommenders.storage import hash_file
 
 # %% auto #0
 __all__ = ['TOLERANCE', 'ON_A_STEP', 'NEEDED', 'UserTower', 'RawRanker', 'mute_exporter', 'write_onnx', 'open_session',
@@ -43,7 +45,7 @@ class UserTower(nn.Module):
 
     def __init__(
         self,
-        model: nn.Module,  # a TwoTowerModel
+        model: TwoTowerModel,  # whose users are asked for
     ):
         super().__init__()
         self.model = model
@@ -60,6 +62,9 @@ class UserTower(nn.Module):
 # %% ../../nbs/49_serving.export.ipynb #c4495f17
 class RawRanker(nn.Module):
     "A ranker's network on numbers as they are, before they are standardised."
+
+    mean: Tensor  # of each number (D,)
+    scale: Tensor  # its standard deviation (D,)
 
     def __init__(
         self,
@@ -336,7 +341,7 @@ def list_sources(
 
 
 def describe_answer(
-    recommender: BaseRecommender,  # fitted
+    recommender: Any,  # fitted: a Recommender, or one source
 ) -> dict:  # chosen, sources, votes, candidates
     "What gives the list, for the manifest."
     answer = getattr(recommender, "answer_", None)
@@ -421,7 +426,7 @@ def write_manifest(
     files = {}
     for path in sorted(folder.iterdir()):
         path.chmod(0o644)
-        files[path.name] = {"sha256": digest(path), "bytes": path.stat().st_size}
+        files[path.name] = {"sha256": hash_file(path), "bytes": path.stat().st_size}
     manifest = folder / "manifest.json"
     manifest.write_text(json.dumps(about | {"files": files}, indent=1))
     manifest.chmod(0o644)
@@ -531,7 +536,7 @@ def read_manifest(
     manifest = json.loads(path.read_text(encoding="utf-8"))
     for name, about in manifest["files"].items():
         file = folder / name
-        if not file.is_file() or digest(file) != about["sha256"]:
+        if not file.is_file() or hash_file(file) != about["sha256"]:
             raise DataError(
                 f"{file} is missing or damaged: it does not match the manifest. "
                 "Copy the folder again."

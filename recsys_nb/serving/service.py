@@ -18,8 +18,8 @@ from ..data import Histories
 from ..recommenders import BaseRecommender, top_k
 
 # %% auto #0
-__all__ = ['MAX_K', 'Id', 'match_id', 'order_events', 'find_events', 'add_events', 'item_similarities', 'package_versions',
-           'list_items', 'Service']
+__all__ = ['MAX_K', 'Id', 'match_id', 'sort_events', 'find_events', 'add_events', 'item_similarities', 'package_versions',
+           'list_answers', 'Service']
 
 # %% ../../nbs/50_serving.service.ipynb #1b34300c
 MAX_K = 1000  # the longest list that is given in one answer
@@ -42,24 +42,25 @@ def match_id(
     return number if written_so and fits else str(given)
 
 # %% ../../nbs/50_serving.service.ipynb #98817a94
-def order_events(
+def sort_events(
     events: Sequence[dict],  # {"item_id": ...[, "timestamp": datetime]}
 ) -> list[dict]:  # the oldest first
     "Events in the order of their times; times without a zone count as UTC."
     times = [event.get("timestamp") for event in events]
-    if any(time is None for time in times):
+    known = [time for time in times if time is not None]
+    if len(known) < len(times):
         return list(events)
-    utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in times]
-    order = sorted(range(len(events)), key=lambda i: utc[i])
+    utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in known]
+    order = sorted(range(len(events)), key=utc.__getitem__)
     return [events[i] for i in order]
 
 # %% ../../nbs/50_serving.service.ipynb #05f555f9
 def find_events(
-    events: Sequence[dict],  # as in `order_events`
+    events: Sequence[dict],  # as in `sort_events`
     item_ids: pd.Index,  # the catalogue
 ) -> tuple[np.ndarray, list[Id]]:  # item codes, int32 (n,); ids not in the catalogue
     "The items that the model knows, the oldest first, and those that it does not know."
-    items = [match_id(event["item_id"], item_ids) for event in order_events(events)]
+    items = [match_id(event["item_id"], item_ids) for event in sort_events(events)]
     codes = item_ids.get_indexer(pd.Index(items, dtype=object))
     unknown = [item for item, code in zip(items, codes, strict=True) if code < 0]
     return codes[codes >= 0].astype(np.int32), list(dict.fromkeys(unknown))
@@ -103,7 +104,7 @@ def package_versions() -> dict[str, str]:  # package -> version
     return {p: version(p) for p in ("recsys_nb", "torch", "numpy", "pandas")}
 
 
-def list_items(
+def list_answers(
     items: Sequence[Id],  # the best first
     scores: Sequence[float],  # of the items
 ) -> list[dict]:  # item_id, rank from 1, score
@@ -155,7 +156,7 @@ class Service:
             "user_id": user,
             "model": self.name,
             "source": source if found.any() else "none",
-            "items": list_items(ids, scores[found].tolist()),
+            "items": list_answers(ids, scores[found].tolist()),
             "unknown_items": unknown,
         }
 
@@ -179,7 +180,7 @@ class Service:
         scores[code] = -np.inf
         (columns,), (best,) = top_k(scores[None], k)
         found = columns >= 0
-        items = list_items(ids[columns[found]].tolist(), best[found].tolist())
+        items = list_answers(ids[columns[found]].tolist(), best[found].tolist())
         return {"item_id": item, "model": self.name, "items": items}
 
     def health(self) -> dict:  # status, model, created, n_users, n_items, versions

@@ -63,7 +63,7 @@ from .loop import overfit_one_batch as overfit_one_batch
 from .optim import SCHEDULES as SCHEDULES
 from .optim import sum_by_row as sum_by_row
 from .optim import RowAdam as RowAdam
-from .optim import read_rows as read_rows
+from .optim import copy_rows as copy_rows
 from .optim import write_rows as write_rows
 from .optim import sparse_tables as sparse_tables
 from .optim import dense_parameters as dense_parameters
@@ -151,7 +151,7 @@ from .table import LOOP_SETTINGS as LOOP_SETTINGS
 from .table import ROWS_AT_ONCE as ROWS_AT_ONCE
 from .table import TableSettings as TableSettings
 from .table import make_table_encoder as make_table_encoder
-from .table import read_labels as read_labels
+from .table import read_label_column as read_label_column
 from .table import DLRMTable as DLRMTable
 from .table import table_logits as table_logits
 from .table import list_rivals as list_rivals

@@ -5,7 +5,8 @@
 # %% ../../nbs/26_training.logistic.ipynb #29e65609
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
@@ -23,7 +24,7 @@ __all__ = ['one_hot_codes', 'stack_inputs', 'fit_logistic', 'find_last_layers', 
 # %% ../../nbs/26_training.logistic.ipynb #7b4a3bc5
 def one_hot_codes(
     sparse: np.ndarray,  # codes, long (n, S)
-    cardinalities: list[int] | tuple[int, ...],  # number of codes of each feature
+    cardinalities: Sequence[int],  # number of codes of each feature
 ) -> sp.csr_matrix:  # float32 (n, sum of cardinalities)
     "A column of zeros and ones for each code of each feature."
     sizes = np.array(cardinalities, np.int64)
@@ -37,7 +38,7 @@ def one_hot_codes(
 
 def stack_inputs(
     data: dict[str, Tensor],  # dense, float (n, D), and sparse, long (n, S), or one
-    cardinalities: list[int] | tuple[int, ...],  # number of codes of each of the S
+    cardinalities: Sequence[int],  # number of codes of each of the S
 ) -> np.ndarray | sp.csr_matrix:  # float32 (n, D + sum of cardinalities)
     "Numbers and one-hot codes side by side."
     dense, sparse = data.get("dense"), data.get("sparse")
@@ -51,7 +52,7 @@ def stack_inputs(
 # %% ../../nbs/26_training.logistic.ipynb #567ba47f
 def fit_logistic(
     data: dict[str, Tensor],  # dense and sparse as for `stack_inputs`; label 0 or 1
-    cardinalities: list[int] | tuple[int, ...],  # number of codes of each feature
+    cardinalities: Sequence[int],  # number of codes of each feature
     penalty: float = 1.0,  # lambda of the formula, above 0
     max_iter: int = 200,  # steps of L-BFGS, at most
 ) -> LinearTerm:  # dense, float32, on the CPU
@@ -79,10 +80,10 @@ def fit_logistic(
 # %% ../../nbs/26_training.logistic.ipynb #b4988834
 def find_last_layers(
     head: nn.Module,  # `top` of a DLRM: one stream of layers, or several
-) -> list[nn.Linear]:
+) -> list[Any]:  # of torch.nn.Linear
     "The layers that give the logits, one for each stream."
     streams = [head] if isinstance(head, nn.Sequential) else list(head.children())
-    return [stream[-1] for stream in streams]
+    return [list(stream.children())[-1] for stream in streams]
 
 
 def start_from_logistic(
@@ -106,7 +107,7 @@ def start_from_logistic(
 # %% ../../nbs/26_training.logistic.ipynb #4261cd11
 def train_from_start(
     model: nn.Module,  # trained in place
-    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],  # as for `train`
+    loss: Callable[..., Tensor],  # as for `train`
     data: dict[str, Tensor],  # rows to learn from, as for `train`
     valid: Callable[[nn.Module], dict[str, float]],  # as for `train`
     *,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..models.embeddings import sort_rows
 
 # %% auto #0
-__all__ = ['SCHEDULES', 'sum_by_row', 'RowAdam', 'read_rows', 'write_rows', 'sparse_tables', 'dense_parameters',
+__all__ = ['SCHEDULES', 'sum_by_row', 'RowAdam', 'copy_rows', 'write_rows', 'sparse_tables', 'dense_parameters',
            'make_optimizers', 'scale_rate', 'LearningRate', 'WeightAverage']
 
 # %% ../../nbs/19_training.optim.ipynb #6440a116
@@ -84,18 +85,19 @@ class RowAdam(torch.optim.Optimizer):
             state["unit"] = 1.0
         unit, second = state["unit"], state["second"]
         correction = 1 - beta ** state["step"]
-        for rows, grad in sum_by_row(table.grad):
+        grad_of_table: Any = table.grad
+        for rows, grad in sum_by_row(grad_of_table):
             squares = torch.linalg.vector_norm(grad, dim=1).square_()
             share = (1 - beta) / grad.shape[1] / unit
             moments = second.index_select(0, rows).add_(squares, alpha=share)
             second.index_copy_(0, rows, moments)
             roots = (moments * (unit / correction)).sqrt_()
             rates = group["lr"] / (roots + group["eps"])
-            moved = read_rows(table, rows).addcmul_(grad, rates[:, None], value=-1)
+            moved = copy_rows(table, rows).addcmul_(grad, rates[:, None], value=-1)
             write_rows(table, rows, moved)
 
 # %% ../../nbs/19_training.optim.ipynb #5b85e2dd
-def read_rows(
+def copy_rows(
     table: Tensor,  # (rows, dim)
     rows: Tensor,  # row numbers, long (n,)
 ) -> Tensor:  # (n, dim)

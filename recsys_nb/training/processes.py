@@ -175,6 +175,7 @@ class BatchSource(Protocol):
         world: int = 1,  # processes that share each batch
     ) -> int:
         "Batches per epoch, the same in all processes."
+        ...
 
     def batches(
         self,
@@ -185,9 +186,11 @@ class BatchSource(Protocol):
         world: int = 1,  # processes that ask
     ) -> Iterator[dict[str, Tensor]]:
         "The part of each batch that process `rank` of `world` has."
+        ...
 
     def fingerprint(self) -> str:
         "A text that no other data have."
+        ...
 
 
 def open_source(
@@ -418,7 +421,7 @@ class EpochInProgress:
         losses = self.losses[: len(self.sizes)]
         broken = (~losses.isfinite()).nonzero()
         if len(broken):
-            step = broken[0, 0].item()
+            step = int(broken[0, 0])
             raise FloatingPointError(
                 f"the loss is {losses[step].item()} in epoch {self.number}, step "
                 f"{step + 1} of {self.steps}: lower lr, and look for nan in the "

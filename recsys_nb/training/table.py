@@ -21,8 +21,8 @@ from .loop import train
 from .settings import TrainResult
 
 # %% auto #0
-__all__ = ['TABLE_PROFILES', 'LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_labels', 'DLRMTable',
-           'table_logits', 'list_rivals', 'train_rival', 'table_loss']
+__all__ = ['TABLE_PROFILES', 'LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_label_column',
+           'DLRMTable', 'table_logits', 'list_rivals', 'train_rival', 'table_loss']
 
 # %% ../../nbs/27_training.table.ipynb #30f6750e
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def make_table_encoder(
     return encoder.fit(frame)
 
 
-def read_labels(
+def read_label_column(
     frame: pd.DataFrame,  # rows
     label: str,  # its column of 0 and 1
 ) -> Tensor:  # float32 (n,)
@@ -164,14 +164,14 @@ class DLRMTable:
     ) -> DLRMTable:
         "Learn from the rows of a frame, by the settings that do best on `valid`."
         settings = next(iter(self.rivals.values()))
-        labels = read_labels(frame, label)
+        labels = read_label_column(frame, label)
         rng = np.random.default_rng(settings.seed)
         held = rng.random(len(frame)) < settings.valid_share
         if valid is None:
             valid, frame, labels = frame[held], frame[~held], labels[~held]
         self.encoder_ = make_table_encoder(frame, label, numbers, settings.min_count)
         rows = self.encode(frame) | {"label": labels}
-        held_rows = self.encode(valid) | {"label": read_labels(valid, label)}
+        held_rows = self.encode(valid) | {"label": read_label_column(valid, label)}
         self.results_ = {}
         best = float("inf")
         for name, rival in self.rivals.items():
