@@ -194,7 +194,7 @@ def answer_with_popular(
 class Recommender(BaseRecommender):
     "Several sources, a ranker and a gate that chooses what answers."
 
-    # recommenders by name, or a list of them; None: those of CANDIDATE_SOURCES that suit the log
+    # recommenders by name, or a list; None: those of CANDIDATE_SOURCES that suit
     sources: dict | list | None = None
     # 'auto': the best of RANKERS; a name of RANKERS; a ranker; None: without
     ranker: object = "auto"
