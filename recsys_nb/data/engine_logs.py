@@ -45,14 +45,21 @@ from .warehouse import Warehouse, fit_positive
 __all__ = ['LOOK_AT', 'find_roles', 'select_columns', 'parse_moment', 'parse_share', 'Selection', 'open_source', 'find_log',
            'find_sides', 'check_log', 'read_table']
 
-# %% ../../nbs/05f_data.engine_logs.ipynb #8482a6c4
+# %% ../../nbs/05f_data.engine_logs.ipynb #85d76f0e
 LOOK_AT = 100  # rows that are fetched where no name tells which column holds times
+
+
+def _can_hold_times(kind):
+    "Whether a column of a type may hold times at all."
+    dated = kind.is_timestamp() or kind.is_date()
+    return dated or kind.is_string() or kind.is_numeric()
 
 
 def _guess_times(engine, table, free, name):
     "The column of times, or an error that asks where it could be several."
     if "timestamp" in free:
         return "timestamp"
+    free = [column for column in free if _can_hold_times(table[column].type())]
     if not free:
         return None
     look = as_frame(engine.fetch_frame(table.select(free).limit(LOOK_AT)))
