@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
+from .data.arguments import MAX_SEED
 from .flags import in_flags
 
 # %% auto #0
-__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'read_count', 'read_amount',
-           'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend', 'add_evaluate', 'add_experiment',
-           'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo', 'Command', 'make_parser',
-           'refused_errors', 'notes_in_flags', 'main']
+__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'read_count', 'read_natural',
+           'read_level', 'read_amount', 'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend',
+           'add_evaluate', 'add_experiment', 'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo',
+           'Command', 'make_parser', 'refused_errors', 'notes_in_flags', 'main']
 
 # %% ../nbs/57_cli.ipynb #72086ea3
 def read_count(
@@ -30,6 +31,33 @@ def read_count(
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
     return int(text)
+
+
+def read_natural(
+    text: str,  # a word of the command line
+) -> int:
+    "A whole number of at least 0, as seeds and numbers of resamples are."
+    is_written_so = text.isascii() and text.isdigit()
+    if not is_written_so or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number from 0 to {MAX_SEED:,}"
+        )
+    return int(text)
+
+
+def read_level(
+    text: str,  # a word of the command line
+) -> float:
+    "A number between 0 and 1."
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} does not lie between 0 and 1: write .05 for 5%"
+        )
+    return number
 
 
 def read_amount(
@@ -172,7 +200,7 @@ def add_run(
     for name, (value, text) in COUNTS.items():
         text = f"{text} (default: {value:,})"
         add(f"--{name}", type=read_count, default=value, help=text)
-    add("--seed", type=int, default=42, help="of all randomness (default: 42)")
+    add("--seed", type=read_natural, default=42, help="of all randomness (default: 42)")
     add("--epochs", type=read_count, help="at most so many passes over the data")
     add(
         "--max-gib",
@@ -258,11 +286,11 @@ def add_evaluate(
         add(f"--{name}", choices=choices, help=f"{text} (default: {choices[0]})")
     add(
         "--n-boot",
-        type=int,
+        type=read_natural,
         help="resamples for intervals (default: 1000; 0: none)",
     )
-    add("--seed", type=int, help="of the resamples (default: 0)")
-    add("--level", type=float, help="of the intervals (default: 0.95)")
+    add("--seed", type=read_natural, help="of the resamples (default: 0)")
+    add("--level", type=read_level, help="of the intervals (default: 0.95)")
     add("--out", metavar="FILE", help="also write the numbers as a table")
     add_columns(parser, "user item")
     add_reading(parser)
@@ -281,7 +309,8 @@ def add_experiment(
         "--expected",
         action="append",
         metavar="ARM=SHARE,…",
-        help="the planned split, e.g. control=.9,treatment=.1 (default: equal)",
+        help="the planned split (default: equal): shares that sum to 1, such as "
+        "control=.9,treatment=.1, or whole parts, such as control=9,treatment=1",
     )
     add(
         "--user-policy",
@@ -289,7 +318,8 @@ def add_experiment(
         default="raise",
         help="users in two arms: an error, their first arm, or left out",
     )
-    add("--alpha", type=float, default=0.05, help="significance level (default: 0.05)")
+    level = "significance level (default: 0.05)"
+    add("--alpha", type=read_level, default=0.05, help=level)
     add(
         "--time-format",
         metavar="FORMAT",
@@ -418,7 +448,8 @@ def add_criteo(
     ]:
         text = f"{text} (default: {value})"
         add(f"--{name}", type=read_count, default=value, help=text)
-    add("--seed", type=int, default=0, help="of all randomness (default: 0)")
+    text = "of all randomness (default: 0)"
+    add("--seed", type=read_natural, default=0, help=text)
 
 # %% ../nbs/57_cli.ipynb #d8ec239a
 @dataclass(frozen=True)

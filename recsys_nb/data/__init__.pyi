@@ -1,4 +1,13 @@
 # made by `make sync` from the modules' __all__: do not edit
+from .arguments import MAX_SEED as MAX_SEED
+from .arguments import is_whole_number as is_whole_number
+from .arguments import check_whole_numbers as check_whole_numbers
+from .arguments import check_seed as check_seed
+from .arguments import is_number as is_number
+from .arguments import check_numbers as check_numbers
+from .arguments import check_levels as check_levels
+from .arguments import check_at_least as check_at_least
+from .arguments import check_above_0 as check_above_0
 from .columns import ARGUMENTS as ARGUMENTS
 from .columns import MAX_CAPITALS as MAX_CAPITALS
 from .columns import DataError as DataError
@@ -18,7 +27,7 @@ from .columns import check_columns as check_columns
 from .columns import check_ids as check_ids
 from .columns import NearMatch as NearMatch
 from .columns import is_numeric_id as is_numeric_id
-from .columns import loosen_id as loosen_id
+from .columns import loosen_ids as loosen_ids
 from .columns import find_near_match as find_near_match
 from .columns import compare_ids as compare_ids
 from .dataset import check_table as check_table

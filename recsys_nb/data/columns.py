@@ -11,11 +11,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 # %% auto #0
 __all__ = ['ARGUMENTS', 'MAX_CAPITALS', 'DataError', 'MissingColumnError', 'AmbiguousColumnError', 'NullIdError', 'IdTypeError',
            'TimestampError', 'DuplicateRowError', 'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError',
-           'as_plain_column', 'as_frame', 'check_columns', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_id',
+           'as_plain_column', 'as_frame', 'check_columns', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_ids',
            'find_near_match', 'compare_ids']
 
 # %% ../../nbs/00_data.columns.ipynb #5276675b
@@ -282,12 +283,18 @@ def is_numeric_id(
     return pd.api.types.is_numeric_dtype(ids)
 
 
-def loosen_id(
-    text: str,  # an id as it is written
-) -> str:
-    "An id without blanks, capitals, leading zeros and a trailing .0."
-    text = text.strip().lower().removesuffix(".0")
-    return text.lstrip("0") or text[-1:]
+def loosen_ids(
+    ids: pd.Series | pd.Index,  # ids, text
+) -> np.ndarray:  # text, as objects
+    "Ids without blanks, capitals, leading zeros and a trailing .0."
+    text = pa.array(ids, pa.large_string(), from_pandas=True)
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(text))
+    text = pc.replace_substring_regex(text, r"\.0$", "")
+    bare = pc.utf8_ltrim(text, "0")
+    is_zero = pc.equal(bare, "")
+    return pc.if_else(is_zero, pc.utf8_slice_codeunits(text, -1), bare).to_numpy(
+        zero_copy_only=False
+    )
 
 # %% ../../nbs/00_data.columns.ipynb #a3f1c09e
 def find_near_match(
@@ -296,10 +303,13 @@ def find_near_match(
     n_ids: int,  # distinct ids of the table that holds the strangers
 ) -> NearMatch | None:  # None: no id looks like another
     "A stranger that looks like a known id; a few may differ by capitals."
-    forms = {loosen_id(text) for text in strangers}
-    near = [text for text in known if loosen_id(text) in forms]
-    partners = {loosen_id(text): text for text in reversed(near)}  # the first of each
-    alike = [text for text in strangers if loosen_id(text) in partners]
+    forms = dict(zip(strangers, loosen_ids(strangers), strict=True))
+    known_forms = loosen_ids(known)
+    places = np.flatnonzero(pd.Index(known_forms).isin(list(forms.values())))
+    near = pd.Index(known).take(places).tolist()
+    pairs = zip(known_forms[places], near, strict=True)
+    partners = dict(reversed(list(pairs)))  # the first of each form
+    alike = [text for text, form in forms.items() if form in partners]
     if len(strangers) < n_ids:
         lower = {text.lower() for text in near}
         other = [text for text in alike if text.lower() not in lower]
@@ -307,7 +317,7 @@ def find_near_match(
             alike = other
     if not alike:
         return None
-    return NearMatch(alike[0], partners[loosen_id(alike[0])], len(alike))
+    return NearMatch(alike[0], partners[forms[alike[0]]], len(alike))
 
 # %% ../../nbs/00_data.columns.ipynb #8b152002
 def compare_ids(

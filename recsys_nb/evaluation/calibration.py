@@ -16,6 +16,7 @@ from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from ..data.arguments import check_whole_numbers
 from recsys_nb.evaluation.classification import (
     ranker_metrics,
     read_probabilities,
@@ -186,7 +187,8 @@ def reliability(
     name: str = "ranker",  # shown in plots
 ) -> Reliability:  # prints, plots, and gives a frame
     "How well probabilities agree with what happened."
-    check_resampling(n_boot, level)
+    check_resampling(n_boot, level, seed)
+    check_whole_numbers(1, n_bins=n_bins)
     y, p = read_probabilities(y_true, p, "p")
     p = p.astype(float)
     unit, _ = read_units(user_ids, len(y))
@@ -375,6 +377,8 @@ def by_segment(
     level: float = 0.95,  # of the interval
 ) -> pd.DataFrame:  # a row per segment: rows, predicted, observed, ratio, low, high, …
     "Calibration within each segment."
+    check_resampling(n_boot, level, seed)
+    check_whole_numbers(1, n_bins=n_bins)
     y, p = read_probabilities(y_true, p, "p")
     p = p.astype(float)
     unit, _ = read_units(user_ids, len(y))

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..data.arguments import check_levels, check_seed, check_whole_numbers
 from recsys_nb.data.columns import (
     DataError,
     IdMismatchError,
@@ -55,14 +56,14 @@ def metrics_errors() -> Iterator[None]:
         raise MetricsError(str(error), error.argument) from error
 
 
-def check_resampling(n_boot: int, level: float) -> None:
-    "A MetricsError for a number of resamples or a level that there cannot be."
-    if not isinstance(n_boot, int | np.integer) or n_boot < 0:
-        raise MetricsError(
-            f"n_boot={n_boot!r}: give a whole number of resamples, 0 for none."
-        )
-    if not 0 < level < 1:
-        raise MetricsError(f"level={level!r} is not between 0 and 1, as 0.95 is.")
+def check_resampling(n_boot: int, level: float, seed: int = 0) -> None:
+    "A MetricsError for a number of resamples, a level or a seed that cannot be."
+    try:
+        check_whole_numbers(0, n_boot=n_boot)
+        check_levels(level=level)
+        check_seed(seed)
+    except (TypeError, ValueError) as error:
+        raise MetricsError(str(error)) from None
 
 
 def show_id(value) -> str:

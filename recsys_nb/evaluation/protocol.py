@@ -469,7 +469,7 @@ def evaluate(
     name: str = "model",  # shown in plots and comparisons
 ) -> Report:  # estimates with intervals, the values of each user, and the protocol
     "Ranking metrics of each user's list, averaged over users, with intervals."
-    check_resampling(n_boot, level)
+    check_resampling(n_boot, level, seed)
     conventions = Conventions(missing, no_truth, map_denominator, gain, ties)
     cutoffs = read_cutoffs(k)
     given = {"items": items, "popularity": popularity, "train": train}

@@ -84,6 +84,7 @@ from .sequential import confidence_sequence as confidence_sequence
 from .sequential import always_valid_p as always_valid_p
 from .sequential import tuned_tau as tuned_tau
 from .users import USER_POLICIES as USER_POLICIES
+from .users import ROUNDING as ROUNDING
 from .users import read_rows as read_rows
 from .users import plain_value as plain_value
 from .users import find_column as find_column
@@ -97,6 +98,7 @@ from .users import exclude_users as exclude_users
 from .users import settle_users as settle_users
 from .users import Assignment as Assignment
 from .users import assign_users as assign_users
+from .users import scale_shares as scale_shares
 from .users import expected_shares as expected_shares
 from .users import SRM as SRM
 from .users import srm_test as srm_test

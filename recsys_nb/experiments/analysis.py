@@ -203,7 +203,8 @@ def analyze(
     guardrails: Mapping[str, float] | None = None,  # {metric: lift just tolerable}
     segments: str | Sequence[str] = (),  # columns known before, to repeat the table by
     correction: str = "holm",  # for several comparisons: "holm", "bh" or "none"
-    expected: Mapping | None = None,  # planned split, {arm: share}; None: equal
+    # planned split, {arm: share}: shares that sum to 1, or whole parts; None: equal
+    expected: Mapping | None = None,
     unbounded: Sequence[str] = (),  # metrics of whole numbers that are no counts
     kind: str | Mapping[str, str] = "mean",  # of one column: "mean" or "share"
     winsorize: float | Mapping[str, float] | None = None,  # quantile to cap means at
@@ -214,10 +215,10 @@ def analyze(
 
     The first metric decides. A ratio is written "numerator/denominator". Guardrails
     are tested for non-inferiority, outside the correction."""
+    check_alpha(alpha)
     settings = (kind, covariates, guardrails, unbounded, winsorize)
     chosen = configure_metrics(metrics, *settings)
     check_correction(correction)
-    check_alpha(alpha)
     frame = read_rows(frame)
     frame = settle_users(frame, variant, user, user_policy, time)
     users = assign_users(frame, variant, user, control)

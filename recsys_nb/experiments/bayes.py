@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
+from ..data import check_levels
 from recsys_nb.experiments.proportions import (
     ExperimentError,
-    check_alpha,
     check_count,
     format_percent,
 )
@@ -187,8 +187,8 @@ def beta_binomial(
     level: float = 0.95,  # of the credible intervals
 ) -> Bayes:  # .to_frame(), .plot()
     "Posterior rates, the chance to be best and the expected loss of each arm."
+    check_levels(level=level)
     check_arms(successes, trials, prior)
-    check_alpha(level)
     arms = list(trials)
     x = [check_count(f"the number of successes of {v!r}", successes[v]) for v in arms]
     n = [check_count(f"the number of trials of {v!r}", trials[v]) for v in arms]

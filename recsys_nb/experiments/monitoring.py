@@ -371,11 +371,9 @@ def find_treatment(names: list, treatment: object) -> int:
 
 def check_split(counts: dict, names: list, expected) -> None:
     "Warn if the split of the two watched arms is not the planned one."
-    shares = expected
-    if isinstance(expected, Mapping):
-        expected_shares(expected, names)
-        shares = {arm: expected[arm] for arm in counts}
-    srm = srm_test(counts, shares)
+    planned = dict(zip(names, expected_shares(expected, names), strict=True))
+    watched = np.array([planned[arm] for arm in counts])
+    srm = srm_test(counts, watched / watched.sum())
     if srm.mismatch:
         warnings.warn(str(srm), stacklevel=3)
 
@@ -411,13 +409,15 @@ def monitor(
     every: str = "D",  # length of a period: "h", "6h", "D", "W", "MS"
     alpha: float = 0.05,  # chance that the truth is ever outside
     kind: str = "mean",  # of a metric of one column: "mean" or "share"
-    expected: Mapping | Sequence[float] | None = None,  # planned split; None: equal
+    # planned split of all arms: shares that sum to 1, or whole parts; None: equal
+    expected: Mapping | Sequence[float] | None = None,
     scale: str = "auto",  # "lift", "difference", or the lift where there is one
     min_users: int | None = None,  # in each arm before a decision; None: by skewness
     unbounded: bool = False,  # whole numbers that are no counts
     user_policy: str = "raise",  # for users in two arms: "raise", "first", "exclude"
 ) -> Monitor:  # .decided, .to_frame(), .plot()
     "The lift by period, with a confidence sequence that may be looked at any time."
+    check_alpha(alpha)
     check_watch(effect, scale)
     (chosen,) = set_kinds(parse_metrics(metric), kind).values()
     chosen = replace(chosen, unbounded=unbounded)
@@ -437,7 +437,7 @@ def monitor(
     needed = count_needed_users(history.skewness)
     if min_users is not None:
         needed = np.full(len(history.users), min_users)
-    watch = Watch(scale, effect, check_alpha(alpha), is_share(values) and not unbounded)
+    watch = Watch(scale, effect, alpha, is_share(values) and not unbounded)
     table = watch_periods(edges[1:], history, watch, needed)
     least = int(needed[-1])
     return Monitor(table, chosen.name, alpha, chosen.estimand, arms, scale, least)

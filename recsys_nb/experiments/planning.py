@@ -14,6 +14,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import optimize, stats
 
+from ..data import check_levels
 from .effects import delta_method
 from recsys_nb.experiments.outcomes import (
     Metric,
@@ -297,6 +298,7 @@ def duration(
     kind: str = "mean",  # of a metric of one column: "mean" or "share"
 ) -> Duration:  # .to_frame(), .plot(), .days
     "The smallest detectable lift by duration, from the users of a log of the past."
+    check_levels(alpha=alpha, power=power)
     if not 0 < share <= 0.5:
         raise ExperimentError(
             f"share={share!r} is the part of all users in one arm: above 0, at most .5."

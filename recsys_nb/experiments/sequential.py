@@ -226,10 +226,11 @@ def group_sequential(
     spending: str = "obrien-fleming",  # a key of SPENDING, such as "pocock"
 ) -> Boundaries:  # z, information; .to_frame(), .plot(), .exits(drift), .cost(power)
     "Two-sided group-sequential boundaries by alpha spending (Lan & DeMets 1983)."
+    check_alpha(alpha)
     if spending not in SPENDING:
         raise ExperimentError(f"spending={spending!r} is not one of {list(SPENDING)}.")
     t = place_looks(looks)
-    spent = SPENDING[spending](t, check_alpha(alpha))
+    spent = SPENDING[spending](t, alpha)
     z = find_boundaries(t, np.diff(spent, prepend=0))
     return Boundaries(t, z, alpha, spending)
 
@@ -241,13 +242,14 @@ def confidence_sequence(
     alpha: float = 0.05,  # chance that the truth is ever outside
 ) -> tuple[np.ndarray, np.ndarray]:  # low, high
     "Normal-mixture interval that is valid at all looks together (Robbins 1970)."
-    if tau <= 0:
+    check_alpha(alpha)
+    if not tau > 0:
         raise ExperimentError(
             f"tau={tau!r} must be positive: the size of the effects that matter."
         )
     d = np.asarray(estimate, float)
     v = np.asarray(se, float) ** 2
-    evidence = 2 * np.log(1 / check_alpha(alpha)) + np.log1p(tau**2 / v)
+    evidence = 2 * np.log(1 / alpha) + np.log1p(tau**2 / v)
     half = np.sqrt(v * (v + tau**2) / tau**2 * evidence)
     return d - half, d + half
 
@@ -271,7 +273,8 @@ def tuned_tau(
     alpha: float = 0.05,  # as for confidence_sequence
 ) -> float:  # tau
     "The tau for which the confidence sequence is narrowest at a standard error."
+    check_alpha(alpha)
     if not se > 0:
         raise ExperimentError(f"se={se!r} must be positive.")
-    lambert = special.lambertw(-(check_alpha(alpha) ** 2) / np.e, -1).real
+    lambert = special.lambertw(-(alpha**2) / np.e, -1).real
     return float(se * np.sqrt(-lambert - 1))

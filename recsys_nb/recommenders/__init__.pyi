@@ -113,13 +113,14 @@ from .questions import Catalogue as Catalogue
 from .questions import sort_histories as sort_histories
 from .questions import extend_histories as extend_histories
 from .questions import check_ids as check_ids
+from .questions import hint_at_near_match as hint_at_near_match
+from .questions import warn_of_near_users as warn_of_near_users
 from .questions import read_ids as read_ids
+from .questions import refuse_tables as refuse_tables
 from .questions import read_frame as read_frame
 from .questions import Question as Question
 from .questions import read_question as read_question
 from .questions import allow_items as allow_items
-from .questions import check_at_least as check_at_least
-from .questions import check_above_0 as check_above_0
 from .race import ROUNDS as ROUNDS
 from .race import BONUSES as BONUSES
 from .race import run_race as run_race
@@ -215,6 +216,7 @@ from .storage import find_class as find_class
 from .towers import PROFILES as PROFILES
 from .towers import CHECKS as CHECKS
 from .towers import BOUNDS as BOUNDS
+from .towers import WHOLE as WHOLE
 from .towers import CHOICES as CHOICES
 from .towers import LESSONS as LESSONS
 from .towers import SPARSE_TABLE as SPARSE_TABLE

@@ -14,13 +14,18 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.exceptions import NotFittedError
 
-from ..data import Dataset, EmptyLogError, Histories, UnknownIdError
+from recsys_nb.data import (
+    Dataset,
+    EmptyLogError,
+    Histories,
+    UnknownIdError,
+    check_above_0,
+    check_whole_numbers,
+)
 from recsys_nb.recommenders.questions import (
     Catalogue,
     Question,
     allow_items,
-    check_above_0,
-    check_at_least,
     check_ids,
     read_frame,
     read_ids,
@@ -79,7 +84,7 @@ def top_k(
     k: int,  # how many; at most m are returned
 ) -> tuple[np.ndarray, np.ndarray]:  # columns, int (n, min(k, m)); their scores
     "The k best of each row, best first, ties by column; -1 where only -inf is left."
-    check_at_least(1, k=k)
+    check_whole_numbers(1, k=k)
     n_rows, n_columns = scores.shape
     k = min(k, n_columns)
     columns = np.full((n_rows, k), -1)
@@ -389,7 +394,7 @@ class BaseRecommender:
         budget_gib: float = 1.0,  # memory for the scores of users taken at a time
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
         "The k best items for each user, best first."
-        check_at_least(1, k=k)
+        check_whole_numbers(1, k=k)
         check_above_0(budget_gib=budget_gib)
         question = self.ask(user_ids, events)
         allowed = allow_items(self.item_ids_, candidates, exclude)

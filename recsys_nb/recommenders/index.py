@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
+from ..data import check_whole_numbers
 from .base import top_k
 
 # %% auto #0
@@ -156,8 +157,7 @@ class ItemIndex:
         allowed: np.ndarray | None = None,  # bool (n_items,): which may be answered
     ) -> tuple[np.ndarray, np.ndarray]:  # item codes, -1 for none, and scores (n, k)
         "The k best allowed items of each query, best first."
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        check_whole_numbers(1, k=k)
         if allowed is not None and allowed.shape != (self.n_items,):
             raise ValueError(
                 f"allowed must have one boolean per item, shape ({self.n_items},), "

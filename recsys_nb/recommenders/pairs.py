@@ -14,11 +14,17 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from ..data import DataError, Dataset, Histories, histories
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    Histories,
+    check_whole_numbers,
+    histories,
+)
 from .base import BaseRecommender, slice_histories
 from .baselines import ItemKNN
 from .columns import FeatureTable
-from .questions import check_at_least, sort_histories
+from .questions import sort_histories
 
 # %% auto #0
 __all__ = ['LATE', 'SHRINK', 'CONTEXT', 'EXAMPLES', 'LIMIT', 'LONGEST', 'split_head', 'with_tables', 'draw_by_ids',
@@ -472,7 +478,7 @@ def make_examples(
     seed: int = 0,  # of random items
 ) -> Examples:
     "Pairs to learn from, of which the sources knew nothing."
-    check_at_least(1, candidates=candidates)
+    check_whole_numbers(1, candidates=candidates)
     head, held = with_tables(head), with_tables(held)
     question = Held(head, held, sources, candidates, seed)
     parts = [EXAMPLES[kind](question) for kind in choose_kinds(kinds, held)]

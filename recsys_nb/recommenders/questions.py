@@ -15,13 +15,15 @@ from recsys_nb.data import (
     Dataset,
     Histories,
     MissingColumnError,
+    NullIdError,
     UnknownIdError,
+    find_near_match,
     histories,
 )
 
 # %% auto #0
-__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_ids', 'read_ids', 'read_frame', 'Question', 'read_question',
-           'allow_items', 'check_at_least', 'check_above_0']
+__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_ids', 'hint_at_near_match', 'warn_of_near_users', 'read_ids',
+           'refuse_tables', 'read_frame', 'Question', 'read_question', 'allow_items']
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ccde2d79
 @dataclass(frozen=True, eq=False)
@@ -114,18 +116,71 @@ def check_ids(
         "Write them in the same way: .astype(...), .str.strip(), .str.zfill(...)."
     )
 
+# %% ../../nbs/31_recommenders.questions.ipynb #b652cf11
+def hint_at_near_match(
+    unknown: pd.Index,  # ids that are not known
+    given: pd.Index,  # all ids of the question
+    known: pd.Index,  # ids of the training data
+) -> str:  # the end of a sentence; empty where nothing looks alike
+    "Name a known id that an unknown one differs from by its writing only."
+    others = known.difference(given, sort=False)
+    if not len(unknown) or not len(others):
+        return ""
+    found = find_near_match(unknown.astype("str"), others.astype("str"), len(unknown))
+    if found is None:
+        return ""
+    return (
+        f"; {found.stranger!r} is not known, but {found.partner!r} is: they differ by "
+        f"blanks, leading zeros or capitals in {found.n_ids:,} ids; write them alike"
+    )
+
+
+def warn_of_near_users(
+    users: pd.Index,  # ids of the question
+    rows: np.ndarray,  # of each in the training data, -1: unknown
+    known: pd.Index,  # ids of the training data
+) -> None:
+    "Say which unknown users look like known ones."
+    unknown = users[rows < 0]
+    hint = hint_at_near_match(unknown, users, known)
+    if hint:
+        warnings.warn(
+            f"{len(unknown):,} of {len(users):,} users are not in the training "
+            f"data{hint}",
+            stacklevel=5,
+        )
+
 # %% ../../nbs/31_recommenders.questions.ipynb #117a022d
 def read_ids(
     ids,  # one id, or a list, set, array, Index or column of them
+    what: str = "user_ids",  # its name in messages
 ) -> pd.Index:  # each once, in the order given
     "Ids as an Index without repeats."
     if np.isscalar(ids):
         ids = [ids]
+    refuse_tables(ids, what)
     if hasattr(ids, "to_pandas"):
         ids = ids.to_pandas()
     if isinstance(ids, (set, frozenset)):
         ids = sorted(ids)
-    return pd.Index(ids).unique()
+    found = pd.Index(ids).unique()
+    if found.hasnans:
+        raise NullIdError(f"{what} hold an id that is null; leave it out.")
+    return found
+
+
+def refuse_tables(
+    ids,  # what was passed
+    what: str,  # its name in messages
+) -> None:
+    "Complain about what holds more than one column of ids."
+    is_table = hasattr(ids, "columns") or hasattr(ids, "column_names")
+    if is_table or isinstance(ids, dict) or np.ndim(ids) > 1:
+        kind = type(ids).__name__
+        raise TypeError(
+            f"{what} must be one id or a list of ids, got a {kind}; pass one column "
+            "of it, such as frame['user_id']."
+        )
 
 
 def read_frame(
@@ -164,7 +219,8 @@ def read_events(events, catalogue: Catalogue) -> tuple[pd.Index, pd.DataFrame]:
         check_ids(given, catalogue.item_ids, "item")
         warnings.warn(
             f"{len(unknown):,} items in the events are not in the training catalogue "
-            f"and are left out, e.g. {unknown[:1].tolist()[0]!r}",
+            f"and are left out, e.g. {unknown[:1].tolist()[0]!r}"
+            f"{hint_at_near_match(unknown, given, catalogue.item_ids)}",
             stacklevel=5,
         )
     users = pd.Index(log.interactions.user_id).unique()
@@ -212,6 +268,7 @@ def read_question(
         known |= rows >= 0
     if not known.any():
         check_ids(users, catalogue.user_ids, "user")
+    warn_of_near_users(users, rows, catalogue.user_ids)
     source = np.where(is_new, "events", np.where(known, "history", "popular"))
     return Question(users, past, source)
 
@@ -234,32 +291,14 @@ def allow_items(
 # %% ../../nbs/31_recommenders.questions.ipynb #596ff2d6
 def find_items(item_ids: pd.Index, ids, what: str) -> pd.Index:
     "Ids as given, compared with the catalogue; unknown candidates are counted."
-    ids = read_ids(ids)
+    ids = read_ids(ids, what)
     check_ids(ids, item_ids, "item")
     unknown = ids[item_ids.get_indexer(ids) < 0]
     if what == "candidates" and len(unknown):
         warnings.warn(
             f"{len(unknown):,} of {len(ids):,} candidates are not in the training "
-            f"catalogue and cannot be recommended, e.g. {unknown[:1].tolist()[0]!r}",
+            f"catalogue and cannot be recommended, e.g. {unknown[:1].tolist()[0]!r}"
+            f"{hint_at_near_match(unknown, ids, item_ids)}",
             stacklevel=5,
         )
     return ids
-
-# %% ../../nbs/31_recommenders.questions.ipynb #6232c798
-def check_at_least(
-    least: float,  # the smallest value allowed
-    **given: float,  # arguments by name
-) -> None:
-    "Complain about the first argument below `least`."
-    for name, value in given.items():
-        if not value >= least:
-            raise ValueError(f"{name} is {value!r}; it must be at least {least}.")
-
-
-def check_above_0(
-    **given: float,  # arguments by name
-) -> None:
-    "Complain about the first argument that is not above 0."
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value!r}; it must be above 0.")

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
-from ..data import Dataset, Histories, UnknownIdError
+from recsys_nb.data import (
+    Dataset,
+    Histories,
+    UnknownIdError,
+    check_seed,
+    check_whole_numbers,
+)
 from ..models.dlrm import DLRMConfig
 from .base import BaseRecommender, pack, unpack
 from recsys_nb.recommenders.pairs import (
@@ -34,7 +40,7 @@ from recsys_nb.recommenders.pairs import (
     usual_context,
     with_tables,
 )
-from .questions import Catalogue, check_at_least, read_frame
+from .questions import Catalogue, read_frame
 
 # %% auto #0
 __all__ = ['CHUNK', 'RankerSettings', 'RankerData', 'hold_users', 'Prepared', 'prepare_examples', 'features_of_examples',
@@ -65,7 +71,9 @@ class RankerSettings:
             raise ValueError(
                 f"calibration must be {names}, or None, got {self.calibration!r}"
             )
-        check_at_least(1, candidates=self.candidates, max_examples=self.max_examples)
+        sizes = {"candidates": self.candidates, "max_examples": self.max_examples}
+        check_whole_numbers(1, **sizes)
+        check_seed(self.seed)
         for name in ("share", "valid_share"):
             value = getattr(self, name)
             if not 0 < value < 1:

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Histories, UnknownIdError
+from ..data import Dataset, Histories, UnknownIdError, check_whole_numbers
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
 from .base import BaseRecommender, Catalogue, top_k
@@ -311,6 +311,7 @@ class TwoTowerRetriever(BaseRecommender):
         k: int = 10,  # how many
     ) -> pd.DataFrame:  # item_id, rank, score (cosine)
         "The items whose vectors are nearest to an item's."
+        check_whole_numbers(1, k=k)
         code = self.item_ids_.get_indexer([item_id])[0]
         if code < 0:
             raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")

@@ -10,10 +10,9 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..data import Dataset, Histories
+from ..data import Dataset, Histories, check_above_0, check_seed
 from recsys_nb.recommenders.base import (
     BaseRecommender,
-    check_above_0,
     count_users_at_a_time,
     slice_histories,
 )
@@ -225,6 +224,7 @@ class Budget:
     retriever: dict = field(default_factory=dict)  # settings of the Two-Tower
 
     def __post_init__(self):
+        check_seed(self.seed)
         if self.max_gib is not None:
             check_above_0(max_gib=self.max_gib)
 

@@ -14,11 +14,17 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from ..data import DataError, Dataset, EmptyLogError, Histories
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    EmptyLogError,
+    Histories,
+    check_seed,
+    check_whole_numbers,
+)
 from recsys_nb.recommenders.base import (
     BaseRecommender,
     Catalogue,
-    check_at_least,
     find_codes,
     mask_scores,
     read_frame,
@@ -624,7 +630,8 @@ class Recommender(BaseRecommender):
     say: Callable[[str], None] = print_nothing  # is told what happens
 
     def __post_init__(self):
-        check_at_least(1, candidates=self.candidates)
+        check_whole_numbers(1, candidates=self.candidates)
+        check_seed(self.seed)
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout is {self.holdout}; it is a share of the log")
         if isinstance(self.ranker, str) and self.ranker not in ("auto", *RANKERS):

@@ -24,7 +24,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from ..data import DataError
+from ..data import DataError, check_seed
 from ..models import DLRM
 from ..recommenders import BaseRecommender, TwoTowerRetriever
 from ..recommenders.pairs import LIMIT
@@ -434,6 +434,7 @@ def export(
     seed: int = 0,
 ) -> Path:  # the folder
     "Write a recommender for other programs (needs the extra [serve])."
+    check_seed(seed)
     for module in NEEDED:
         check_installed(module)
     if not hasattr(recommender, "item_ids_"):
