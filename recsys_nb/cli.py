@@ -19,9 +19,9 @@ from .flags import in_flags
 
 # %% auto #0
 __all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'read_count', 'read_natural',
-           'read_level', 'read_amount', 'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend',
-           'add_evaluate', 'add_experiment', 'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo',
-           'Command', 'make_parser', 'refused_errors', 'notes_in_flags', 'main']
+           'read_amount', 'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend', 'add_evaluate',
+           'add_experiment', 'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo', 'Command',
+           'make_parser', 'refused_errors', 'notes_in_flags', 'main']
 
 # %% ../nbs/57_cli.ipynb #72086ea3
 def read_count(
@@ -36,28 +36,13 @@ def read_count(
 def read_natural(
     text: str,  # a word of the command line
 ) -> int:
-    "A whole number of at least 0, as seeds and numbers of resamples are."
+    "A whole number of at least 0, as a seed is."
     is_written_so = text.isascii() and text.isdigit()
     if not is_written_so or int(text) > MAX_SEED:
         raise argparse.ArgumentTypeError(
             f"{text!r} is no whole number from 0 to {MAX_SEED:,}"
         )
     return int(text)
-
-
-def read_level(
-    text: str,  # a word of the command line
-) -> float:
-    "A number between 0 and 1."
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} does not lie between 0 and 1: write .05 for 5%"
-        )
-    return number
 
 
 def read_amount(
@@ -184,7 +169,12 @@ def add_run(
 ) -> None:
     "The flags of `recsys-nb run`."
     add = parser.add_argument
-    add("--out", required=True, help="the folder to make")
+    add(
+        "--out",
+        required=True,
+        help="the folder to make: it appears once it is complete; where the run is "
+        "ended by SIGTERM, the same command goes on from what was done",
+    )
     add_data(parser)
     add_columns(parser)
     add_reading(parser)
@@ -286,11 +276,11 @@ def add_evaluate(
         add(f"--{name}", choices=choices, help=f"{text} (default: {choices[0]})")
     add(
         "--n-boot",
-        type=read_natural,
+        type=int,
         help="resamples for intervals (default: 1000; 0: none)",
     )
     add("--seed", type=read_natural, help="of the resamples (default: 0)")
-    add("--level", type=read_level, help="of the intervals (default: 0.95)")
+    add("--level", type=float, help="of the intervals (default: 0.95)")
     add("--out", metavar="FILE", help="also write the numbers as a table")
     add_columns(parser, "user item")
     add_reading(parser)
@@ -318,8 +308,7 @@ def add_experiment(
         default="raise",
         help="users in two arms: an error, their first arm, or left out",
     )
-    level = "significance level (default: 0.05)"
-    add("--alpha", type=read_level, default=0.05, help=level)
+    add("--alpha", type=float, default=0.05, help="significance level (default: 0.05)")
     add(
         "--time-format",
         metavar="FORMAT",

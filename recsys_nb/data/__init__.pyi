@@ -32,6 +32,7 @@ from .columns import find_near_match as find_near_match
 from .columns import compare_ids as compare_ids
 from .dataset import check_table as check_table
 from .dataset import check_positive as check_positive
+from .dataset import warn_of_negative_values as warn_of_negative_values
 from .dataset import order_by_time as order_by_time
 from .dataset import order_by_example as order_by_example
 from .dataset import Dataset as Dataset
@@ -48,9 +49,11 @@ from .histories import Histories as Histories
 from .histories import order_by_content as order_by_content
 from .histories import histories as histories
 from .histories import concatenate_histories as concatenate_histories
+from .logs import AMOUNTS as AMOUNTS
 from .logs import LINE_FORMATS as LINE_FORMATS
 from .logs import is_text_file as is_text_file
 from .logs import align_ids as align_ids
+from .logs import warn_of_returns as warn_of_returns
 from .logs import read_log as read_log
 from .logs import name_of_file as name_of_file
 from .logs import read_user_lists as read_user_lists

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from ..data.arguments import check_levels, check_seed, check_whole_numbers
+from ..data.arguments import MAX_SEED, is_number, is_whole_number
 from recsys_nb.data.columns import (
     DataError,
     IdMismatchError,
@@ -58,12 +58,14 @@ def metrics_errors() -> Iterator[None]:
 
 def check_resampling(n_boot: int, level: float, seed: int = 0) -> None:
     "A MetricsError for a number of resamples, a level or a seed that cannot be."
-    try:
-        check_whole_numbers(0, n_boot=n_boot)
-        check_levels(level=level)
-        check_seed(seed)
-    except (TypeError, ValueError) as error:
-        raise MetricsError(str(error)) from None
+    if not is_whole_number(n_boot) or n_boot < 0:
+        raise MetricsError(
+            f"n_boot={n_boot!r}: give a whole number of resamples, 0 for none."
+        )
+    if not is_number(level) or not 0 < level < 1:
+        raise MetricsError(f"level={level!r} is not between 0 and 1, as 0.95 is.")
+    if not is_whole_number(seed) or not 0 <= seed <= MAX_SEED:
+        raise MetricsError(f"seed={seed!r} is no whole number from 0 to 2**32 - 1.")
 
 
 def show_id(value) -> str:

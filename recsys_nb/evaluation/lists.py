@@ -182,6 +182,8 @@ def read_past(data, users: pd.Index) -> tuple[Truth, pd.Series]:
     "What `users` had before, by their codes; how often each item occurs in all."
     user, item = read_columns(events_of(data), ["user_id", "item_id"], "train")
     known = pd.Index(user.unique())
+    if not len(known):
+        raise MetricsError("train has no rows; leave it out where nothing is known.")
     check_ids_meet(users, known, "user_id of the truth", "train")
     asked = user.isin(users)
     past = encode_pairs(user[asked], item[asked], None).among(users)
@@ -352,6 +354,11 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
         for column in read_columns(table, names, "recommendations")
     ]
     columns[2] = np.asarray(columns[2])
+    if not len(columns[2]):
+        raise MetricsError(
+            "the recommendations have no rows. Check the filter or the query that "
+            "made them."
+        )
     cells, items, strangers = read_cells(columns, users, depth)
     if len(strangers):
         met = np.zeros(len(users), bool)

@@ -43,6 +43,8 @@ from .outcomes import KINDS as KINDS
 from .outcomes import VALUES as VALUES
 from .outcomes import Metric as Metric
 from .outcomes import parse_metrics as parse_metrics
+from .outcomes import check_free_columns as check_free_columns
+from .outcomes import check_measures as check_measures
 from .outcomes import set_kinds as set_kinds
 from .outcomes import set_caps as set_caps
 from .outcomes import describe_text as describe_text

@@ -23,6 +23,8 @@ from recsys_nb.experiments.decision import (
 from .effects import NOT_TESTED, compare_groups
 from recsys_nb.experiments.outcomes import (
     Metric,
+    check_free_columns,
+    check_measures,
     collect_values,
     group_users,
     parse_metrics,
@@ -219,6 +221,12 @@ def analyze(
     settings = (kind, covariates, guardrails, unbounded, winsorize)
     chosen = configure_metrics(metrics, *settings)
     check_correction(correction)
+    segments = [segments] if isinstance(segments, str) else list(segments)
+    blocks = [strata] if isinstance(strata, str) else list(strata or ())
+    roles = {"users": user, "arms": variant}
+    check_measures(chosen, **roles, times=time)
+    check_free_columns("segment", segments, **roles)
+    check_free_columns("stratum", blocks, **roles)
     frame = read_rows(frame)
     frame = settle_users(frame, variant, user, user_policy, time)
     users = assign_users(frame, variant, user, control)
@@ -227,8 +235,6 @@ def analyze(
     if srm.mismatch:
         warnings.warn(str(srm), stacklevel=2)
     stratum, share = assign_strata(frame, strata, users)
-    if isinstance(segments, str):
-        segments = [segments]
     parts = [
         (column, *group_users(frame, column, users, "segments")) for column in segments
     ]

@@ -19,6 +19,7 @@ from scipy import stats
 from .effects import delta_method, is_share
 from recsys_nb.experiments.outcomes import (
     Metric,
+    check_measures,
     collect_values,
     parse_metrics,
     read_numbers,
@@ -421,6 +422,7 @@ def monitor(
     check_watch(effect, scale)
     (chosen,) = set_kinds(parse_metrics(metric), kind).values()
     chosen = replace(chosen, unbounded=unbounded)
+    check_measures([chosen], users=user, arms=variant, times=time)
     frame = settle_users(read_rows(frame), variant, user, user_policy, time)
     users = assign_users(frame, variant, user, control)
     place = find_treatment(users.arms, treatment)

@@ -18,6 +18,7 @@ from ..data import check_levels
 from .effects import delta_method
 from recsys_nb.experiments.outcomes import (
     Metric,
+    check_measures,
     collect_values,
     parse_metrics,
     set_kinds,
@@ -314,6 +315,7 @@ def duration(
             "for; pass shorter days=... or a longer history."
         )
     (chosen,) = set_kinds(parse_metrics(metric), kind).values()
+    check_measures([chosen], users=user, times=time)
     rows = []
     for length in sorted(days):
         part = history[(elapsed < length).to_numpy()]

@@ -275,7 +275,13 @@ def settle_users(
     shown = plain_value(torn[0])
     count = f"{len(torn)} users are in two variants, e.g. {shown!r}"
     warnings.warn(f"{count}: {words}", stacklevel=3)
-    return settle(frame, variant, user, torn, time)
+    settled = settle(frame, variant, user, torn, time)
+    if not len(settled):
+        raise ExperimentError(
+            f"user_policy={policy!r} leaves no user: all {len(torn)} are in two "
+            "variants; look at how users are assigned."
+        )
+    return settled
 
 # %% ../../nbs/44b_experiments.users.ipynb #e545cc52
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,9 @@ from .gate import measure_gap as measure_gap
 from .gate import drop_small_leads as drop_small_leads
 from .gate import choose_answer as choose_answer
 from .gate import Verdict as Verdict
+from .index import ROWS_AT_ONCE as ROWS_AT_ONCE
 from .index import add_dimension as add_dimension
+from .index import take_points as take_points
 from .index import build_exact as build_exact
 from .index import build_cells as build_cells
 from .index import IndexPart as IndexPart
@@ -122,11 +124,15 @@ from .questions import Question as Question
 from .questions import read_question as read_question
 from .questions import allow_items as allow_items
 from .race import ROUNDS as ROUNDS
+from .race import RACE_COLUMNS as RACE_COLUMNS
 from .race import BONUSES as BONUSES
 from .race import run_race as run_race
 from .race import run_until as run_until
 from .race import score_so_far as score_so_far
 from .race import cost_of_race as cost_of_race
+from .race import open_race as open_race
+from .race import keep_race as keep_race
+from .race import recall_race as recall_race
 from .race import choose_bonus as choose_bonus
 from .ranker import TRAINING as TRAINING
 from .ranker import RANKERS as RANKERS
@@ -166,6 +172,8 @@ from .retriever import PAIRS as PAIRS
 from .retriever import HISTORY_CELLS as HISTORY_CELLS
 from .retriever import load_model as load_model
 from .retriever import list_contestants as list_contestants
+from .retriever import describe_race as describe_race
+from .retriever import race_once as race_once
 from .retriever import train_best as train_best
 from .retriever import service_bonus as service_bonus
 from .retriever import fit_bonus as fit_bonus

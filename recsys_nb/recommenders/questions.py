@@ -108,8 +108,11 @@ def check_ids(
     same_type = numbers(given.infer_objects()) == numbers(known.infer_objects())
     first = known[:1].tolist()[0]
     spellings = pd.Index(spell_otherwise(given, str(first)), dtype=object)
-    if same_type and (known.get_indexer(spellings) < 0).all():
+    meant = known.get_indexer(spellings)
+    if same_type and (meant < 0).all():
         return
+    if (meant >= 0).any():
+        first = known[meant[meant >= 0][:1]].tolist()[0]
     raise UnknownIdError(
         f"none of the {what} ids is known: yours are like {given[:1].tolist()[0]!r} "
         f"({given.dtype}), those of the training data like {first!r} ({known.dtype}). "
@@ -131,7 +134,8 @@ def hint_at_near_match(
         return ""
     return (
         f"; {found.stranger!r} is not known, but {found.partner!r} is: they differ by "
-        f"blanks, leading zeros or capitals in {found.n_ids:,} ids; write them alike"
+        f"blanks, leading zeros or capitals ({found.n_ids:,} such ids); write them "
+        "alike"
     )
 
 
@@ -144,11 +148,7 @@ def warn_of_near_users(
     unknown = users[rows < 0]
     hint = hint_at_near_match(unknown, users, known)
     if hint:
-        warnings.warn(
-            f"{len(unknown):,} of {len(users):,} users are not in the training "
-            f"data{hint}",
-            stacklevel=5,
-        )
+        warnings.warn(f"user {hint.removeprefix('; ')}", stacklevel=5)
 
 # %% ../../nbs/31_recommenders.questions.ipynb #117a022d
 def read_ids(
