@@ -10,6 +10,7 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -186,3 +187,39 @@ def test_items_written_otherwise_are_named(popular):
         popular.recommend(events=events, k=2)
     with pytest.warns(UserWarning, match="'Item_3' is not known, but 'item_3' is"):
         popular.recommend("user_1", candidates=["item_1", "Item_3"], k=2)
+
+
+class Lazy:
+    "A table of another library that is computed when it is asked for."
+
+    columns = ("user_id", "item_id")
+
+    def __init__(self, frame):
+        self.frame = frame
+
+    def collect(self):
+        return pa.Table.from_pandas(self.frame)
+
+
+def test_events_of_any_library(popular):
+    frame = pd.DataFrame({"user_id": "me", "item_id": ["item_1", "item_2"]})
+    expected = popular.recommend(events=frame, k=3)
+    for events in (Lazy(frame), pa.Table.from_pandas(frame)):
+        pd.testing.assert_frame_equal(popular.recommend(events=events, k=3), expected)
+    for wrong in (3, ["item_1"], frame.item_id):
+        with pytest.raises(TypeError, match="the events frame must be a"):
+            popular.recommend(events=wrong)
+
+
+def test_categories_need_item_ids():
+    pairs = pd.DataFrame({"user_id": [1], "item_id": [2], "rank": [1]})
+    for wrong in (pa.array(["x"]), np.array(["x"]), ["x"]):
+        with pytest.raises(evaluation.MetricsError, match="categories has no item ids"):
+            evaluation.evaluate(pairs, pairs, categories=wrong, n_boot=0)
+
+
+def test_reliability_without_resamples_shows_no_interval():
+    found = evaluation.reliability(
+        [0, 1, 1, 0], [0.1, 0.8, 0.7, 0.3], n_bins=2, n_boot=0
+    )
+    assert "nan" not in repr(found) and "ECE 0.2250, " in repr(found)

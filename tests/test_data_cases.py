@@ -13,6 +13,7 @@ from recsys_nb.data import (
     AmbiguousColumnError,
     DataError,
     Dataset,
+    EmptyLogError,
     IdMismatchError,
     MissingColumnError,
     NullIdError,
@@ -22,6 +23,7 @@ from recsys_nb.data import (
     load,
     parse_timestamps,
     read_frame,
+    split_by_time,
     split_leave_last_out,
     split_random,
 )
@@ -543,3 +545,42 @@ def test_values_that_have_no_order_are_refused(value):
     frame = pd.DataFrame({"user_id": [1, 2], "item_id": [1, 2], "value": [value] * 2})
     with pytest.raises(DataError, match="value is"):
         Dataset(frame, positive=4)
+
+
+# --- ids that nobody sees --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\u3000"])
+@pytest.mark.parametrize("key", ["user_id", "item_id"])
+def test_blank_ids_are_no_ids(blank, key):
+    frame = pd.DataFrame({"user_id": ["a", "b", "c"], "item_id": ["x", "y", "z"]})
+    frame[key] = frame[key].where(frame.index != 1, blank)
+    with pytest.raises(NullIdError, match=f"{key} is blank .* the first is row 1"):
+        Dataset(frame)
+    with pytest.warns(UserWarning, match=f"1 of 3 interactions .* {key} is null"):
+        data = Dataset.from_frame(frame, unknown="drop")
+    assert len(data) == 2
+
+
+def test_blank_ids_of_a_file(write):
+    file = write("log.csv", "user_id,item_id\nu1,a\n ,b\nu2,a\n")
+    with pytest.raises(NullIdError, match="the first is row 1"):
+        load(file)
+    with pytest.warns(UserWarning, match="1 of 3 interactions"):
+        assert len(load(file, unknown="drop")) == 2
+
+
+def test_ids_that_differ_by_blanks_only_are_pointed_out(write):
+    file = write("log.csv", "user_id,item_id\nu1,a\nu1 ,b\nu2,a\n")
+    with pytest.warns(UserWarning, match="'u1 ' and 'u1' count as two ids .1 such"):
+        assert load(file).user_ids.tolist() == ["u1", "u1 ", "u2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(write("log.csv", "user_id,item_id\nu1,a\nx y,b\nu3 ,a\n"))
+
+
+def test_events_of_one_moment_cannot_be_split_by_time():
+    frame = pd.DataFrame({"user_id": [1, 2, 3], "item_id": [1, 2, 3]})
+    data = Dataset(frame.assign(timestamp="2024-01-01"))
+    with pytest.raises(EmptyLogError, match="one timestamp, .* split by user"):
+        split_by_time(data)

@@ -24,6 +24,8 @@ from .columns import DownloadError as DownloadError
 from .columns import as_plain_column as as_plain_column
 from .columns import as_frame as as_frame
 from .columns import check_columns as check_columns
+from .columns import is_blank as is_blank
+from .columns import find_twins as find_twins
 from .columns import check_ids as check_ids
 from .columns import NearMatch as NearMatch
 from .columns import is_numeric_id as is_numeric_id
@@ -32,6 +34,7 @@ from .columns import find_near_match as find_near_match
 from .columns import compare_ids as compare_ids
 from .dataset import check_table as check_table
 from .dataset import check_positive as check_positive
+from .dataset import warn_of_twins as warn_of_twins
 from .dataset import warn_of_negative_values as warn_of_negative_values
 from .dataset import order_by_time as order_by_time
 from .dataset import order_by_example as order_by_example

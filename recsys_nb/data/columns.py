@@ -16,8 +16,8 @@ import pyarrow.compute as pc
 # %% auto #0
 __all__ = ['ARGUMENTS', 'MAX_CAPITALS', 'DataError', 'MissingColumnError', 'AmbiguousColumnError', 'NullIdError', 'IdTypeError',
            'TimestampError', 'DuplicateRowError', 'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError',
-           'as_plain_column', 'as_frame', 'check_columns', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_ids',
-           'find_near_match', 'compare_ids']
+           'as_plain_column', 'as_frame', 'check_columns', 'is_blank', 'find_twins', 'check_ids', 'NearMatch',
+           'is_numeric_id', 'loosen_ids', 'find_near_match', 'compare_ids']
 
 # %% ../../nbs/00_data.columns.ipynb #5276675b
 class DataError(ValueError):
@@ -196,6 +196,32 @@ def check_columns(
     )
 
 # %% ../../nbs/00_data.columns.ipynb #0864d7e0
+def is_blank(
+    column: pd.Series,  # any values
+) -> np.ndarray:  # bool (n,)
+    "Which values are text without a visible character."
+    if not isinstance(column.dtype, pd.StringDtype) and column.dtype != object:
+        return np.zeros(len(column), bool)
+    text = column.map(lambda value: value if isinstance(value, str) else None)
+    text = pa.array(text, pa.large_string(), from_pandas=True)
+    size = pc.utf8_length(pc.utf8_trim_whitespace(text))
+    return pc.equal(size, 0).fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def find_twins(
+    ids: pd.Series,  # text
+) -> list[str]:  # distinct ids with blanks around them
+    "Ids that another one equals but for blanks around it."
+    text = pa.array(ids, pa.large_string(), from_pandas=True)
+    bare = pc.utf8_trim_whitespace(text)
+    padded = pc.not_equal(bare, text).fill_null(False)
+    if not pc.any(padded).as_py():
+        return []
+    known = set(text.filter(pc.invert(padded)).unique().to_pylist())
+    found = text.filter(padded).unique().to_pylist()
+    return [one for one in found if one.strip() in known]
+
+
 def _whole_numbers(column, what):
     "Float ids as whole numbers."
     part = column % 1 != 0
@@ -224,7 +250,20 @@ def _object_ids(column, what):
             f"{what} holds {found}; ids are all whole numbers or all strings: "
             "convert the column with .astype(str)."
         )
-    return column.astype("str")
+    return _refuse_blanks(column.astype("str"), what)
+
+
+def _refuse_blanks(column, what):
+    "The column, unless it has ids without a visible character."
+    blank = is_blank(column)
+    if blank.any():
+        row = int(blank.argmax())
+        raise NullIdError(
+            f"{what} is blank ({column.iloc[row]!r}) in {int(blank.sum())} rows, the "
+            f"first is row {row}; drop them (unknown='drop') or fill them.",
+            "unknown",
+        )
+    return column
 
 
 def _python_integers(column):
@@ -253,7 +292,7 @@ def check_ids(
             "unknown",
         )
     if isinstance(column.dtype, pd.StringDtype):
-        return column
+        return _refuse_blanks(column, what)
     if pd.api.types.is_bool_dtype(column):
         raise IdTypeError(f"{what} holds booleans; ids are whole numbers or strings.")
     if pd.api.types.is_float_dtype(column):

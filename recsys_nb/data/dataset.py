@@ -22,11 +22,15 @@ from recsys_nb.data.columns import (
     check_columns,
     check_ids,
     compare_ids,
+    find_twins,
+    is_blank,
+    is_numeric_id,
 )
 from .times import join_date_and_time, parse_timestamps
 
 # %% auto #0
-__all__ = ['check_table', 'check_positive', 'warn_of_negative_values', 'order_by_time', 'order_by_example', 'Dataset']
+__all__ = ['check_table', 'check_positive', 'warn_of_twins', 'warn_of_negative_values', 'order_by_time', 'order_by_example',
+           'Dataset']
 
 # %% ../../nbs/01_data.dataset.ipynb #d09f6932
 def check_table(
@@ -134,6 +138,21 @@ def _check_least_value(positive, frame):
     return positive
 
 
+def warn_of_twins(
+    frame: pd.DataFrame,  # the interactions, their ids checked
+    level: int,  # how far above the caller stands, for the warning
+) -> None:
+    "Point out ids that differ by blanks around them only: they count as two."
+    for key, _ in _KEYS:
+        twins = [] if is_numeric_id(frame[key]) else find_twins(frame[key])
+        if twins:
+            warnings.warn(
+                f"{key} {twins[0]!r} and {twins[0].strip()!r} count as two ids "
+                f"({len(twins):,} such pairs); remove the blanks where they are one",
+                stacklevel=level,
+            )
+
+
 def warn_of_negative_values(
     frame: pd.DataFrame,  # the interactions
     level: int,  # how far above the caller stands, for the warning
@@ -192,7 +211,7 @@ def _rename_columns(frame, names: dict, what: str) -> pd.DataFrame | None:
 def _drop_null_ids(frame: pd.DataFrame, level: int) -> pd.DataFrame:
     "The rows that name a user and an item; a warning counts the others."
     for key, _ in _KEYS:
-        null = frame[key].isna()
+        null = frame[key].isna() | is_blank(frame[key])
         if null.any():
             warnings.warn(
                 f"{int(null.sum()):,} of {len(frame):,} interactions are dropped: "
@@ -313,6 +332,7 @@ class Dataset:
         tables = {"users": self.users, "items": self.items}
         self.interactions = _check_interactions(interactions, tables)
         self.positive = check_positive(positive, self.interactions)
+        warn_of_twins(self.interactions, 3)
         if positive is None:
             warn_of_negative_values(self.interactions, 3)
         if not self.is_positive().any():

@@ -114,7 +114,12 @@ def split_by_time(
     first = len(times) - max(1, round(test * len(times)))
     cut = np.partition(times, first)[first]
     later = times > times.min()
-    if cut == times.min() and later.any():  # so many ties that nothing would be earlier
+    if not later.any():
+        raise EmptyLogError(
+            f"all {len(ds)} interactions have one timestamp, so none is earlier; split "
+            "by user or at random."
+        )
+    if cut == times.min():  # so many ties that nothing would be earlier
         cut = times[later].min()
     held = times >= cut
     return _divide(ds, held, kind="time", test=test, cut=str(pd.Timestamp(cut)))

@@ -17,6 +17,7 @@ from recsys_nb.data import (
     MissingColumnError,
     NullIdError,
     UnknownIdError,
+    as_frame,
     find_near_match,
     histories,
 )
@@ -189,16 +190,12 @@ def read_frame(
     what: str,  # its name in messages
 ) -> pd.DataFrame:  # with a fresh index
     "A pandas frame with the columns needed."
-    if not isinstance(frame, pd.DataFrame) and hasattr(frame, "to_pandas"):
-        frame = frame.to_pandas()
-    if not isinstance(frame, pd.DataFrame):
-        kind = type(frame).__name__
-        raise TypeError(f"{what} must be a frame with columns {columns}, got {kind}.")
+    frame = as_frame(frame, what)
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         has = list(frame.columns)
         raise MissingColumnError(f"{what} has no column {missing[0]!r}; it has {has}.")
-    return frame.reset_index(drop=True)
+    return frame
 
 # %% ../../nbs/31_recommenders.questions.ipynb #c25ce5a2
 COLUMN_OF_RULE = {tuple: "event_type", float: "value", int: "value"}
