@@ -17,7 +17,15 @@ from hypothesis import strategies as st
 
 import recsys_nb as rn
 from recsys_nb import evaluation, experiments, recommenders, serving
-from recsys_nb.data import NullIdError, check_levels, check_seed, check_whole_numbers
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    NullIdError,
+    check_levels,
+    check_seed,
+    check_whole_numbers,
+)
+from recsys_nb.experiments import analyze, duration, monitor, off_policy, power
 from recsys_nb.recommenders import Popularity
 from recsys_nb.simulate import simulate
 
@@ -156,8 +164,118 @@ def test_a_table_is_not_a_list_of_ids(popular, ids, name):
 
 @pytest.mark.parametrize("null", [None, float("nan"), pd.NA])
 def test_an_id_that_is_null_is_named(popular, null):
-    with pytest.raises(NullIdError, match="user_ids hold an id that is null"):
+    with pytest.raises(NullIdError, match="an id of user_ids is null in 1 rows"):
         popular.recommend(["user_1", null])
+
+
+@pytest.mark.parametrize("ids", [[True], [1.5], [1, "user_2"], [b"user_1"], [" "]])
+def test_what_identifies_nobody_is_refused(popular, ids):
+    with pytest.raises(DataError, match="an id of user_ids"):
+        popular.recommend(ids)
+
+
+def test_whole_floats_are_ids():
+    log = pd.DataFrame({"user_id": [1, 1, 2, 3], "item_id": [1, 2, 2, 3]})
+    model = Popularity().fit(Dataset(log))
+    lists = [
+        model.recommend(ids, k=2) for ids in ([1, 2], [1.0, 2.0], np.array([1, 2]))
+    ]
+    for other in lists[1:]:
+        pd.testing.assert_frame_equal(other, lists[0])
+
+
+@pytest.mark.parametrize("wrong", ["no", 0, 1, None, [True]])
+def test_a_switch_is_true_or_false(popular, wrong):
+    with pytest.raises(TypeError, match="exclude_seen must be True or False"):
+        popular.recommend("user_1", exclude_seen=wrong)
+    assert len(popular.recommend("user_1", exclude_seen=np.bool_(False))) == 10
+
+
+TRIAL = pd.DataFrame(
+    {
+        "user_id": range(400),
+        "variant": ["A", "B"] * 200,
+        "y": [n % 7 for n in range(400)],
+        "z": [n % 5 for n in range(400)],
+        "t": pd.date_range("2024-01-01", periods=400, freq="h"),
+    }
+)
+LISTS = pd.DataFrame({"user_id": [1, 1, 2], "item_id": [1, 2, 3], "rank": [1, 2, 1]})
+FOUND = pd.DataFrame({"user_id": [1, 2], "item_id": [2, 3]})
+
+
+@pytest.mark.parametrize("wrong", ["5", float("nan"), True, [1.0]])
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda x: analyze(TRIAL, metrics=["y", "z"], guardrails={"z": x}), "'z'"),
+        (lambda x: analyze(TRIAL, metrics="y", winsorize=x), "winsorize"),
+        (lambda x: monitor(TRIAL, "y", time="t", effect=x), "effect"),
+        (lambda x: monitor(TRIAL, "y", time="t", min_users=x), "min_users"),
+        (lambda x: duration(TRIAL, "y", time="t", days=[x]), "days"),
+        (lambda x: duration(TRIAL, "y", time="t", days=[5], target=x), "target"),
+        (lambda x: power(x, n=100), "baseline"),
+        (lambda x: power(0.1, n=x), "n "),
+        (lambda x: power(0.1, mde=x), "mde"),
+        (lambda x: power(0.1, n=50, sd=x), "sd"),
+        (lambda x: off_policy([1, 0], [0.5] * 2, [0.5] * 2, clip=x), "clip"),
+    ],
+)
+def test_numbers_of_experiments_are_named(call, name, wrong):
+    if name == "n " and wrong == [1.0]:
+        name = "n must be at least 2"
+    elif name == "mde" and wrong == [1.0]:
+        return  # several lifts make a table
+    with pytest.raises((TypeError, ValueError), match=name.strip()):
+        call(wrong)
+
+
+@pytest.mark.parametrize("name", ["n", "mde"])
+def test_no_number_is_told(name):
+    with pytest.raises(experiments.ExperimentError, match=f"{name} is empty"):
+        power(0.1, **{name: []})
+    with pytest.raises(experiments.ExperimentError, match="days is empty"):
+        duration(TRIAL, "y", time="t", days=[])
+    assert len(duration(TRIAL, "y", time="t", days=5).to_frame()) == 1
+
+
+@pytest.mark.parametrize("looks", [0, -1, 2.5, "5", True, [], [0.5, 0.2], [2]])
+def test_looks_are_a_number_or_rising_shares(looks):
+    with pytest.raises((TypeError, ValueError), match="looks"):
+        experiments.group_sequential(looks)
+
+
+@pytest.mark.parametrize("prior", [(1,), (1, 1, 1), (0, 1), (1, float("nan"))])
+def test_a_prior_has_two_numbers_above_0(prior):
+    with pytest.raises(experiments.ExperimentError, match="prior="):
+        experiments.beta_binomial({"a": 1, "b": 2}, {"a": 9, "b": 9}, prior=prior)
+
+
+@pytest.mark.parametrize(
+    "options, told",
+    [
+        ({"metrics": []}, "metrics is empty"),
+        ({"users": 1}, "a column of values is needed"),
+        ({"users": "ab"}, "a column of values is needed"),
+        ({"items": "abc"}, "a column of values is needed"),
+        ({"k": []}, "k is empty"),
+        ({"train": FOUND[:0]}, "train has no rows"),
+    ],
+)
+def test_evaluate_says_what_is_missing(options, told):
+    with pytest.raises(evaluation.MetricsError, match=told):
+        evaluation.evaluate(LISTS, FOUND, **options)
+
+
+def test_text_is_no_column_of_users():
+    with pytest.raises(evaluation.MetricsError, match="a column of values is needed"):
+        evaluation.ranker_metrics([0, 1, 1], [0.1, 0.4, 0.5], "abc")
+
+
+def test_a_comparison_without_resamples_shows_no_interval():
+    report = evaluation.evaluate(LISTS, FOUND, n_boot=0)
+    shown = repr(evaluation.compare(report, report))
+    assert "nan" not in shown and "no intervals" in shown
 
 
 def test_one_id_and_no_id(popular):

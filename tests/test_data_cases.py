@@ -547,7 +547,7 @@ def test_values_that_have_no_order_are_refused(value):
         Dataset(frame, positive=4)
 
 
-# --- ids that nobody sees --------------------------------------------------------------
+# --- ids that nobody sees -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\t", "\u3000"])

@@ -114,7 +114,6 @@ def test_times_are_an_order(frame):
     assert not np.allclose(model.user_vectors(past), model.user_vectors(reverse))
 
 
-@slow(20)
 @given(seed=st.integers(0, 10_000), n_cells=st.integers(1, 400))
 def test_ranks_do_not_depend_on_the_slices(monkeypatch_module, seed, n_cells):
     rng = np.random.default_rng(seed)

@@ -5,6 +5,7 @@ from .arguments import check_whole_numbers as check_whole_numbers
 from .arguments import check_seed as check_seed
 from .arguments import is_number as is_number
 from .arguments import check_numbers as check_numbers
+from .arguments import check_switches as check_switches
 from .arguments import check_levels as check_levels
 from .arguments import check_at_least as check_at_least
 from .arguments import check_above_0 as check_above_0

@@ -8,8 +8,8 @@ from __future__ import annotations
 from numbers import Integral, Real
 
 # %% auto #0
-__all__ = ['MAX_SEED', 'is_whole_number', 'check_whole_numbers', 'check_seed', 'is_number', 'check_numbers', 'check_levels',
-           'check_at_least', 'check_above_0']
+__all__ = ['MAX_SEED', 'is_whole_number', 'check_whole_numbers', 'check_seed', 'is_number', 'check_numbers', 'check_switches',
+           'check_levels', 'check_at_least', 'check_above_0']
 
 # %% ../../nbs/00a_data.arguments.ipynb #65e64362
 def is_whole_number(
@@ -59,6 +59,16 @@ def check_numbers(
         if not is_number(value):
             kind = type(value).__name__
             raise TypeError(f"{name} must be a number, not {value!r} ({kind}).")
+
+
+def check_switches(
+    **given: bool,  # arguments by name
+) -> None:
+    "Complain about the first argument that is not True or False."
+    for name, value in given.items():
+        if type(value).__name__ not in ("bool", "bool_"):
+            kind = type(value).__name__
+            raise TypeError(f"{name} must be True or False, not {value!r} ({kind}).")
 
 
 def check_levels(

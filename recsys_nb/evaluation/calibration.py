@@ -136,8 +136,8 @@ class Reliability:
             interval = f"[{v['ece_low']:.4f}, {v['ece_high']:.4f}]"
             error = f"ECE {v['ece_debiased']:.4f} {interval}; {v['ece']:.4f} as it is"
         return (
-            f"{self.name}: {error}, {v['ece_by_chance']:.4f} by chance alone; predicted "
-            f"{v['predicted']:.4f}, observed {v['observed']:.4f}; log loss "
+            f"{self.name}: {error}, {v['ece_by_chance']:.4f} by chance alone; "
+            f"predicted {v['predicted']:.4f}, observed {v['observed']:.4f}; log loss "
             f"{v['log_loss']:.4f}, normalised entropy {v['normalised_entropy']:.4f}\n"
             f"{self.table.round(4).to_string()}"
         )

@@ -145,6 +145,9 @@ def is_arrow(values) -> bool:
 
 def as_column(values) -> pd.Series:
     "Values of any library as a plain column: Series, arrays, lists, ranges."
+    if isinstance(values, str) or np.ndim(values) != 1:
+        kind = type(values).__name__
+        raise MetricsError(f"a column of values is needed, got {values!r} ({kind}).")
     if is_arrow(values) and not isinstance(values, pd.Series):
         table = pa.table({"x": pa.chunked_array(values)})
         return as_frame(table)["x"]

@@ -105,6 +105,9 @@ def choose_metrics(metrics, given: Mapping) -> dict[str, Metric]:
         }
     if isinstance(metrics, str) or callable(metrics):
         metrics = [metrics]
+    metrics = list(metrics)
+    if not metrics:
+        raise MetricsError("metrics is empty; name some of METRICS, or None for all.")
     chosen = {}
     for metric in metrics:
         if callable(metric):
@@ -438,6 +441,8 @@ def gather_evidence(
     if given["train"] is not None:
         past = read_past(given["train"], judged.users)
         evidence.past, evidence.popularity = past
+        if not len(evidence.popularity):
+            raise MetricsError("train has no rows; leave it out if nothing is known.")
         check_items(lists, judged, evidence.popularity.index, "the train part")
     if given["popularity"] is not None:
         evidence.popularity = read_popularity(given["popularity"])

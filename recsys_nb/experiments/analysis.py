@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..data import check_numbers
 from recsys_nb.experiments.decision import (
     Analysis,
     add_significance,
@@ -62,6 +63,7 @@ def check_guardrails(guardrails: Mapping[str, float], decides: str) -> None:
             "name another one first."
         )
     for name, margin in guardrails.items():
+        check_numbers(**{f"the margin of guardrail {name!r}": margin})
         if not -1 < margin < np.inf or margin == 0:
             raise ExperimentError(
                 f"the margin of guardrail {name!r} is {margin!r}; give the lift that "
@@ -225,7 +227,6 @@ def analyze(
     blocks = [strata] if isinstance(strata, str) else list(strata or ())
     roles = {"users": user, "arms": variant}
     check_measures(chosen, **roles, times=time)
-    check_free_columns("segment", segments, **roles)
     check_free_columns("stratum", blocks, **roles)
     frame = read_rows(frame)
     frame = settle_users(frame, variant, user, user_policy, time)
@@ -238,6 +239,7 @@ def analyze(
     parts = [
         (column, *group_users(frame, column, users, "segments")) for column in segments
     ]
+    check_free_columns("segment", segments, **roles)
     found = compare_metrics(frame, chosen, users, stratum, share, parts, alpha)
     rows, by_segment = found
     table = add_significance(pd.DataFrame(rows), correction, alpha)

@@ -174,7 +174,7 @@ def check_arms(successes: Mapping, trials: Mapping, prior: tuple) -> None:
             f"got {list(successes)} and {arms}."
         )
     check_spelling(arms, "trials")
-    if min(prior) <= 0:
+    if len(prior) != 2 or not all(0 < one < np.inf for one in prior):
         raise ExperimentError(
             f"prior={prior!r}: both parameters of a Beta distribution are positive."
         )

@@ -16,6 +16,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import stats
 
+from ..data import check_numbers, check_whole_numbers
 from .effects import delta_method, is_share
 from recsys_nb.experiments.outcomes import (
     Metric,
@@ -379,8 +380,11 @@ def check_split(counts: dict, names: list, expected) -> None:
         warnings.warn(str(srm), stacklevel=3)
 
 
-def check_watch(effect: float, scale: str) -> None:
+def check_watch(effect: float, scale: str, min_users: int | None) -> None:
     "Raise where an option of monitor cannot be."
+    check_numbers(effect=effect)
+    if min_users is not None:
+        check_whole_numbers(0, min_users=min_users)
     if not effect > 0:
         raise ExperimentError(
             f"effect={effect!r} must be positive: the size of the lifts that matter, "
@@ -419,7 +423,7 @@ def monitor(
 ) -> Monitor:  # .decided, .to_frame(), .plot()
     "The lift by period, with a confidence sequence that may be looked at any time."
     check_alpha(alpha)
-    check_watch(effect, scale)
+    check_watch(effect, scale, min_users)
     (chosen,) = set_kinds(parse_metrics(metric), kind).values()
     chosen = replace(chosen, unbounded=unbounded)
     check_measures([chosen], users=user, arms=variant, times=time)

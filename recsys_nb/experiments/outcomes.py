@@ -12,7 +12,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from ..data import as_plain_column
+from ..data import as_plain_column, check_numbers
 from .proportions import ExperimentError
 from recsys_nb.experiments.users import (
     Assignment,
@@ -169,6 +169,7 @@ def set_caps(
                 f"winsorize names {name!r}; it is for means of one column, here "
                 f"{means}."
             )
+        check_numbers(winsorize=quantile)
         if not 0.5 < quantile < 1:
             raise ExperimentError(
                 f"winsorize={quantile!r}: the quantile to cap at lies between .5 and "

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
+from ..data import check_whole_numbers
 from .proportions import ExperimentError, check_alpha
 
 # %% auto #0
@@ -41,10 +42,10 @@ SPENDING = {"obrien-fleming": spend_as_obrien_fleming, "pocock": spend_as_pocock
 # %% ../../nbs/47_experiments.sequential.ipynb #8df2c05c
 def place_looks(looks: int | Sequence[float]) -> np.ndarray:
     "Shares of the data at the looks, rising to at most 1."
-    if isinstance(looks, int | np.integer):
-        t = np.arange(1, looks + 1) / max(looks, 1)
-    else:
-        t = np.asarray(looks, float)
+    if np.ndim(looks) == 0:
+        check_whole_numbers(1, looks=looks)
+        return np.arange(1, looks + 1) / looks
+    t = np.asarray(looks, float)
     rising = (np.diff(t) > 0).all()
     if not len(t) or not (t > 0).all() or not rising or t[-1] > 1:
         raise ExperimentError(

@@ -20,6 +20,7 @@ from recsys_nb.data import (
     Histories,
     UnknownIdError,
     check_above_0,
+    check_switches,
     check_whole_numbers,
 )
 from recsys_nb.recommenders.questions import (
@@ -396,6 +397,7 @@ class BaseRecommender:
         "The k best items for each user, best first."
         check_whole_numbers(1, k=k)
         check_above_0(budget_gib=budget_gib)
+        check_switches(exclude_seen=exclude_seen)
         question = self.ask(user_ids, events)
         allowed = allow_items(self.item_ids_, candidates, exclude)
         n_items = len(self.item_ids_)

@@ -15,12 +15,12 @@ from recsys_nb.data import (
     Dataset,
     Histories,
     MissingColumnError,
-    NullIdError,
     UnknownIdError,
     as_frame,
     find_near_match,
     histories,
 )
+from ..data import check_ids as check_column
 
 # %% auto #0
 __all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_ids', 'hint_at_near_match', 'warn_of_near_users', 'read_ids',
@@ -164,10 +164,8 @@ def read_ids(
         ids = ids.to_pandas()
     if isinstance(ids, (set, frozenset)):
         ids = sorted(ids)
-    found = pd.Index(ids).unique()
-    if found.hasnans:
-        raise NullIdError(f"{what} hold an id that is null; leave it out.")
-    return found
+    found = pd.Series(pd.Index(ids).unique())
+    return pd.Index(check_column(found, f"an id of {what}"))
 
 
 def refuse_tables(
