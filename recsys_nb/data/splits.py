@@ -116,8 +116,8 @@ def split_by_time(
     later = times > times.min()
     if not later.any():
         raise EmptyLogError(
-            f"all {len(ds)} interactions have one timestamp, so none is earlier; split "
-            "by user or at random."
+            f"all {len(ds)} interactions have one timestamp, so the train set would "
+            "be empty; split by user or at random."
         )
     if cut == times.min():  # so many ties that nothing would be earlier
         cut = times[later].min()

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
-from ..data import check_whole_numbers
+from ..data import is_whole_number
 from .proportions import ExperimentError, check_alpha
 
 # %% auto #0
@@ -42,10 +42,9 @@ SPENDING = {"obrien-fleming": spend_as_obrien_fleming, "pocock": spend_as_pocock
 # %% ../../nbs/47_experiments.sequential.ipynb #8df2c05c
 def place_looks(looks: int | Sequence[float]) -> np.ndarray:
     "Shares of the data at the looks, rising to at most 1."
-    if np.ndim(looks) == 0:
-        check_whole_numbers(1, looks=looks)
+    if is_whole_number(looks) and looks > 0:
         return np.arange(1, looks + 1) / looks
-    t = np.asarray(looks, float)
+    t = np.zeros(0) if np.ndim(looks) == 0 else np.asarray(looks, float)
     rising = (np.diff(t) > 0).all()
     if not len(t) or not (t > 0).all() or not rising or t[-1] > 1:
         raise ExperimentError(
