@@ -26,6 +26,7 @@ from recsys_nb.data import (
 from .flags import in_flags
 from .folders import interruptible, whole_file
 from .recommenders.base import BaseRecommender
+from .recommenders.questions import hint_at_near_match
 from .runs import split_time_columns
 from .serving import export, serve
 from .serving.service import match_id
@@ -33,9 +34,9 @@ from .training.criteo import train_criteo
 
 # %% auto #0
 __all__ = ['WRITERS', 'reading_options', 'read_table', 'find_column', 'check_out', 'write_table', 'find_model', 'known_columns',
-           'choose_columns', 'note', 'match_column', 'read_events', 'read_id_list', 'find_stand_ins', 'gather_users',
-           'allowed_items', 'recommend_command', 'take_users', 'say_unknown', 'serve_command', 'export_command',
-           'criteo_command']
+           'choose_columns', 'note', 'match_column', 'read_events', 'hint_at_items', 'read_id_list', 'find_stand_ins',
+           'gather_users', 'allowed_items', 'recommend_command', 'take_users', 'say_unknown', 'serve_command',
+           'export_command', 'criteo_command']
 
 # %% ../nbs/56_answers.ipynb #a455fc43
 _READING = ("sep", "encoding", "decimal", "header", "names", "format")
@@ -223,6 +224,7 @@ def read_events(
         note(
             f"{int(strange.sum()):,} of {len(events):,} events are left out: the model "
             f"does not know their items, e.g. {first!r}"
+            f"{hint_at_items(events.item_id[strange], events.item_id, model)}"
         )
     users = events.user_id.unique().tolist()
     events = events[~strange].reset_index(drop=True)
@@ -230,11 +232,22 @@ def read_events(
     return events.assign(item_id=known_items), users
 
 
+def hint_at_items(
+    unknown: Sequence,  # ids of items that the model does not know
+    given: Sequence,  # all ids of the file
+    model: BaseRecommender,  # fitted
+) -> str:  # the end of a note; empty where nothing looks alike
+    "Name an item of the model that an unknown one seems to mean."
+    ids = [pd.Index(part, dtype=object).unique() for part in (unknown, given)]
+    return hint_at_near_match(*ids, model.item_ids_)
+
+
 def read_id_list(
     path: str,  # a file with a column of ids
     role: str,  # 'user' or 'item'
     model: BaseRecommender,  # fitted
     options: argparse.Namespace,  # of the command line
+    needed: bool = True,  # whether a file without ids is an error
 ) -> list:  # as the model writes them, each once
     "The ids in a file; repeated ones are counted."
     known = known_columns(model, options).get(role)
@@ -246,6 +259,8 @@ def read_id_list(
     if column.isna().any():
         note(f"{path}: {int(column.isna().sum()):,} of {len(column):,} ids are empty")
     column = column.dropna()
+    if not len(column) and needed:
+        raise DataError(f"{path} has no {role} ids.")
     repeated = int(column.duplicated().sum())
     if repeated:
         told = f"{repeated:,} of {len(column):,} ids are repeated"
@@ -299,13 +314,15 @@ def allowed_items(
         path = getattr(options, name)
         if path is None:
             continue
-        ids = read_id_list(path, "item", model, options)
+        needed = name == "candidates"
+        ids = read_id_list(path, "item", model, options, needed)
         known = [one for one in ids if one in model.item_ids_]
         if len(known) < len(ids):
             first = next(one for one in ids if one not in model.item_ids_)
             note(
                 f"{path}: the model does not know {len(ids) - len(known):,} of "
                 f"{len(ids):,} items, e.g. {first!r}"
+                f"{hint_at_items([i for i in ids if i not in known], ids, model)}"
             )
         if not known and name == "candidates":
             raise DataError(f"{path}: the model knows none of these items.")

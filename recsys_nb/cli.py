@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
+from .data.arguments import MAX_SEED
 from .flags import in_flags
 
 # %% auto #0
-__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'THREADS', 'read_count', 'read_amount',
-           'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend', 'add_evaluate', 'add_experiment',
-           'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo', 'Command', 'make_parser',
-           'bound_threads', 'refused_errors', 'notes_in_flags', 'main']
+__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'THREADS', 'read_count', 'read_natural',
+           'read_amount', 'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend', 'add_evaluate',
+           'add_experiment', 'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo', 'Command',
+           'make_parser', 'bound_threads', 'refused_errors', 'notes_in_flags', 'main']
 
 # %% ../nbs/57_cli.ipynb #72086ea3
 def read_count(
@@ -30,6 +31,18 @@ def read_count(
     "A whole number of at least 1."
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
+    return int(text)
+
+
+def read_natural(
+    text: str,  # a word of the command line
+) -> int:
+    "A whole number of at least 0, as a seed is."
+    is_written_so = text.isascii() and text.isdigit()
+    if not is_written_so or int(text) > MAX_SEED:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no whole number from 0 to {MAX_SEED:,}"
+        )
     return int(text)
 
 
@@ -157,7 +170,12 @@ def add_run(
 ) -> None:
     "The flags of `recsys-nb run`."
     add = parser.add_argument
-    add("--out", required=True, help="the folder to make")
+    add(
+        "--out",
+        required=True,
+        help="the folder to make: it appears once it is complete; where the run is "
+        "ended by SIGTERM, the same command goes on from what was done",
+    )
     add_data(parser)
     add_columns(parser)
     add_reading(parser)
@@ -184,7 +202,7 @@ def add_run(
     for name, (value, text) in COUNTS.items():
         text = f"{text} (default: {value:,})"
         add(f"--{name}", type=read_count, default=value, help=text)
-    add("--seed", type=int, default=42, help="of all randomness (default: 42)")
+    add("--seed", type=read_natural, default=42, help="of all randomness (default: 42)")
     add("--epochs", type=read_count, help="at most so many passes over the data")
     add(
         "--max-gib",
@@ -273,7 +291,7 @@ def add_evaluate(
         type=int,
         help="resamples for intervals (default: 1000; 0: none)",
     )
-    add("--seed", type=int, help="of the resamples (default: 0)")
+    add("--seed", type=read_natural, help="of the resamples (default: 0)")
     add("--level", type=float, help="of the intervals (default: 0.95)")
     add("--out", metavar="FILE", help="also write the numbers as a table")
     add_columns(parser, "user item")
@@ -293,7 +311,8 @@ def add_experiment(
         "--expected",
         action="append",
         metavar="ARM=SHARE,…",
-        help="the planned split, e.g. control=.9,treatment=.1 (default: equal)",
+        help="the planned split (default: equal): shares that sum to 1, such as "
+        "control=.9,treatment=.1, or whole parts, such as control=9,treatment=1",
     )
     add(
         "--user-policy",
@@ -430,7 +449,8 @@ def add_criteo(
     ]:
         text = f"{text} (default: {value})"
         add(f"--{name}", type=read_count, default=value, help=text)
-    add("--seed", type=int, default=0, help="of all randomness (default: 0)")
+    text = "of all randomness (default: 0)"
+    add("--seed", type=read_natural, default=0, help=text)
 
 # %% ../nbs/57_cli.ipynb #d8ec239a
 @dataclass(frozen=True)

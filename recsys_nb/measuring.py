@@ -114,6 +114,8 @@ def read_assignments(
         name, sign, value = word.rpartition("=")
         if not (name and value):
             raise DataError(f"{flag} {word!r} is not of the form {form}.")
+        if name in found:
+            raise DataError(f"{flag} names {name!r} twice; keep one.")
         found[name] = value
     return found
 

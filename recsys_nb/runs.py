@@ -523,10 +523,11 @@ def split_data(
     asked = run.test.positives().interactions
     run.truth, counts = new_pairs(run.past(), asked)
     if not len(run.truth):
+        found = [f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items() if n]
         raise EmptyLogError(
             f"--split {kind} leaves nothing to test on: no test positive is a new item "
-            f"of a user with a past ({counts}). Choose another --split, or give more "
-            "data."
+            f"of a user with a past ({', '.join(found)}). Choose another --split, or "
+            "give more data."
         )
     run.numbers["protocol"] = {
         "split": kind,

@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
 
+from recsys_nb.cli import main
 from recsys_nb.data import Dataset, load, simulate
 from recsys_nb.experiments import analyze
 from recsys_nb.recommenders import BaseRecommender
@@ -501,3 +502,152 @@ def test_a_role_that_no_value_fits_is_refused_at_once(
         assert "'taste' cannot be a" in said and "--roles taste=ignore" in said
     else:
         assert read_run(*words).data.items.attrs["roles"] == {"taste": role}
+
+
+# --- ids that are nearly known, tables without rows, columns with a part --------------
+
+
+@pytest.fixture(scope="module")
+def padded(tmp_path_factory):
+    "A saved model whose users are u0, u1, … and whose items are 000, 001, …"
+    rng = np.random.default_rng(0)
+    log = {
+        "user_id": [f"u{n}" for n in rng.integers(0, 30, 300)],
+        "item_id": [f"{n:03}" for n in rng.integers(0, 40, 300)],
+    }
+    folder = tmp_path_factory.mktemp("padded") / "model"
+    return Popularity().fit(Dataset(pd.DataFrame(log))).save(folder)
+
+
+@pytest.mark.parametrize(
+    "flag, text, told",
+    [
+        ("--users", "user_id\nu2\nU3\nnew\n", "'U3' is not known, but 'u3' is"),
+        ("--users", "user_id\nu2\n u4\n", "' u4' is not known, but 'u4' is"),
+        ("--candidates", "item_id\n003\n4\n", "'4' is not known, but '004' is"),
+        ("--exclude", "item_id\n003\n5.0\n", "'5.0' is not known, but '005' is"),
+        ("--events", "user_id,item_id\nu2,003\nu2,4\n", "'4' is not known, but '004'"),
+        ("--events", "user_id,item_id\nU2,003\nnew,004\n", "but 'u2' is"),
+    ],
+)
+def test_an_id_that_is_nearly_known_is_named(
+    write, padded, recommend, flag, text, told
+):
+    words = [] if flag in ("--users", "--events") else ["--user", "u1"]
+    _, said = recommend(padded, *words, flag, write("ids.csv", text))
+    assert told in said and "write them alike" in said
+
+
+def test_a_user_that_is_nearly_known_is_named(padded, recommend):
+    lists, said = recommend(padded, "--user", "U1", "--user", "u2")
+    assert "user 'U1' is not known, but 'u1' is" in said
+    assert lists.groupby("user_id").size().to_dict() == {"U1": 10, "u2": 10}
+
+
+@pytest.mark.parametrize(
+    "flag, text",
+    [
+        ("--users", "user_id\n"),
+        ("--users", "user_id,x\n,1\n,2\n"),
+        ("--candidates", "item_id\n"),
+    ],
+)
+def test_a_file_without_ids_is_an_error(write, say, padded, flag, text):
+    file = write("ids.csv", text)
+    words = ["--user", "u1", flag, file, "--model", padded]
+    status, _, said = say("recommend", *words)
+    assert status == 2 and f"{file} has no" in said
+
+
+def test_nothing_to_exclude_is_no_error(write, padded, recommend):
+    lists, _ = recommend(
+        padded, "--user", "u1", "--exclude", write("x.csv", "item_id\n")
+    )
+    assert len(lists) == 10
+
+
+PAIR = "user_id,item_id\nu1,a\n"
+
+
+@pytest.mark.parametrize(
+    "name, text, told",
+    [
+        ("recommendations", "user_id,item_id,rank\n", "recommendations have no rows"),
+        ("truth", "user_id,item_id\n", "truth has no rows"),
+        ("train", "user_id,item_id\n", "train has no rows"),
+        ("train", "", "is empty"),
+        ("items", "", "is empty"),
+    ],
+)
+def test_tables_without_rows_are_told(write, say, name, text, told):
+    files = {"recommendations": PAIR, "truth": PAIR} | {name: text}
+    words = []
+    for flag, content in files.items():
+        words += [f"--{flag}", write(f"{flag}.csv", content)]
+    status, _, said = say("evaluate", *words)
+    assert status == 2 and told in said and len(said.splitlines()) <= 2
+
+
+def test_evaluate_without_intervals(write, say):
+    file = write("pairs.csv", PAIR)
+    words = ["--recommendations", file, "--truth", file, "--n-boot", "0"]
+    status, out, _ = say("evaluate", *words)
+    assert status == 0 and "no intervals" in out and "nan" not in out
+
+
+@pytest.fixture
+def trial(write):
+    rows = "".join(f"{n},{'ab'[n % 2]},{n % 7},2024-01-01\n" for n in range(200))
+    return write("trial.csv", f"user_id,variant,sales,day\n{rows}")
+
+
+@pytest.mark.parametrize(
+    "words, told",
+    [
+        (["--metric", "user_id"], "metric 'user_id' is the column of the users"),
+        (["--metric", "sales/user_id"], "'user_id' is the column of the users"),
+        (["--metric", "variant"], "metric 'variant' is the column of the arms"),
+        (["--metric", "day", "--time-col", "day"], "is the column of the times"),
+        (["--metric", "sales", "--segment", "variant"], "segment 'variant' is"),
+        (["--metric", "sales", "--strata", "user_id"], "stratum 'user_id' is"),
+        (["--metric", "sales", "--covariate", "sales=sales"], "the metric itself"),
+        (["--metric", "sales", "--covariate", "sales=user_id"], "of the users"),
+        (["--metric", "sales", "--expected", "a=.9,b=.2"], "sum to 1.1, not to 1"),
+        (["--metric", "sales", "--expected", "a=1.5,b=1"], "sum to 2.5, not to 1"),
+        (["--metric", "sales", "--expected", "a=.9,a=.1"], "names 'a' twice"),
+        (["--metric", "sales", "--expected", "a=0,b=1"], "one positive share"),
+        (["--metric", "sales", "--guardrail", "x=.1,x=.2"], "names 'x' twice"),
+    ],
+)
+def test_abtest_refuses_a_column_that_has_another_part(trial, say, words, told):
+    status, out, said = say("abtest", trial, *words)
+    assert status == 2 and told in said and not out
+
+
+@pytest.mark.parametrize("expected", ["a=.5,b=.5", "a=1,b=1", "a=50,b=50"])
+def test_shares_and_parts_plan_the_same_split(trial, say, expected):
+    status, out, _ = say("abtest", trial, "--metric", "sales", "--expected", expected)
+    assert status == 0 and out.startswith("Split as expected: a 100 (expected 100)")
+
+
+def test_a_policy_that_leaves_nobody_is_told(write, say):
+    rows = "".join(f"{n},{arm},{n % 7}\n" for n in range(20) for arm in "ab")
+    file = write("both.csv", f"user_id,variant,sales\n{rows}")
+    words = ["--metric", "sales", "--user-policy", "exclude"]
+    status, _, said = say("abtest", file, *words)
+    assert status == 2 and "leaves no user: all 20 are in two variants" in said
+
+
+@pytest.mark.parametrize("seed", ["-1", "1.5", "x", "4294967296"])
+@pytest.mark.parametrize("command", ["run", "evaluate", "criteo"])
+def test_seeds_are_checked(capsys, command, seed):
+    with pytest.raises(SystemExit):
+        main([command, "--seed", seed])
+    assert f"argument --seed: '{seed}' is no whole number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("alpha", ["5", "0", "1", "nan", "-.05"])
+@pytest.mark.parametrize("command", ["abtest", "monitor"])
+def test_levels_are_checked(trial, say, command, alpha):
+    status, out, said = say(command, trial, "--metric", "sales", f"--alpha={alpha}")
+    assert status == 2 and "alpha must lie between 0 and 1" in said and not out

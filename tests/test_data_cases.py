@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import re
+import warnings
 
 import pandas as pd
 import pyarrow as pa
@@ -11,6 +13,7 @@ from recsys_nb.data import (
     AmbiguousColumnError,
     DataError,
     Dataset,
+    EmptyLogError,
     IdMismatchError,
     MissingColumnError,
     NullIdError,
@@ -20,6 +23,7 @@ from recsys_nb.data import (
     load,
     parse_timestamps,
     read_frame,
+    split_by_time,
     split_leave_last_out,
     split_random,
 )
@@ -469,3 +473,114 @@ def test_times_in_an_unknown_form_ask(write, written, form):
 def test_text_without_a_date_asks_nothing(write, text):
     log = load(write("x.csv", f"user_id,item_id,note\na,b,{text}\n"))
     assert log.interactions.note.tolist() == [text]
+
+
+# --- values ---------------------------------------------------------------------------
+
+
+def write_values(write, values, column="rating", sep=","):
+    "A log of text with some values in turn."
+    rows = [
+        f"u{n % 4}{sep}i{n % 5}{sep}{values[n % len(values)]}{sep}2024-01-{n + 1:02}"
+        for n in range(12)
+    ]
+    head = sep.join(["user_id", "item_id", column, "timestamp"])
+    return write("values.csv", "\n".join([head, *rows]) + "\n")
+
+
+@pytest.mark.parametrize(
+    "values, told",
+    [
+        (["5 stars", "4 stars"], "'5 stars' in row 0"),
+        (["5", "4", "good"], "'good' in row 2"),
+        (["50%", "80%"], "'50%' in row 0"),
+        (["€12.50", "€3"], "'€12.50' in row 0"),
+        (["3", "1.234,50"], "'1.234,50' in row 1"),
+        (["12", "1 234"], "'1 234' in row 1"),
+        (["4,5", "3", "2.5"], "'4,5' in row 0 and '2.5' in row 2"),
+    ],
+)
+@pytest.mark.parametrize("decimal", [None, ","])
+def test_a_rating_that_is_no_number_is_named(write, values, told, decimal):
+    file = write_values(write, values, sep=";")
+    with pytest.raises(DataError, match=re.escape(told)):
+        load(file, positive=4, decimal=decimal)
+    assert "value" not in load(file, value=False, timestamp="timestamp").interactions
+
+
+def test_ratings_in_words_are_left_out(write):
+    assert "value" not in load(write_values(write, ["good", "bad"])).interactions
+
+
+@pytest.mark.parametrize("column", ["Quantity", "qty", "value"])
+def test_returns_are_pointed_out(write, column):
+    file = write_values(write, ["2", "-1", "1"], column)
+    with pytest.warns(UserWarning, match=r"is negative in 4 of 12 .*positive=1"):
+        data = load(file)
+    assert data.is_positive().all()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        data = load(file, value=column, positive=1)
+    assert data.is_positive().sum() == 8
+
+
+@pytest.mark.parametrize(
+    "positive, told",
+    [
+        (True, "neither event types nor the least value"),
+        (float("nan"), "neither event types nor the least value"),
+        ([], "positive is empty"),
+        ("4", "pass a number"),
+        (["4"], "pass a number"),
+    ],
+)
+def test_what_cannot_be_positive_is_told(positive, told):
+    frame = pd.DataFrame({"user_id": [1, 2], "item_id": [1, 2], "value": [5, 3]})
+    with pytest.raises(DataError, match=told):
+        Dataset(frame, positive=positive)
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), 1 + 2j, "5"])
+def test_values_that_have_no_order_are_refused(value):
+    frame = pd.DataFrame({"user_id": [1, 2], "item_id": [1, 2], "value": [value] * 2})
+    with pytest.raises(DataError, match="value is"):
+        Dataset(frame, positive=4)
+
+
+# --- ids that nobody sees -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\u3000"])
+@pytest.mark.parametrize("key", ["user_id", "item_id"])
+def test_blank_ids_are_no_ids(blank, key):
+    frame = pd.DataFrame({"user_id": ["a", "b", "c"], "item_id": ["x", "y", "z"]})
+    frame[key] = frame[key].where(frame.index != 1, blank)
+    with pytest.raises(NullIdError, match=f"{key} is blank .* the first is row 1"):
+        Dataset(frame)
+    with pytest.warns(UserWarning, match=f"1 of 3 interactions .* {key} is null"):
+        data = Dataset.from_frame(frame, unknown="drop")
+    assert len(data) == 2
+
+
+def test_blank_ids_of_a_file(write):
+    file = write("log.csv", "user_id,item_id\nu1,a\n ,b\nu2,a\n")
+    with pytest.raises(NullIdError, match="the first is row 1"):
+        load(file)
+    with pytest.warns(UserWarning, match="1 of 3 interactions"):
+        assert len(load(file, unknown="drop")) == 2
+
+
+def test_ids_that_differ_by_blanks_only_are_pointed_out(write):
+    file = write("log.csv", "user_id,item_id\nu1,a\nu1 ,b\nu2,a\n")
+    with pytest.warns(UserWarning, match="'u1 ' and 'u1' count as two ids .1 such"):
+        assert load(file).user_ids.tolist() == ["u1", "u1 ", "u2"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load(write("log.csv", "user_id,item_id\nu1,a\nx y,b\nu3 ,a\n"))
+
+
+def test_events_of_one_moment_cannot_be_split_by_time():
+    frame = pd.DataFrame({"user_id": [1, 2, 3], "item_id": [1, 2, 3]})
+    data = Dataset(frame.assign(timestamp="2024-01-01"))
+    with pytest.raises(EmptyLogError, match="one timestamp, .* split by user"):
+        split_by_time(data)

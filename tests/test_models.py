@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import slow
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,7 +77,6 @@ def test_every_pair_is_packed_once_and_windows_stay_whole(log, length):
         assert torch.equal(following, history[lines, places][1:])
 
 
-@slow(25)
 @given(histories)
 def test_packed_windows_know_nothing_of_each_other(log):
     model = make_model("attention").eval()
@@ -94,7 +92,6 @@ def test_packed_windows_know_nothing_of_each_other(log):
         torch.testing.assert_close(vectors[line, place], expected, atol=1e-5, rtol=0)
 
 
-@slow(25)
 @given(st.lists(st.integers(0, N_ITEMS - 1), min_size=2, max_size=6), st.data())
 def test_a_later_item_changes_no_earlier_vector(history, data):
     model = make_model("attention").eval()

@@ -11,6 +11,7 @@ from conftest import slow
 from hypothesis import given
 from hypothesis import strategies as st
 
+import recsys_nb.recommenders.retriever as room
 from recsys_nb.data import Dataset, Histories
 from recsys_nb.recommenders.index import ItemIndex
 from recsys_nb.recommenders.positives import (
@@ -21,6 +22,7 @@ from recsys_nb.recommenders.positives import (
     rank_held_out,
 )
 from recsys_nb.recommenders.retriever import TwoTowerRetriever
+from recsys_nb.training.checkpoints import CheckpointError
 
 
 def make_frame(seed=0, n_users=60, n_items=24):
@@ -73,6 +75,34 @@ def test_the_winner_of_a_race_is_the_model_of_its_settings(frame):
     assert np.array_equal(alone.item_vectors_, raced.item_vectors_)
 
 
+def test_a_killed_training_runs_no_second_race(frame, tmp_path, monkeypatch):
+    "It goes on from its last whole epoch and ends where it would have ended."
+    log, settings = Dataset(frame), {"dim": 8, "epochs": 4}
+
+    def kill(row):
+        if list(tmp_path.glob("epoch-*.safetensors")):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        TwoTowerRetriever(folder=tmp_path, on_epoch=kill, **settings).fit(log)
+    monkeypatch.setattr(room, "run_race", None)
+    epochs = []
+    again = TwoTowerRetriever(folder=tmp_path, on_epoch=epochs.append, **settings)
+    again.fit(log)
+    monkeypatch.undo()
+    whole = TwoTowerRetriever(**settings).fit(log)
+    assert 0 < len(epochs) < len(whole.result_.epochs)
+    assert np.array_equal(again.item_vectors_, whole.item_vectors_)
+    pd.testing.assert_frame_equal(again.race_, whole.race_)
+
+
+def test_a_race_on_other_data_is_not_taken_over(frame, tmp_path):
+    TwoTowerRetriever(dim=8, epochs=2, folder=tmp_path).fit(Dataset(frame))
+    other = Dataset(make_frame(seed=1))
+    with pytest.raises(CheckpointError, match="is of another run: data was"):
+        TwoTowerRetriever(dim=8, epochs=2, folder=tmp_path).fit(other)
+
+
 def test_times_are_an_order(frame):
     timed = frame.assign(
         timestamp=pd.to_datetime(1_700_000_000 + np.arange(len(frame)), unit="s")
@@ -84,7 +114,6 @@ def test_times_are_an_order(frame):
     assert not np.allclose(model.user_vectors(past), model.user_vectors(reverse))
 
 
-@slow(20)
 @given(seed=st.integers(0, 10_000), n_cells=st.integers(1, 400))
 def test_ranks_do_not_depend_on_the_slices(monkeypatch_module, seed, n_cells):
     rng = np.random.default_rng(seed)

@@ -1,5 +1,6 @@
 """Statistics that could be silently wrong: each with its right value, and by kind."""
 
+import re
 import warnings
 
 import matplotlib
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import slow
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from ibis import _ as col
 from scipy import stats
@@ -29,10 +30,12 @@ from recsys_nb.experiments import (  # noqa: E402
     analyze,
     beta_binomial,
     duration,
+    expected_shares,
     group_sequential,
     interleaving_test,
     monitor,
     off_policy,
+    srm_test,
     two_proportion_test,
 )
 from recsys_nb.features import Feature, point_in_time  # noqa: E402
@@ -329,6 +332,32 @@ def test_planned_shares_and_refunds():
     assert not found.srm.mismatch
     with pytest.raises(ExperimentError, match="unbounded"):
         analyze(frame, metrics="x", expected={"control": 9, "treatment": 1})
+
+
+@given(st.lists(st.integers(1, 1000), min_size=2, max_size=8), st.integers(2, 4))
+def test_planned_shares_may_be_rounded(parts, digits):
+    "Whole parts, their shares, and the shares as one writes them plan the same split."
+    arms = [f"arm {n}" for n in range(len(parts))]
+    shares = np.array(parts) / sum(parts)
+    np.testing.assert_allclose(expected_shares(parts, arms), shares)
+    np.testing.assert_allclose(expected_shares(shares, arms), shares)
+    rounded = shares.round(digits)
+    if (rounded > 0).all():
+        found = expected_shares(dict(zip(arms, rounded, strict=True)), arms)
+        assert abs(found.sum() - 1) < 1e-12
+        assert abs(found - shares).max() < 0.5 * len(parts) * 10**-digits
+
+
+@given(st.lists(st.floats(0.01, 3), min_size=2, max_size=6))
+def test_shares_that_do_not_sum_to_1_are_refused(shares):
+    assume(abs(sum(shares) - 1) > 0.005 * len(shares))
+    assume(any(share != int(share) for share in shares))
+    arms = list(range(len(shares)))
+    with pytest.raises(ExperimentError, match=re.escape(f"sum to {sum(shares):g}")):
+        expected_shares(shares, arms)
+    counts = dict.fromkeys(arms, 100)
+    with pytest.raises(ExperimentError, match="not to 1"):
+        srm_test(counts, shares)
 
 
 def test_arms_that_differ_by_a_blank():

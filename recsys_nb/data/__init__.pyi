@@ -1,4 +1,14 @@
 # made by `make sync` from the modules' __all__: do not edit
+from .arguments import MAX_SEED as MAX_SEED
+from .arguments import is_whole_number as is_whole_number
+from .arguments import check_whole_numbers as check_whole_numbers
+from .arguments import check_seed as check_seed
+from .arguments import is_number as is_number
+from .arguments import check_numbers as check_numbers
+from .arguments import check_switches as check_switches
+from .arguments import check_levels as check_levels
+from .arguments import check_at_least as check_at_least
+from .arguments import check_above_0 as check_above_0
 from .columns import EXACT as EXACT
 from .columns import ARGUMENTS as ARGUMENTS
 from .columns import ID_KINDS as ID_KINDS
@@ -18,10 +28,12 @@ from .columns import DownloadError as DownloadError
 from .columns import as_plain_column as as_plain_column
 from .columns import as_frame as as_frame
 from .columns import check_columns as check_columns
+from .columns import is_blank as is_blank
+from .columns import find_twins as find_twins
 from .columns import check_ids as check_ids
 from .columns import NearMatch as NearMatch
 from .columns import is_numeric_id as is_numeric_id
-from .columns import loosen_id as loosen_id
+from .columns import loosen_ids as loosen_ids
 from .columns import find_near_match as find_near_match
 from .columns import describe_near_match as describe_near_match
 from .columns import describe_duplicates as describe_duplicates
@@ -29,6 +41,8 @@ from .columns import describe_strangers as describe_strangers
 from .columns import compare_ids as compare_ids
 from .dataset import check_table as check_table
 from .dataset import check_positive as check_positive
+from .dataset import warn_of_twins as warn_of_twins
+from .dataset import warn_of_negative_values as warn_of_negative_values
 from .dataset import order_by_time as order_by_time
 from .dataset import order_by_example as order_by_example
 from .dataset import Dataset as Dataset
@@ -42,7 +56,7 @@ from .engine_checks import check_id_type as check_id_type
 from .engine_checks import cast_ids as cast_ids
 from .engine_checks import check_columns_of as check_columns_of
 from .engine_checks import check_side_table as check_side_table
-from .engine_checks import loosen_ids as loosen_ids
+from .engine_checks import loosen_id_column as loosen_id_column
 from .engine_checks import refuse_near_matches as refuse_near_matches
 from .engine_checks import keep_known_ids as keep_known_ids
 from .engine_checks import check_events as check_events
@@ -115,9 +129,11 @@ from .histories import Histories as Histories
 from .histories import order_by_content as order_by_content
 from .histories import histories as histories
 from .histories import concatenate_histories as concatenate_histories
+from .logs import AMOUNTS as AMOUNTS
 from .logs import LINE_FORMATS as LINE_FORMATS
 from .logs import is_text_file as is_text_file
 from .logs import align_ids as align_ids
+from .logs import warn_of_returns as warn_of_returns
 from .logs import read_log as read_log
 from .logs import name_of_file as name_of_file
 from .logs import read_user_lists as read_user_lists

@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 # %% auto #0
 __all__ = ['EXACT', 'ARGUMENTS', 'ID_KINDS', 'NULL_REMEDY', 'MAX_CAPITALS', 'DataError', 'MissingColumnError',
            'AmbiguousColumnError', 'NullIdError', 'IdTypeError', 'TimestampError', 'DuplicateRowError',
            'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError', 'as_plain_column', 'as_frame',
-           'check_columns', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_id', 'find_near_match',
-           'describe_near_match', 'describe_duplicates', 'describe_strangers', 'compare_ids']
+           'check_columns', 'is_blank', 'find_twins', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_ids',
+           'find_near_match', 'describe_near_match', 'describe_duplicates', 'describe_strangers', 'compare_ids']
 
 # %% ../../nbs/00_data.columns.ipynb #5276675b
 class DataError(ValueError):
@@ -200,6 +201,32 @@ ID_KINDS = "ids are whole numbers or strings"
 NULL_REMEDY = "drop them (unknown='drop') or fill them"
 
 
+def is_blank(
+    column: pd.Series,  # any values
+) -> np.ndarray:  # bool (n,)
+    "Which values are text without a visible character."
+    if not isinstance(column.dtype, pd.StringDtype) and column.dtype != object:
+        return np.zeros(len(column), bool)
+    text = column.map(lambda value: value if isinstance(value, str) else None)
+    text = pa.array(text, pa.large_string(), from_pandas=True)
+    size = pc.utf8_length(pc.utf8_trim_whitespace(text))
+    return pc.equal(size, 0).fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def find_twins(
+    ids: pd.Series,  # text
+) -> list[str]:  # distinct ids with blanks around them
+    "Ids that another one equals but for blanks around it."
+    text = pa.array(ids, pa.large_string(), from_pandas=True)
+    bare = pc.utf8_trim_whitespace(text)
+    padded = pc.not_equal(bare, text).fill_null(False)
+    if not pc.any(padded).as_py():
+        return []
+    known = set(text.filter(pc.invert(padded)).unique().to_pylist())
+    found = text.filter(padded).unique().to_pylist()
+    return [one for one in found if one.strip() in known]
+
+
 def _whole_numbers(column, what):
     "Float ids as whole numbers."
     part = column % 1 != 0
@@ -228,7 +255,20 @@ def _object_ids(column, what):
             f"{what} holds {found}; ids are all whole numbers or all strings: "
             "convert the column with .astype(str)."
         )
-    return column.astype("str")
+    return _refuse_blanks(column.astype("str"), what)
+
+
+def _refuse_blanks(column, what):
+    "The column, unless it has ids without a visible character."
+    blank = is_blank(column)
+    if blank.any():
+        row = int(blank.argmax())
+        raise NullIdError(
+            f"{what} is blank ({column.iloc[row]!r}) in {int(blank.sum())} rows, the "
+            f"first is row {row}; drop them (unknown='drop') or fill them.",
+            "unknown",
+        )
+    return column
 
 
 def _python_integers(column):
@@ -257,7 +297,7 @@ def check_ids(
             "unknown",
         )
     if isinstance(column.dtype, pd.StringDtype):
-        return column
+        return _refuse_blanks(column, what)
     if pd.api.types.is_bool_dtype(column):
         raise IdTypeError(f"{what} holds booleans; {ID_KINDS}.")
     if pd.api.types.is_float_dtype(column):
@@ -287,12 +327,18 @@ def is_numeric_id(
     return pd.api.types.is_numeric_dtype(ids)
 
 
-def loosen_id(
-    text: str,  # an id as it is written
-) -> str:
-    "An id without blanks, capitals, leading zeros and a trailing .0."
-    text = text.strip().lower().removesuffix(".0")
-    return text.lstrip("0") or text[-1:]
+def loosen_ids(
+    ids: pd.Series | pd.Index,  # ids, text
+) -> np.ndarray:  # text, as objects
+    "Ids without blanks, capitals, leading zeros and a trailing .0."
+    text = pa.array(ids, pa.large_string(), from_pandas=True)
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(text))
+    text = pc.replace_substring_regex(text, r"\.0$", "")
+    bare = pc.utf8_ltrim(text, "0")
+    is_zero = pc.equal(bare, "")
+    return pc.if_else(is_zero, pc.utf8_slice_codeunits(text, -1), bare).to_numpy(
+        zero_copy_only=False
+    )
 
 # %% ../../nbs/00_data.columns.ipynb #a3f1c09e
 def find_near_match(
@@ -301,10 +347,13 @@ def find_near_match(
     n_ids: int,  # distinct ids of the table that holds the strangers
 ) -> NearMatch | None:  # None: no id looks like another
     "A stranger that looks like a known id; a few may differ by capitals."
-    forms = {loosen_id(text) for text in strangers}
-    near = [text for text in known if loosen_id(text) in forms]
-    partners = {loosen_id(text): text for text in reversed(near)}  # the first of each
-    alike = [text for text in strangers if loosen_id(text) in partners]
+    forms = dict(zip(strangers, loosen_ids(strangers), strict=True))
+    known_forms = loosen_ids(known)
+    places = np.flatnonzero(pd.Index(known_forms).isin(list(forms.values())))
+    near = pd.Index(known).take(places).tolist()
+    pairs = zip(known_forms[places], near, strict=True)
+    partners = dict(reversed(list(pairs)))  # the first of each form
+    alike = [text for text, form in forms.items() if form in partners]
     if len(strangers) < n_ids:
         lower = {text.lower() for text in near}
         other = [text for text in alike if text.lower() not in lower]
@@ -312,7 +361,7 @@ def find_near_match(
             alike = other
     if not alike:
         return None
-    return NearMatch(alike[0], partners[loosen_id(alike[0])], len(alike))
+    return NearMatch(alike[0], partners[forms[alike[0]]], len(alike))
 
 # %% ../../nbs/00_data.columns.ipynb #8b152002
 def describe_near_match(

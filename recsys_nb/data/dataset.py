@@ -24,11 +24,15 @@ from recsys_nb.data.columns import (
     compare_ids,
     describe_duplicates,
     describe_strangers,
+    find_twins,
+    is_blank,
+    is_numeric_id,
 )
 from .times import join_date_and_time, parse_timestamps
 
 # %% auto #0
-__all__ = ['check_table', 'check_positive', 'order_by_time', 'order_by_example', 'Dataset']
+__all__ = ['check_table', 'check_positive', 'warn_of_twins', 'warn_of_negative_values', 'order_by_time', 'order_by_example',
+           'Dataset']
 
 # %% ../../nbs/01_data.dataset.ipynb #d09f6932
 def check_table(
@@ -93,10 +97,22 @@ def check_positive(
     "What counts as a positive, and that the log has the column it needs."
     if positive is None:
         return None
+    if isinstance(positive, bool) or positive != positive:
+        raise DataError(
+            f"positive={positive!r} is neither event types nor the least value."
+        )
     if isinstance(positive, Real):
         return _check_least_value(positive, frame)
     types = (positive,) if isinstance(positive, str) else tuple(positive)
+    if not types:
+        raise DataError("positive is empty: name the event types that count.")
     what = f"positive={types!r} needs it, but the interactions frame"
+    if "event_type" not in frame and "value" in frame:
+        raise DataError(
+            f"positive={types!r} names event types, and the log has none; for the "
+            "least value that counts pass a number, such as positive=4.",
+            "positive",
+        )
     check_columns(frame, ["event_type"], what)
     return _like_event_types(types, frame["event_type"])
 
@@ -105,14 +121,57 @@ def _check_least_value(positive, frame):
     "The least value, where `value` holds numbers."
     what = f"positive={positive!r} needs it, but the interactions frame"
     check_columns(frame, ["value"], what)
-    if not pd.api.types.is_numeric_dtype(frame["value"]):
+    is_complex = pd.api.types.is_complex_dtype(frame["value"])
+    if is_complex or not pd.api.types.is_numeric_dtype(frame["value"]):
         raise DataError(
             f"positive={positive!r} needs numbers, but value is "
             f"{frame['value'].dtype}, e.g. {frame['value'].tolist()[0]!r}: convert it "
             "with pd.to_numeric (in a file: decimal=',').",
             "decimal",
         )
+    endless = np.isinf(frame["value"].to_numpy(float, na_value=np.nan))
+    if endless.any():
+        raise DataError(
+            f"value is infinite in row {endless.argmax()} ({int(endless.sum())} such "
+            "rows); leave them out, or write what was meant."
+        )
     return positive
+
+
+def warn_of_twins(
+    frame: pd.DataFrame,  # the interactions, their ids checked
+    level: int,  # how far above the caller stands, for the warning
+) -> None:
+    "Point out ids that differ by blanks around them only: they count as two."
+    for key, _ in _KEYS:
+        twins = [] if is_numeric_id(frame[key]) else find_twins(frame[key])
+        if twins:
+            warnings.warn(
+                f"{key} {twins[0]!r} and {twins[0].strip()!r} count as two ids "
+                f"({len(twins):,} such pairs); remove the blanks where they are one",
+                stacklevel=level,
+            )
+
+
+def warn_of_negative_values(
+    frame: pd.DataFrame,  # the interactions
+    level: int,  # how far above the caller stands, for the warning
+) -> None:
+    "Point out values below 0, such as returned goods, where all events count."
+    value = frame.get("value")
+    if value is None or not pd.api.types.is_numeric_dtype(value):
+        return
+    if pd.api.types.is_complex_dtype(value):
+        return
+    negative = (value < 0).fillna(False).to_numpy(bool)
+    if negative.any():
+        warnings.warn(
+            f"value is negative in {int(negative.sum()):,} of {len(frame):,} "
+            f"interactions, e.g. in row {negative.argmax()}, and these count as "
+            "positives like all others; name the least value that counts, such as "
+            "positive=1",
+            stacklevel=level,
+        )
 
 
 def _like_event_types(types: tuple, column: pd.Series) -> tuple:
@@ -152,7 +211,7 @@ def _rename_columns(frame, names: dict, what: str) -> pd.DataFrame | None:
 def _drop_null_ids(frame: pd.DataFrame, level: int) -> pd.DataFrame:
     "The rows that name a user and an item; a warning counts the others."
     for key, _ in _KEYS:
-        null = frame[key].isna()
+        null = frame[key].isna() | is_blank(frame[key])
         if null.any():
             warnings.warn(
                 f"{int(null.sum()):,} of {len(frame):,} interactions are dropped: "
@@ -273,6 +332,9 @@ class Dataset:
         tables = {"users": self.users, "items": self.items}
         self.interactions = _check_interactions(interactions, tables)
         self.positive = check_positive(positive, self.interactions)
+        warn_of_twins(self.interactions, 3)
+        if positive is None:
+            warn_of_negative_values(self.interactions, 3)
         if not self.is_positive().any():
             message = f"no interaction is positive: positive={positive!r} fits none"
             warnings.warn(f"{message} of them", stacklevel=2)

@@ -37,8 +37,8 @@ from .roles import guess_id_column
 
 # %% auto #0
 __all__ = ['MOST_PAIRS', 'Fault', 'find_id_faults', 'find_time_faults', 'count_faults', 'raise_faults', 'check_id_type',
-           'cast_ids', 'check_columns_of', 'check_side_table', 'loosen_ids', 'refuse_near_matches', 'keep_known_ids',
-           'check_events']
+           'cast_ids', 'check_columns_of', 'check_side_table', 'loosen_id_column', 'refuse_near_matches',
+           'keep_known_ids', 'check_events']
 
 # %% ../../nbs/05c_data.engine_checks.ipynb #10fec6e8
 @dataclass(frozen=True, eq=False)
@@ -215,7 +215,7 @@ def check_side_table(
 MOST_PAIRS = 10_000  # near matches that are fetched for the message
 
 
-def loosen_ids(
+def loosen_id_column(
     ids: ir.StringValue,  # ids as they are written
 ) -> ir.StringValue:
     "Ids without blanks, capitals, leading zeros and a trailing .0."
@@ -227,8 +227,8 @@ def loosen_ids(
 def _near_pairs(table: ir.Table, side: ir.Table, key: str) -> ir.Table:
     "Unknown ids of the log beside the unused ids of the table that look like them."
     log_ids, known = table.select(key).distinct(), side.select(key)
-    log_ids = log_ids.mutate(form=loosen_ids(log_ids[key]))
-    known = known.mutate(form=loosen_ids(known[key]))
+    log_ids = log_ids.mutate(form=loosen_id_column(log_ids[key]))
+    known = known.mutate(form=loosen_id_column(known[key]))
     strangers = log_ids.anti_join(known, key).rename(stranger=key)
     unused = known.anti_join(log_ids, key).rename(partner=key)
     pairs = strangers.inner_join(unused, "form")

@@ -16,13 +16,13 @@ import pyarrow as pa
 from .columns import DataError, DuplicateRowError, as_frame
 from .dataset import Dataset
 from .readers import PACKED_SUFFIXES, find_format, read_frame
-from .roles import guess_id_column, guess_log_roles
+from .roles import guess_id_column, guess_log_roles, plain_name
 from .splits import mark_split
 from .tables import convert_text, read_text
 
 # %% auto #0
-__all__ = ['LINE_FORMATS', 'is_text_file', 'align_ids', 'read_log', 'name_of_file', 'read_user_lists', 'read_sequences',
-           'load_parts']
+__all__ = ['AMOUNTS', 'LINE_FORMATS', 'is_text_file', 'align_ids', 'warn_of_returns', 'read_log', 'name_of_file',
+           'read_user_lists', 'read_sequences', 'load_parts']
 
 # %% ../../nbs/04d_data.logs.ipynb #b869bb1f
 _TEXT_FORMATS = ("csv", "tsv", "txt", "dat", "data", "inter", "user", "item")
@@ -88,6 +88,27 @@ def _read_with_ids(path, roles, options) -> pd.DataFrame:
     return frame, found
 
 # %% ../../nbs/04d_data.logs.ipynb #8b0df59e
+AMOUNTS = "quantity qty amount units purchases".split()  # plain names of columns
+
+
+def warn_of_returns(
+    frame: pd.DataFrame,  # a log as it was read
+) -> None:
+    "Point out amounts below 0, which would count as if they were purchases."
+    for column in frame.columns:
+        is_amount = plain_name(column) in AMOUNTS
+        if not is_amount or not pd.api.types.is_numeric_dtype(frame[column]):
+            continue
+        n_below = int((frame[column] < 0).sum())
+        if n_below:
+            warnings.warn(
+                f"{column} is negative in {n_below:,} of {len(frame):,} rows "
+                "(returns?), and these count as positives like all others; leave them "
+                f"out with value={str(column)!r} and positive=1",
+                stacklevel=3,
+            )
+
+# %% ../../nbs/04d_data.logs.ipynb #9969d670
 def read_log(
     path: str | Path,  # a file of any kind that READERS knows
     user: str | None = None,  # the column of user ids; None: guessed, as the next four
@@ -113,6 +134,8 @@ def read_log(
     roles = {"user": user, "item": item, "timestamp": timestamp}
     roles |= {"event": event, "value": value}
     frame, roles = _read_with_ids(path, roles, reading)
+    if roles["value"] is None and options.get("positive") is None:
+        warn_of_returns(frame)
     tables = {"user": users, "item": items}
     shared = {key: v for key, v in reading.items() if key in ("encoding", "decimal")}
     for role, source in tables.items():

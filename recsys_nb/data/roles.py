@@ -172,17 +172,28 @@ def _require(role, column, frame, where):
     )
 
 
+def _find_no_numbers(text: pd.Series) -> list[str]:
+    "Values that are no numbers with a point, and none with a comma, with their rows."
+    plain = pd.to_numeric(text, errors="coerce").isna()
+    swapped = text.str.translate(str.maketrans(".,", "?."))
+    comma = pd.to_numeric(swapped, errors="coerce").isna()
+    rows = dict.fromkeys(text.index[odd][0] for odd in (plain, comma) if odd.any())
+    return [f"{text[row]!r} in row {row}" for row in rows]
+
+
 def _check_value(frame, column, guessed, where):
-    "The column of values, if it holds numbers."
+    "The column of values, if it holds numbers; words may stand in one that is guessed."
     if column is None or pd.api.types.is_numeric_dtype(frame[column]):
         return column
-    first = frame[column].dropna().tolist()[:1]
-    comma = bool(first) and bool(re.fullmatch(r"-?\d+,\d+", str(first[0])))
-    if guessed and not comma:
+    text = frame[column].dropna().astype("str")
+    if guessed and not text.str.contains(r"\d").any():
         return None
+    odd = " and ".join(_find_no_numbers(text)) or "no value in any row"
+    comma = bool(text.str.fullmatch(r"\s*-?\d+,\d+\s*").any())
     raise DataError(
-        f"{where}: {column} holds {first}, which is no number; write it with a point, "
-        "name the decimal sign with decimal=',', or leave it out with value=False.",
+        f"{where}: {column} has {odd}, where numbers belong; write numbers such as "
+        "1234.5, name the decimal sign with decimal=',', or leave the column out with "
+        "value=False.",
         "decimal" if comma else "value",
     )
 

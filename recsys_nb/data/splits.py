@@ -11,6 +11,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import pandas as pd
 
+from .arguments import check_numbers, check_seed
 from .columns import EmptyLogError, check_columns
 from .dataset import Dataset, order_by_example
 
@@ -24,6 +25,7 @@ def check_share(
     name: str,  # the argument's name
 ) -> None:
     "Raise where a share to hold out is not between 0 and 1."
+    check_numbers(**{name: share})
     if not 0 < share < 1:
         raise ValueError(
             f"{name} is the share held out, between 0 and 1 (both excluded); "
@@ -122,7 +124,12 @@ def split_by_time(
     first = len(times) - max(1, round(test * len(times)))
     cut = np.partition(times, first)[first]
     later = times > times.min()
-    if cut == times.min() and later.any():  # so many ties that nothing would be earlier
+    if not later.any():
+        raise EmptyLogError(
+            f"all {len(ds)} interactions have one timestamp, so the train set would "
+            "be empty; split by user or at random."
+        )
+    if cut == times.min():  # so many ties that nothing would be earlier
         cut = times[later].min()
     held = times >= cut
     return _divide(ds, held, kind="time", test=test, cut=str(pd.Timestamp(cut)))
@@ -193,6 +200,7 @@ def split_leave_last_out(
     last: float = 1,  # items per user held out, or below 1 a share of the items
 ) -> tuple[Dataset, Dataset]:  # train, test: what is asked for is not in train
     "Hold out each user's last new items and all that followed."
+    check_numbers(last=last)
     if _stays_in_engine(ds):
         return ds.split_leave_last_out(last)
     check_columns(ds.interactions, ["timestamp"], "split_leave_last_out: the log")
@@ -256,6 +264,7 @@ def split_by_user(
     Dataset, Dataset
 ]:  # train: other users; test: held out, `test.given`: earlier
     "Hold out whole users, and show the model only the first part of what they did."
+    check_seed(seed)
     if _stays_in_engine(ds):
         return ds.split_by_user(test, holdout, seed)
     check_share(test, "test")
@@ -286,6 +295,7 @@ def split_random(
     seed: int = 0,  # draws the interactions
 ) -> tuple[Dataset, Dataset]:  # train, test
     "Hold out interactions at random, whoever's and whenever they are."
+    check_seed(seed)
     check_share(test, "test")
     n_test = max(1, round(test * len(ds)))
     drawn = np.random.default_rng(seed).permutation(len(ds))[:n_test]

@@ -74,6 +74,13 @@ def novelty(
 def index_by_item(given, what: str) -> pd.Series | pd.DataFrame:
     "A Series or frame with item ids as index, from any table."
     known = isinstance(given, (pd.Series, pd.DataFrame))
+    is_table = hasattr(given, "columns") or hasattr(given, "column_names")
+    if not known and not is_table:
+        kind = type(given).__name__
+        raise MetricsError(
+            f"{what} has no item ids, as a {kind}; give a table with item_id, or a "
+            "pandas Series with item ids as its index."
+        )
     if not known or "item_id" in getattr(given, "columns", ()):
         given = index_table(given, what)
     index = pd.Series(given.index, name="item_id")

@@ -16,6 +16,7 @@ from scipy.stats import norm
 from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
+from ..data.arguments import check_whole_numbers
 from recsys_nb.evaluation.classification import (
     ranker_metrics,
     read_probabilities,
@@ -130,11 +131,13 @@ class Reliability:
 
     def __repr__(self) -> str:
         v = self.values
-        interval = f"[{v['ece_low']:.4f}, {v['ece_high']:.4f}]"
+        error = f"ECE {v['ece']:.4f}"
+        if not np.isnan(v["ece_debiased"]):
+            interval = f"[{v['ece_low']:.4f}, {v['ece_high']:.4f}]"
+            error = f"ECE {v['ece_debiased']:.4f} {interval}; {v['ece']:.4f} as it is"
         return (
-            f"{self.name}: ECE {v['ece_debiased']:.4f} {interval}; {v['ece']:.4f} as "
-            f"it is, {v['ece_by_chance']:.4f} by chance alone; predicted "
-            f"{v['predicted']:.4f}, observed {v['observed']:.4f}; log loss "
+            f"{self.name}: {error}, {v['ece_by_chance']:.4f} by chance alone; "
+            f"predicted {v['predicted']:.4f}, observed {v['observed']:.4f}; log loss "
             f"{v['log_loss']:.4f}, normalised entropy {v['normalised_entropy']:.4f}\n"
             f"{self.table.round(4).to_string()}"
         )
@@ -187,7 +190,8 @@ def reliability(
     name: str = "ranker",  # shown in plots
 ) -> Reliability:  # prints, plots, and gives a frame
     "How well probabilities agree with what happened."
-    check_resampling(n_boot, level)
+    check_resampling(n_boot, level, seed)
+    check_whole_numbers(1, n_bins=n_bins)
     y, given = read_probabilities(y_true, p, "p")
     p = given.astype(float)
     unit, _ = read_units(user_ids, len(y))
@@ -378,6 +382,8 @@ def by_segment(
     level: float = 0.95,  # of the interval
 ) -> pd.DataFrame:  # a row per segment: rows, predicted, observed, ratio, low, high, …
     "Calibration within each segment."
+    check_resampling(n_boot, level, seed)
+    check_whole_numbers(1, n_bins=n_bins)
     y, given = read_probabilities(y_true, p, "p")
     p = given.astype(float)
     unit, _ = read_units(user_ids, len(y))

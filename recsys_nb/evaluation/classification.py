@@ -133,7 +133,7 @@ def ranker_metrics(
     name: str = "ranker",  # shown in plots and comparisons
 ) -> Report:  # auc, log_loss, normalised_entropy and, with user_ids, gauc
     "Metrics of predicted probabilities, with intervals through influence functions."
-    check_resampling(n_boot, level)
+    check_resampling(n_boot, level, seed)
     label, p = read_probabilities(y_true, y_score)
     if label.all() or not label.any():
         raise MetricsError(

@@ -21,6 +21,7 @@ from recsys_nb.evaluation.inputs import (
 from .intervals import correct_holm, find_p
 from recsys_nb.evaluation.report import (
     Report,
+    describe_level,
     draw_dots,
     is_drawn,
     tabulate,
@@ -63,7 +64,7 @@ class Comparison:
         return draw_differences(self, ax)
 
     def __repr__(self):
-        level = f"{self.a.protocol['level']:.0%} intervals"
+        level = describe_level(self.a)
         who = f"paired over {write_counts(self.a.counts)}"
         head = f"{self.b.name} − {self.a.name}, {who} · {level}"
         names = self.a.values.index
@@ -100,7 +101,9 @@ def tabulate_differences(comparison: Comparison) -> pd.DataFrame:
 
 
 def write_difference(row) -> str:
-    "A difference, its interval and its p-value."
+    "A difference, its interval and its p-value; the difference where that is all."
+    if np.isnan(row.p):
+        return f"{row.difference:+.3f}"
     p = "p < 0.0001" if row.p < 1e-4 else f"p = {row.p:.2g}"
     return f"{row.difference:+.3f} [{row.low:.3f}, {row.high:.3f}]  {p}"
 

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from ..data.arguments import MAX_SEED, is_number, is_whole_number
 from recsys_nb.data.columns import (
     DataError,
     IdMismatchError,
@@ -55,14 +56,16 @@ def metrics_errors() -> Iterator[None]:
         raise MetricsError(str(error), error.argument) from error
 
 
-def check_resampling(n_boot: int, level: float) -> None:
-    "A MetricsError for a number of resamples or a level that there cannot be."
-    if not isinstance(n_boot, int | np.integer) or n_boot < 0:
+def check_resampling(n_boot: int, level: float, seed: int = 0) -> None:
+    "A MetricsError for a number of resamples, a level or a seed that cannot be."
+    if not is_whole_number(n_boot) or n_boot < 0:
         raise MetricsError(
             f"n_boot={n_boot!r}: give a whole number of resamples, 0 for none."
         )
-    if not 0 < level < 1:
+    if not is_number(level) or not 0 < level < 1:
         raise MetricsError(f"level={level!r} is not between 0 and 1, as 0.95 is.")
+    if not is_whole_number(seed) or not 0 <= seed <= MAX_SEED:
+        raise MetricsError(f"seed={seed!r} is no whole number from 0 to 2**32 - 1.")
 
 
 def show_id(value) -> str:
@@ -142,6 +145,9 @@ def is_arrow(values) -> bool:
 
 def as_column(values) -> pd.Series:
     "Values of any library as a plain column: Series, arrays, lists, ranges."
+    if isinstance(values, str) or np.ndim(values) != 1:
+        kind = type(values).__name__
+        raise MetricsError(f"a column of values is needed, got {values!r} ({kind}).")
     if is_arrow(values) and not isinstance(values, pd.Series):
         table = pa.table({"x": pa.chunked_array(values)})
         return as_frame(table)["x"]

@@ -352,6 +352,11 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
         for column in read_columns(table, names, "recommendations")
     ]
     columns[2] = np.asarray(columns[2])
+    if not len(columns[2]):
+        raise MetricsError(
+            "the recommendations have no rows. Check the filter or the query that "
+            "made them."
+        )
     cells, items, strangers = read_cells(columns, users, depth)
     if len(strangers):
         met = np.zeros(len(users), bool)

@@ -17,6 +17,7 @@ from sklearn.manifold import TSNE
 from sklearn.metrics.pairwise import euclidean_distances
 from threadpoolctl import threadpool_limits
 
+from ..data.arguments import check_seed, check_whole_numbers
 from ..data.columns import as_frame
 from .inputs import as_column, is_arrow
 
@@ -261,6 +262,8 @@ def tsne_map(
     normalize: bool = True,  # by direction (cosine), as retrieval; False: by distance
 ) -> EmbeddingMap:  # positions, and what they keep
     "Draw vectors on a plane by t-SNE (van der Maaten and Hinton 2008), and measure it."
+    check_seed(seed)
+    check_whole_numbers(1, max_points=max_points)
     table = read_vectors(vectors, normalize)
     given = len(table)
     names = np.arange(given) if ids is None else as_column(ids).to_numpy()

@@ -107,6 +107,9 @@ def choose_metrics(metrics: Any, given: Mapping) -> dict[str, Metric]:
         }
     if isinstance(metrics, str) or callable(metrics):
         metrics = [metrics]
+    metrics = list(metrics)
+    if not metrics:
+        raise MetricsError("metrics is empty; name some of METRICS, or None for all.")
     chosen = {}
     for metric in metrics:
         if callable(metric):
@@ -324,6 +327,8 @@ def gather_evidence(
     if given["train"] is not None:
         past = read_past(given["train"], judged.users)
         evidence.past, evidence.popularity = past
+        if not len(evidence.popularity):
+            raise MetricsError("train has no rows; leave it out if nothing is known.")
         check_items(lists, judged, evidence.popularity.index, "the train part")
     if given["popularity"] is not None:
         evidence.popularity = read_popularity(given["popularity"])
@@ -356,7 +361,7 @@ def evaluate(
     name: str = "model",  # shown in plots and comparisons
 ) -> Report:  # estimates with intervals, the values of each user, and the protocol
     "Ranking metrics of each user's list, averaged over users, with intervals."
-    check_resampling(n_boot, level)
+    check_resampling(n_boot, level, seed)
     conventions = Conventions(missing, no_truth, map_denominator, gain, ties)
     cutoffs = read_cutoffs(k)
     given = {"items": items, "popularity": popularity, "train": train}

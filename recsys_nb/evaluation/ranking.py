@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import operator
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +14,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from ..data.arguments import check_whole_numbers
 from .inputs import MetricsError, as_column, is_arrow, show_id
 from .lists import Hits, Lists, Truth, renumber
 
@@ -85,14 +85,16 @@ def read_labels(y_true, y_pred) -> tuple[np.ndarray, np.ndarray]:
 
 def read_cutoffs(k) -> tuple[int, ...]:
     "One cut-off or several as a sorted tuple, each at least 1."
-    try:
-        several = k if isinstance(k, Iterable) else (k,)
-        cutoffs = tuple(sorted({operator.index(one) for one in several}))
-    except TypeError:
-        raise TypeError(f"k must be an int or several, not {k!r}.") from None
-    if not cutoffs or cutoffs[0] < 1:
-        raise MetricsError(f"k must be at least 1, not {k!r}.")
-    return cutoffs
+    is_one = isinstance(k, str) or not isinstance(k, Iterable)
+    several = (k,) if is_one else tuple(k)
+    if not several:
+        raise MetricsError("k is empty; give at least one cut-off, such as 10.")
+    for one in several:
+        try:
+            check_whole_numbers(1, k=one)
+        except ValueError as error:
+            raise MetricsError(str(error)) from None
+    return tuple(sorted({int(one) for one in several}))
 
 # %% ../../nbs/24b_evaluation.ranking.ipynb #c1bf0009
 def compute_metrics(
@@ -102,8 +104,8 @@ def compute_metrics(
     k: int = 10,  # how many of the best rows are looked at; more than n means all
 ) -> dict[str, float]:  # auc, precision@k, recall@k, ndcg@k; NaN where undefined
     "Ranking metrics of one scored list (Järvelin & Kekäläinen 2002 for NDCG)."
+    (cutoff,) = read_cutoffs([k])
     label, score = read_labels(y_true, y_pred)
-    (cutoff,) = read_cutoffs(k)
     depth, positives = min(cutoff, len(label)), int(label.sum())
     if positives in (0, len(label)):
         also = "" if positives else ", and so are recall and ndcg"

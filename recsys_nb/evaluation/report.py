@@ -162,6 +162,13 @@ def is_drawn(metric: str, scales: dict[str, Scale]) -> bool:
     return scales[metric].drawn if metric in scales else True
 
 # %% ../../nbs/25b_evaluation.report.ipynb #0ba65af0
+def describe_level(report: Report) -> str:
+    "95% intervals, or that there are none."
+    if not len(report.draws):
+        return "no intervals"
+    return f"{report.protocol['level']:.0%} intervals"
+
+
 def write_counts(counts: dict[str, int]) -> str:
     "1,000 users · 3 without truth · 7 left out: nothing new"
     return " · ".join(
@@ -191,9 +198,10 @@ def draw_dots(table: pd.DataFrame, ax=None, hue: str | None = None, legend=False
 def pivot_report(report: Report) -> pd.DataFrame:
     "A row per metric and a column per cut-off, values with intervals as text."
     table = report.to_frame()
-    text = [
-        f"{row.value:.3f} [{row.low:.3f}, {row.high:.3f}]" for row in table.itertuples()
-    ]
+    text = [f"{value:.3f}" for value in table.value]
+    if len(report.draws):
+        ends = zip(text, table.low, table.high, strict=True)
+        text = [f"{value} [{low:.3f}, {high:.3f}]" for value, low, high in ends]
     column = ["value" if pd.isna(k) else f"@{k}" for k in table.k]
     label = [write_label(metric, report.scales) for metric in table.metric]
     cells = pd.DataFrame({"metric": label, "k": column, "text": text})
@@ -265,8 +273,7 @@ class Report:
         return draw_groups(self, metric, ax)
 
     def __repr__(self):
-        level = f"{self.protocol['level']:.0%} intervals"
-        head = f"{self.name}: {write_counts(self.counts)} · {level}"
+        head = f"{self.name}: {write_counts(self.counts)} · {describe_level(self)}"
         return "\n".join([head, pivot_report(self).to_string(), self.card()])
 
 # %% ../../nbs/25b_evaluation.report.ipynb #35fba6e9
@@ -296,8 +303,7 @@ def draw_report(report: Report, ax=None):
     table["label"] = [write_label(name, report.scales) for name in report.values.index]
     shown = [is_drawn(metric, report.scales) for metric in table.metric]
     ax = draw_dots(table[shown], ax, hue="metric")
-    level = f"{report.protocol['level']:.0%}"
-    ax.set(xlabel=f"value, with {level} interval", ylabel="")
+    ax.set(xlabel=f"value, with {describe_level(report)}", ylabel="")
     ax.set_title(f"{report.name}: {write_counts(report.counts)}")
     return ax
 
@@ -330,8 +336,8 @@ def draw_groups(report: Report, name: str, ax=None):
     table = table.assign(label=users, by=table.by.str.replace("_", " "))
     ax = draw_dots(table, ax, hue="by", legend=True)
     ax.axvline(report[name], color="grey", lw=1, ls="--")
-    label, level = write_label(name, report.scales), f"{report.protocol['level']:.0%}"
-    ax.set_xlabel(f"{label}, with {level} interval (dashed: all)")
+    label = write_label(name, report.scales)
+    ax.set_xlabel(f"{label}, with {describe_level(report)} (dashed: all)")
     ax.set_title(f"{report.name}: {label} by group")
     return ax
 

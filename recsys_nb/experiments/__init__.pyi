@@ -43,6 +43,8 @@ from .outcomes import KINDS as KINDS
 from .outcomes import VALUES as VALUES
 from .outcomes import ExperimentMetric as ExperimentMetric
 from .outcomes import parse_metrics as parse_metrics
+from .outcomes import check_free_columns as check_free_columns
+from .outcomes import check_measures as check_measures
 from .outcomes import set_kinds as set_kinds
 from .outcomes import set_caps as set_caps
 from .outcomes import describe_text as describe_text
@@ -84,6 +86,7 @@ from .sequential import confidence_sequence as confidence_sequence
 from .sequential import always_valid_p as always_valid_p
 from .sequential import tuned_tau as tuned_tau
 from .users import USER_POLICIES as USER_POLICIES
+from .users import ROUNDING as ROUNDING
 from .users import read_rows as read_rows
 from .users import plain_value as plain_value
 from .users import require_column as require_column
@@ -97,6 +100,7 @@ from .users import exclude_users as exclude_users
 from .users import settle_users as settle_users
 from .users import Assignment as Assignment
 from .users import assign_users as assign_users
+from .users import scale_shares as scale_shares
 from .users import expected_shares as expected_shares
 from .users import SRM as SRM
 from .users import srm_test as srm_test

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..data import check_numbers
 from recsys_nb.experiments.decision import (
     Analysis,
     add_significance,
@@ -23,6 +24,8 @@ from recsys_nb.experiments.decision import (
 from .effects import NOT_TESTED, compare_groups
 from recsys_nb.experiments.outcomes import (
     ExperimentMetric,
+    check_free_columns,
+    check_measures,
     collect_values,
     group_users,
     parse_metrics,
@@ -60,6 +63,7 @@ def check_guardrails(guardrails: Mapping[str, float], decides: str) -> None:
             "name another one first."
         )
     for name, margin in guardrails.items():
+        check_numbers(**{f"the margin of guardrail {name!r}": margin})
         if not -1 < margin < np.inf or margin == 0:
             raise ExperimentError(
                 f"the margin of guardrail {name!r} is {margin!r}; give the lift that "
@@ -207,7 +211,8 @@ def analyze(
     guardrails: Mapping[str, float] | None = None,  # {metric: lift just tolerable}
     segments: str | Sequence[str] = (),  # columns known before, to repeat the table by
     correction: str = "holm",  # for several comparisons: "holm", "bh" or "none"
-    expected: Mapping | None = None,  # planned split, {arm: share}; None: equal
+    # planned split, {arm: share}: shares that sum to 1, or whole parts; None: equal
+    expected: Mapping | None = None,
     unbounded: Sequence[str] = (),  # metrics of whole numbers that are no counts
     kind: str | Mapping[str, str] = "mean",  # of one column: "mean" or "share"
     winsorize: float | Mapping[str, float] | None = None,  # quantile to cap means at
@@ -218,10 +223,15 @@ def analyze(
 
     The first metric decides. A ratio is written "numerator/denominator". Guardrails
     are tested for non-inferiority, outside the correction."""
+    check_alpha(alpha)
     settings = (kind, covariates, guardrails, unbounded, winsorize)
     chosen = configure_metrics(metrics, *settings)
     check_correction(correction)
-    check_alpha(alpha)
+    segments = [segments] if isinstance(segments, str) else list(segments)
+    blocks = [strata] if isinstance(strata, str) else list(strata or ())
+    roles = {"users": user, "arms": variant}
+    check_measures(chosen, **roles, times=time)
+    check_free_columns("stratum", blocks, **roles)
     frame = read_rows(frame)
     frame = settle_users(frame, variant, user, user_policy, time)
     users = assign_users(frame, variant, user, control)
@@ -230,11 +240,10 @@ def analyze(
     if srm.mismatch:
         warnings.warn(str(srm), stacklevel=2)
     stratum, share = assign_strata(frame, strata, users)
-    if isinstance(segments, str):
-        segments = [segments]
     parts = [
         (column, *group_users(frame, column, users, "segments")) for column in segments
     ]
+    check_free_columns("segment", segments, **roles)
     found = compare_metrics(frame, chosen, users, stratum, share, parts, alpha)
     rows, by_segment = found
     table = add_significance(pd.DataFrame(rows), correction, alpha)

@@ -13,9 +13,9 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
+from ..data import check_levels
 from recsys_nb.experiments.proportions import (
     ExperimentError,
-    check_alpha,
     check_count,
     format_percent,
 )
@@ -177,7 +177,7 @@ def check_arms(successes: Mapping, trials: Mapping, prior: tuple) -> None:
             f"got {list(successes)} and {arms}."
         )
     check_spelling(arms, "trials")
-    if min(prior) <= 0:
+    if len(prior) != 2 or not all(0 < one < np.inf for one in prior):
         raise ExperimentError(
             f"prior={prior!r}: both parameters of a Beta distribution are positive."
         )
@@ -190,8 +190,8 @@ def beta_binomial(
     level: float = 0.95,  # of the credible intervals
 ) -> Bayes:  # .to_frame(), .plot()
     "Posterior rates, the chance to be best and the expected loss of each arm."
+    check_levels(level=level)
     check_arms(successes, trials, prior)
-    check_alpha(level)
     arms = list(trials)
     x = [check_count(f"the number of successes of {v!r}", successes[v]) for v in arms]
     n = [check_count(f"the number of trials of {v!r}", trials[v]) for v in arms]

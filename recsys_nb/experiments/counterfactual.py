@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from ..data import check_numbers
 from .effects import delta_method
 from .interleaving import share_interval
 from .outcomes import read_array
@@ -222,7 +223,9 @@ def off_policy(
         raise ExperimentError(
             "give both q and value for the doubly robust estimate, or neither."
         )
-    if clip is not None and clip <= 0:
+    if clip is not None:
+        check_numbers(clip=clip)
+    if clip is not None and not clip > 0:
         raise ExperimentError(f"clip={clip!r}: the largest weight is positive.")
     model = {"q": q, "value": value}
     found = read_choices(reward, target, logged, user, weight, clip, model)

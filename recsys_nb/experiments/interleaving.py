@@ -13,7 +13,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import stats
 
-from ..data import compare_ids
+from ..data import check_seed, check_whole_numbers, compare_ids
 from .effects import delta_method
 from .outcomes import read_floats
 from recsys_nb.experiments.proportions import (
@@ -124,8 +124,8 @@ def team_draft(
     seed: int = 0,  # of the coins: the same seed, the same lists
 ) -> pd.DataFrame:  # user_id, item_id, rank, team ("a", "b" or "both")
     "Team-draft interleaving of two recommenders' lists."
-    if k < 1:
-        raise ExperimentError(f"k={k!r}: a list has at least one item.")
+    check_whole_numbers(1, k=k)
+    check_seed(seed)
     a = read_rows(a, "a")
     b = read_rows(b, "b")
     check_lists(a, "a")

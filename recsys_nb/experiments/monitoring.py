@@ -16,9 +16,11 @@ import pandas as pd
 import seaborn as sns
 from scipy import stats
 
+from ..data import check_numbers, check_whole_numbers
 from .effects import delta_method, is_share
 from recsys_nb.experiments.outcomes import (
     ExperimentMetric,
+    check_measures,
     collect_values,
     parse_metrics,
     read_measures,
@@ -373,17 +375,18 @@ def find_treatment(names: list, treatment: object) -> int:
 
 def check_arm_shares(counts: dict, names: list, expected) -> None:
     "Warn if the split of the two watched arms is not the planned one."
-    shares = expected
-    if isinstance(expected, Mapping):
-        expected_shares(expected, names)
-        shares = {arm: expected[arm] for arm in counts}
-    srm = srm_test(counts, shares)
+    planned = dict(zip(names, expected_shares(expected, names), strict=True))
+    watched = np.array([planned[arm] for arm in counts])
+    srm = srm_test(counts, watched / watched.sum())
     if srm.mismatch:
         warnings.warn(str(srm), stacklevel=3)
 
 
-def check_watch(effect: float, scale: str) -> None:
+def check_watch(effect: float, scale: str, min_users: int | None) -> None:
     "Raise where an option of monitor cannot be."
+    check_numbers(effect=effect)
+    if min_users is not None:
+        check_whole_numbers(0, min_users=min_users)
     if not effect > 0:
         raise ExperimentError(
             f"effect={effect!r} must be positive: the size of the lifts that matter, "
@@ -413,16 +416,19 @@ def monitor(
     every: str = "D",  # length of a period: "h", "6h", "D", "W", "MS"
     alpha: float = 0.05,  # chance that the truth is ever outside
     kind: str = "mean",  # of a metric of one column: "mean" or "share"
-    expected: Mapping | Sequence[float] | None = None,  # planned split; None: equal
+    # planned split of all arms: shares that sum to 1, or whole parts; None: equal
+    expected: Mapping | Sequence[float] | None = None,
     scale: str = "auto",  # "lift", "difference", or the lift where there is one
     min_users: int | None = None,  # in each arm before a decision; None: by skewness
     unbounded: bool = False,  # whole numbers that are no counts
     user_policy: str = "raise",  # for users in two arms: "raise", "first", "exclude"
 ) -> Monitor:  # .decided, .to_frame(), .plot()
     "The lift by period, with a confidence sequence that may be looked at any time."
-    check_watch(effect, scale)
+    check_alpha(alpha)
+    check_watch(effect, scale, min_users)
     (chosen,) = set_kinds(parse_metrics(metric), kind).values()
     chosen = replace(chosen, unbounded=unbounded)
+    check_measures([chosen], users=user, arms=variant, times=time)
     frame = settle_users(read_rows(frame), variant, user, user_policy, time)
     users = assign_users(frame, variant, user, control)
     place = find_treatment(users.arms, treatment)
@@ -439,7 +445,7 @@ def monitor(
     needed = count_needed_users(history.skewness)
     if min_users is not None:
         needed = np.full(len(history.users), min_users)
-    watch = Watch(scale, effect, check_alpha(alpha), is_share(values) and not unbounded)
+    watch = Watch(scale, effect, alpha, is_share(values) and not unbounded)
     table = watch_periods(edges[1:], history, watch, needed)
     least = int(needed[-1])
     return Monitor(table, chosen.name, alpha, chosen.estimand, arms, scale, least)

@@ -12,7 +12,7 @@ from decimal import Decimal
 import numpy as np
 import pandas as pd
 
-from ..data import as_plain_column
+from ..data import as_plain_column, check_numbers
 from .proportions import ExperimentError
 from recsys_nb.experiments.users import (
     Assignment,
@@ -23,9 +23,10 @@ from recsys_nb.experiments.users import (
 )
 
 # %% auto #0
-__all__ = ['KINDS', 'VALUES', 'ExperimentMetric', 'parse_metrics', 'set_kinds', 'set_caps', 'describe_text', 'read_floats',
-           'read_array', 'read_measures', 'sum_by_user', 'read_covariate', 'collect_values', 'is_whole',
-           'check_denominators', 'check_counts', 'cap_values', 'number_levels', 'group_users']
+__all__ = ['KINDS', 'VALUES', 'ExperimentMetric', 'parse_metrics', 'check_free_columns', 'check_measures', 'set_kinds',
+           'set_caps', 'describe_text', 'read_floats', 'read_array', 'read_measures', 'sum_by_user', 'read_covariate',
+           'collect_values', 'is_whole', 'check_denominators', 'check_counts', 'cap_values', 'number_levels',
+           'group_users']
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #46753182
 KINDS = {
@@ -90,6 +91,38 @@ def parse_metrics(
     return parsed
 
 # %% ../../nbs/44c_experiments.outcomes.ipynb #83094124
+def check_free_columns(
+    what: str,  # how errors call the columns: "metric", "segment"
+    columns: Sequence[str | None],  # that measure or describe users; None: no column
+    **roles: str | None,  # column by role: users="user_id", arms="variant"
+) -> None:
+    "Raise where a column is named that says who is in which arm, or when."
+    for column in columns:
+        role = next((r for r, name in roles.items() if name == column), None)
+        if column is not None and role is not None:
+            raise ExperimentError(
+                f"{what} {column!r} is the column of the {role}; name another one."
+            )
+
+
+def check_measures(
+    metrics: Sequence[ExperimentMetric],  # of an experiment
+    **roles: str | None,  # column by role, as for check_free_columns
+) -> None:
+    "Raise where a metric sums ids, arms or times, or is its own covariate."
+    for metric in metrics:
+        measured = (metric.numerator, metric.denominator)
+        check_free_columns("metric", measured, **roles)
+        if metric.covariate is None:
+            continue
+        check_free_columns("covariate", metric.covariate, **roles)
+        if metric.covariate == measured:
+            raise ExperimentError(
+                f"the covariate of {metric.name!r} is the metric itself; name what "
+                "was measured before the experiment."
+            )
+
+# %% ../../nbs/44c_experiments.outcomes.ipynb #06f61298
 def set_kinds(
     metrics: dict[str, ExperimentMetric],  # by name
     kind: str | Mapping[str, str],  # a key of KINDS, for all or by name
@@ -137,6 +170,7 @@ def set_caps(
                 f"winsorize names {name!r}; it is for means of one column, here "
                 f"{means}."
             )
+        check_numbers(winsorize=quantile)
         if not 0.5 < quantile < 1:
             raise ExperimentError(
                 f"winsorize={quantile!r}: the quantile to cap at lies between .5 and "

@@ -14,9 +14,11 @@ import pandas as pd
 import seaborn as sns
 from scipy import optimize, stats
 
+from ..data import check_levels, check_numbers
 from .effects import delta_method
 from recsys_nb.experiments.outcomes import (
     ExperimentMetric,
+    check_measures,
     collect_values,
     parse_metrics,
     set_kinds,
@@ -154,11 +156,27 @@ def check_question(mde, n, power: float | None, alpha: float) -> None:
 
 def check_level(baseline: float, sd: float | None) -> None:
     "Raise unless the control's level and spread are possible."
-    if baseline <= 0 or (sd is None and baseline >= 1):
+    check_numbers(baseline=baseline)
+    if not baseline > 0 or (sd is None and baseline >= 1):
         meant = "a rate between 0 and 1" if sd is None else "positive"
         raise ExperimentError(f"baseline must be {meant}, got {baseline!r}.")
-    if sd is not None and sd <= 0:
+    if sd is None:
+        return
+    check_numbers(sd=sd)
+    if not sd > 0:
         raise ExperimentError(f"sd must be positive, got {sd!r}.")
+
+
+def read_several(name: str, given: float | Sequence[float]) -> list:
+    "One number or several as a list of finite numbers."
+    several = [given] if np.ndim(given) == 0 else list(given)
+    if not several:
+        raise ExperimentError(f"{name} is empty; give one number or several.")
+    for one in several:
+        check_numbers(**{name: one})
+        if not np.isfinite(one):
+            raise ExperimentError(f"{name}={one!r}: a finite number is needed.")
+    return several
 
 
 def check_effects(effects: list, baseline: float, sd: float | None) -> None:
@@ -186,12 +204,12 @@ def power(
         power = 0.8
     effects, sizes = [None], [None]
     if mde is not None:
-        effects = np.atleast_1d(mde).tolist()
+        effects = read_several("mde", mde)
         check_effects(effects, baseline, sd)
     if n is not None:
-        sizes = np.atleast_1d(n).tolist()
-        if min(sizes) < 2:
-            raise ExperimentError(f"n must be at least 2 an arm, got {n!r}.")
+        sizes = read_several("n", n)
+    if n is not None and min(sizes) < 2:
+        raise ExperimentError(f"n must be at least 2 an arm, got {n!r}.")
     rows = [
         fill_in(float(baseline), effect, size, power, alpha, sd)
         for effect in effects
@@ -298,10 +316,16 @@ def duration(
     kind: str = "mean",  # of a metric of one column: "mean" or "share"
 ) -> Duration:  # .to_frame(), .plot(), .days
     "The smallest detectable lift by duration, from the users of a log of the past."
+    check_levels(alpha=alpha, power=power)
     if not 0 < share <= 0.5:
         raise ExperimentError(
             f"share={share!r} is the part of all users in one arm: above 0, at most .5."
         )
+    days = read_several("days", days)
+    if target is not None:
+        check_numbers(target=target)
+    if target is not None and not target > 0:
+        raise ExperimentError(f"target={target!r}: the lift that matters is above 0.")
     history = read_rows(history, "the history")
     times = read_times(history, time)
     elapsed = (times - times.min()) / pd.Timedelta(days=1)
@@ -313,6 +337,7 @@ def duration(
             "for; pass shorter days=... or a longer history."
         )
     (chosen,) = set_kinds(parse_metrics(metric), kind).values()
+    check_measures([chosen], users=user, times=time)
     rows = []
     for length in sorted(days):
         part = history[(elapsed < length).to_numpy()]

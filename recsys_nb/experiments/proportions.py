@@ -13,7 +13,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import stats
 
-from ..data import DataError
+from ..data import DataError, check_levels
 
 # %% auto #0
 __all__ = ['ExperimentError', 'check_count', 'check_alpha', 'pooled_z', 'wilson_interval', 'newcombe_interval',
@@ -47,8 +47,7 @@ def check_alpha(
     alpha: float,  # a significance level, or the level of an interval
 ) -> float:  # the same
     "A level between 0 and 1, both excluded."
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, got {alpha!r}.")
+    check_levels(alpha=alpha)
     return alpha
 
 # %% ../../nbs/44_experiments.proportions.ipynb #25be4deb
@@ -314,9 +313,9 @@ def two_proportion_test(
     alpha: float = 0.05,  # significance level; intervals have level 1 - alpha
 ) -> ProportionTest:  # z, p_value, lift, ci, lift_ci, lift_fieller, significant, rates
     "Compare two click-through rates, impressions taken as independent."
+    critical = stats.norm.isf(check_alpha(alpha) / 2)
     x0, n0 = check_arm("control", control_clicks, control_impressions)
     x1, n1 = check_arm("treatment", treatment_clicks, treatment_impressions)
-    critical = stats.norm.isf(check_alpha(alpha) / 2)
     z = float(pooled_z(x0, n0, x1, n1))
     p_value = float(2 * stats.norm.sf(abs(z)))
     p0 = x0 / n0

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, special, stats
 
+from ..data import is_whole_number
 from .proportions import ExperimentError, check_alpha
 
 # %% auto #0
@@ -41,10 +42,9 @@ SPENDING = {"obrien-fleming": spend_as_obrien_fleming, "pocock": spend_as_pocock
 # %% ../../nbs/47_experiments.sequential.ipynb #8df2c05c
 def place_looks(looks: int | Sequence[float]) -> np.ndarray:
     "Shares of the data at the looks, rising to at most 1."
-    if isinstance(looks, int | np.integer):
-        t = np.arange(1, looks + 1) / max(looks, 1)
-    else:
-        t = np.asarray(looks, float)
+    if is_whole_number(looks) and looks > 0:
+        return np.arange(1, looks + 1) / looks
+    t = np.zeros(0) if np.ndim(looks) == 0 else np.asarray(looks, float)
     rising = (np.diff(t) > 0).all()
     if not len(t) or not (t > 0).all() or not rising or t[-1] > 1:
         raise ExperimentError(
@@ -226,10 +226,11 @@ def group_sequential(
     spending: str = "obrien-fleming",  # a key of SPENDING, such as "pocock"
 ) -> Boundaries:  # z, information; .to_frame(), .plot(), .exits(drift), .cost(power)
     "Two-sided group-sequential boundaries by alpha spending (Lan & DeMets 1983)."
+    check_alpha(alpha)
     if spending not in SPENDING:
         raise ExperimentError(f"spending={spending!r} is not one of {list(SPENDING)}.")
     t = place_looks(looks)
-    spent = SPENDING[spending](t, check_alpha(alpha))
+    spent = SPENDING[spending](t, alpha)
     z = find_boundaries(t, np.diff(spent, prepend=0))
     return Boundaries(t, z, alpha, spending)
 
@@ -241,13 +242,14 @@ def confidence_sequence(
     alpha: float = 0.05,  # chance that the truth is ever outside
 ) -> tuple[np.ndarray, np.ndarray]:  # low, high
     "Normal-mixture interval that is valid at all looks together (Robbins 1970)."
-    if tau <= 0:
+    check_alpha(alpha)
+    if not tau > 0:
         raise ExperimentError(
             f"tau={tau!r} must be positive: the size of the effects that matter."
         )
     d = np.asarray(estimate, float)
     v = np.asarray(se, float) ** 2
-    evidence = 2 * np.log(1 / check_alpha(alpha)) + np.log1p(tau**2 / v)
+    evidence = 2 * np.log(1 / alpha) + np.log1p(tau**2 / v)
     half = np.sqrt(v * (v + tau**2) / tau**2 * evidence)
     return d - half, d + half
 
@@ -271,9 +273,10 @@ def tuned_tau(
     alpha: float = 0.05,  # as for confidence_sequence
 ) -> float:  # tau
     "The tau for which the confidence sequence is narrowest at a standard error."
+    check_alpha(alpha)
     if not se > 0:
         raise ExperimentError(f"se={se!r} must be positive.")
-    lambert = special.lambertw(-(check_alpha(alpha) ** 2) / np.e, -1).real
+    lambert = special.lambertw(-(alpha**2) / np.e, -1).real
     return float(se * np.sqrt(-lambert - 1))
 
 # what `help` says of parameters: made by `make sync` from the comments beside them

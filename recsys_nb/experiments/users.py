@@ -25,9 +25,9 @@ from recsys_nb.experiments.proportions import (
 )
 
 # %% auto #0
-__all__ = ['USER_POLICIES', 'read_rows', 'plain_value', 'require_column', 'check_complete', 'read_times', 'check_spelling',
-           'find_arms', 'number_users', 'keep_first_arm', 'exclude_users', 'settle_users', 'Assignment', 'assign_users',
-           'expected_shares', 'SRM', 'srm_test']
+__all__ = ['USER_POLICIES', 'ROUNDING', 'read_rows', 'plain_value', 'require_column', 'check_complete', 'read_times',
+           'check_spelling', 'find_arms', 'number_users', 'keep_first_arm', 'exclude_users', 'settle_users',
+           'Assignment', 'assign_users', 'scale_shares', 'expected_shares', 'SRM', 'srm_test']
 
 # %% ../../nbs/44b_experiments.users.ipynb #9029403a
 def read_rows(
@@ -276,7 +276,13 @@ def settle_users(
     shown = plain_value(torn[0])
     count = f"{len(torn)} users are in two variants, e.g. {shown!r}"
     warnings.warn(f"{count}: {words}", stacklevel=3)
-    return settle(frame, variant, user, torn, time)
+    settled = settle(frame, variant, user, torn, time)
+    if not len(settled):
+        raise ExperimentError(
+            f"user_policy={policy!r} leaves no user: all {len(torn)} are in two "
+            "variants; look at how users are assigned."
+        )
+    return settled
 
 # %% ../../nbs/44b_experiments.users.ipynb #e545cc52
 @dataclass(frozen=True, eq=False)
@@ -333,8 +339,28 @@ def assign_users(
     return Assignment(names, arm[first], code, first, labels)
 
 # %% ../../nbs/44b_experiments.users.ipynb #109b8af3
+ROUNDING = 0.005  # of a share that was written with two decimals
+
+
+def scale_shares(
+    planned: np.ndarray,  # shares, or whole parts such as 9 and 1, float (n_arms,)
+) -> np.ndarray:  # (n_arms,), sums to 1
+    "Shares that sum to 1; those given may do so up to their rounding."
+    total = planned.sum()
+    is_parts = (planned == np.floor(planned)).all()
+    room = ROUNDING * (len(planned) - 1) + 1e-9
+    if not is_parts and abs(total - 1) > room:
+        raise ExperimentError(
+            f"the shares of expected sum to {total:g}, not to 1: give shares such as "
+            ".9 and .1, or whole parts such as 9 and 1."
+        )
+    return planned / total
+
+
 def expected_shares(
-    expected: Mapping | Sequence[float] | None,  # weights by arm; None: equal
+    # by arm, or in the order of the arms: shares that sum to 1, or whole parts such
+    # as 9 and 1; None: equal
+    expected: Mapping | Sequence[float] | None,
     arms: list,  # names of the arms
 ) -> np.ndarray:  # (n_arms,), sums to 1
     "The planned share of each arm."
@@ -346,13 +372,14 @@ def expected_shares(
                 f"expected names the arms {list(expected)}, the data has {list(arms)}."
             )
         expected = [expected[arm] for arm in arms]
-    share = np.asarray(expected, float)
-    if len(share) != len(arms) or not (share > 0).all():
+    planned = np.atleast_1d(np.asarray(expected, float))
+    is_positive = (planned > 0) & np.isfinite(planned)
+    if planned.shape != (len(arms),) or not is_positive.all():
         raise ExperimentError(
             f"expected needs one positive share for each of the {len(arms)} arms, got "
-            f"{share.tolist()}."
+            f"{planned.tolist()}."
         )
-    return share / share.sum()
+    return scale_shares(planned)
 
 # %% ../../nbs/44b_experiments.users.ipynb #5eb338e9
 @dataclass(frozen=True, repr=False, eq=False)
@@ -419,10 +446,12 @@ class SRM:
 # %% ../../nbs/44b_experiments.users.ipynb #43c04a54
 def srm_test(
     counts: Mapping | pd.Series | Sequence[int],  # users by arm
-    expected: Mapping | Sequence[float] | None = None,  # shares by arm; None: equal
+    # planned split, by arm: shares that sum to 1, or whole parts; None: equal
+    expected: Mapping | Sequence[float] | None = None,
     alpha: float = 0.001,  # threshold below which the split counts as broken
 ) -> SRM:  # counts, expected, chi2, p_value, mismatch
     "Pearson's chi-square test of the arms' sizes against the planned split."
+    check_alpha(alpha)
     if isinstance(counts, Mapping):
         counts = dict(counts)
     given = pd.Series(counts)
@@ -436,7 +465,7 @@ def srm_test(
         raise ExperimentError("all counts are 0: there are no users to check.")
     planned = pd.Series(expected_shares(expected, arms) * users.sum(), given.index)
     chi2, p_value = stats.chisquare(users, planned)
-    return SRM(users, planned, float(chi2), float(p_value), check_alpha(alpha))
+    return SRM(users, planned, float(chi2), float(p_value), alpha)
 
 # what `help` says of parameters: made by `make sync` from the comments beside them
 from recsys_nb._help import describe as _describe

@@ -13,7 +13,15 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.exceptions import NotFittedError
 
-from ..data import Dataset, EmptyLogError, Histories, UnknownIdError
+from recsys_nb.data import (
+    Dataset,
+    EmptyLogError,
+    Histories,
+    UnknownIdError,
+    check_above_0,
+    check_switches,
+    check_whole_numbers,
+)
 from recsys_nb.recommenders.lists import (
     count_users_at_a_time,
     explain_short_lists,
@@ -26,8 +34,6 @@ from recsys_nb.recommenders.questions import (
     Catalogue,
     Question,
     allow_items,
-    check_above_0,
-    check_at_least,
     check_some_known,
     list_distinct_ids,
     read_columns_of,
@@ -262,8 +268,9 @@ class BaseRecommender:
         budget_gib: float = 1.0,  # memory for the scores of users taken at a time
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
         "The k best items for each user, best first."
-        check_at_least(1, k=k)
+        check_whole_numbers(1, k=k)
         check_above_0(budget_gib=budget_gib)
+        check_switches(exclude_seen=exclude_seen)
         question = self.ask(user_ids, events)
         which = (k, exclude_seen, allow_items(self.item_ids_, candidates, exclude))
         return answer_question(self, question, which, budget_gib)

@@ -17,8 +17,17 @@ from scipy import linalg
 from scipy.linalg import lapack
 from threadpoolctl import threadpool_limits
 
-from ..data import DataError, Dataset, Histories, MissingColumnError
-from .base import BaseRecommender, check_above_0, check_at_least
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    Histories,
+    MissingColumnError,
+    check_above_0,
+    check_at_least,
+    check_seed,
+    check_whole_numbers,
+)
+from .base import BaseRecommender
 
 # %% auto #0
 __all__ = ['count_trend', 'Popularity', 'repeat_rate', 'Repeats', 'make_binary', 'find_neighbours', 'cap_histories', 'ItemKNN',
@@ -203,8 +212,10 @@ class ItemKNN(BaseRecommender):
     learnt = ("weights_",)
 
     def __post_init__(self):
-        check_at_least(1, neighbours=self.neighbours, max_items=self.max_items)
+        sizes = {"neighbours": self.neighbours, "max_items": self.max_items}
+        check_whole_numbers(1, **sizes)
         check_at_least(0, shrink=self.shrink)
+        check_seed(self.seed)
 
     def learn(
         self,
@@ -314,7 +325,7 @@ class EASE(BaseRecommender):
         if self.max_gib is not None:
             check_above_0(max_gib=self.max_gib)
         if self.neighbours is not None:
-            check_at_least(1, neighbours=self.neighbours)
+            check_whole_numbers(1, neighbours=self.neighbours)
 
     def learn(
         self,
@@ -382,8 +393,9 @@ class ALS(BaseRecommender):
     learnt = ("item_factors_",)
 
     def __post_init__(self):
-        check_at_least(1, factors=self.factors, iterations=self.iterations)
+        check_whole_numbers(1, factors=self.factors, iterations=self.iterations)
         check_at_least(0, regularization=self.regularization, alpha=self.alpha)
+        check_seed(self.seed)
 
     def learn(
         self,
@@ -433,9 +445,10 @@ class BPR(BaseRecommender):
     learnt = ("item_factors_", "user_factors_")  # the last factor is b_i and 1
 
     def __post_init__(self):
-        check_at_least(1, factors=self.factors, iterations=self.iterations)
+        check_whole_numbers(1, factors=self.factors, iterations=self.iterations)
         check_at_least(0, regularization=self.regularization)
         check_above_0(learning_rate=self.learning_rate)
+        check_seed(self.seed)
 
     def learn(
         self,

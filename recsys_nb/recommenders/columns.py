@@ -14,9 +14,13 @@ import pandas as pd
 import torch
 from pandas.api.types import infer_dtype, is_list_like
 
-from ..data import DataError, MissingColumnError
+from recsys_nb.data import (
+    DataError,
+    MissingColumnError,
+    check_above_0,
+    check_whole_numbers,
+)
 from ..features import FeatureEncoder
-from .base import check_above_0, check_at_least
 
 # %% auto #0
 __all__ = ['ROLES', 'ColumnLimits', 'Guess', 'read_attribute', 'read_dates', 'guess_roles', 'prepare_columns', 'guess_encoder',
@@ -33,8 +37,9 @@ class ColumnLimits:
     max_gib: float = 1.0  # memory for the encoded table, GiB
 
     def __post_init__(self):
-        check_at_least(2, buckets=self.buckets)
-        check_at_least(1, max_categories=self.max_categories, max_tags=self.max_tags)
+        check_whole_numbers(2, buckets=self.buckets)
+        sizes = {"max_categories": self.max_categories, "max_tags": self.max_tags}
+        check_whole_numbers(1, **sizes)
         check_above_0(max_gib=self.max_gib)
 
 # %% ../../nbs/33_recommenders.columns.ipynb #58b3a585

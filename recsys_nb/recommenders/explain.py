@@ -16,7 +16,13 @@ import torch
 from pandas.api.types import is_bool_dtype, is_numeric_dtype
 from torch import Tensor
 
-from ..data import DataError, Histories, UnknownIdError
+from recsys_nb.data import (
+    DataError,
+    Histories,
+    UnknownIdError,
+    check_seed,
+    check_whole_numbers,
+)
 from .base import BaseRecommender
 from recsys_nb.recommenders.candidates import (
     Candidates,
@@ -227,6 +233,8 @@ def why(
     seed: int = 0,  # of the orders
 ) -> Why:
     "Why a recommender gives an item the place that it has among the candidates."
+    check_whole_numbers(1, draws=draws)
+    check_seed(seed)
     if not isinstance(recommender, Recommender):
         kind = type(recommender).__name__
         raise TypeError(f"why explains a Recommender, got {kind}: Recommender([model])")

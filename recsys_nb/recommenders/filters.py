@@ -12,8 +12,14 @@ import numpy as np
 import scipy.sparse as sp
 from sklearn.utils.extmath import randomized_svd
 
-from ..data import Dataset, Histories
-from .base import BaseRecommender, check_at_least
+from recsys_nb.data import (
+    Dataset,
+    Histories,
+    check_at_least,
+    check_seed,
+    check_whole_numbers,
+)
+from .base import BaseRecommender
 from recsys_nb.recommenders.baselines import (
     ALS,
     BPR,
@@ -77,8 +83,9 @@ class GraphFilter(BaseRecommender):
 
     def __post_init__(self):
         if self.directions is not None:
-            check_at_least(1, directions=self.directions)
+            check_whole_numbers(1, directions=self.directions)
         check_at_least(0, smoothness=self.smoothness, user_power=self.user_power)
+        check_seed(self.seed)
 
     def learn(
         self,

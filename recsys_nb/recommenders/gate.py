@@ -14,6 +14,8 @@ import pandas as pd
 from recsys_nb.data import (
     Dataset,
     EmptyLogError,
+    check_seed,
+    check_whole_numbers,
     split_by_time,
     split_leave_last_out,
     split_random,
@@ -135,6 +137,8 @@ def judge(
     seed: int = 0,  # of the resampled users
 ) -> Verdict:
     "Compare answers on held-out users and choose one."
+    check_whole_numbers(1, k=k)
+    check_seed(seed)
     metric = f"ndcg@{k}"
     settings = {"k": k, "metrics": "ndcg", "n_boot": 1000, "seed": seed}
     reports = {

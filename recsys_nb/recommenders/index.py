@@ -11,10 +11,12 @@ from typing import Any
 import faiss
 import numpy as np
 
+from ..data import check_whole_numbers
 from .lists import top_k
 
 # %% auto #0
-__all__ = ['add_dimension', 'build_exact', 'build_cells', 'IndexPart', 'search_cells', 'ItemIndex', 'take_best']
+__all__ = ['ROWS_AT_ONCE', 'add_dimension', 'take_points', 'build_exact', 'build_cells', 'IndexPart', 'search_cells', 'ItemIndex',
+           'take_best']
 
 # %% ../../nbs/36_recommenders.index.ipynb #a5356888
 def add_dimension(
@@ -26,6 +28,23 @@ def add_dimension(
     return np.ascontiguousarray(np.column_stack([vectors, column]), np.float32)
 
 # %% ../../nbs/36_recommenders.index.ipynb #34b3496d
+ROWS_AT_ONCE = 2**16  # vectors copied at a time
+
+
+def take_points(
+    vectors: np.ndarray,  # float (n_items, d)
+    bonus: np.ndarray,  # of each item (n_items,)
+    codes: np.ndarray,  # of some items (n,)
+) -> np.ndarray:  # float32 (n, d + 1), the last dimension is the bonus
+    "The points of some items, made in slices so that nothing is copied twice."
+    points = np.empty((len(codes), vectors.shape[1] + 1), np.float32)
+    for start in range(0, len(codes), ROWS_AT_ONCE):
+        some = slice(start, start + ROWS_AT_ONCE)
+        points[some, :-1] = vectors[codes[some]]
+    points[:, -1] = bonus[codes]
+    return points
+
+
 def build_exact(
     points: np.ndarray,  # float32 (n, d + 1), the last dimension is the bonus
 ) -> faiss.Index:
@@ -45,9 +64,10 @@ def build_cells(
         points.shape[1], f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1
-    without_bonus = points.copy()
-    without_bonus[:, -1] = 0
-    index.train(without_bonus)
+    bonus = points[:, -1].copy()
+    points[:, -1] = 0  # in place, since a copy would double the memory
+    index.train(points)
+    points[:, -1] = bonus
     index.add(points)
     return index
 
@@ -134,21 +154,23 @@ class ItemIndex:
                 f"bonus must have one number per item, shape ({n_items},), got "
                 f"{bonus.shape}"
             )
-        points = add_dimension(vectors, bonus)
         self.n_items = n_items
-        self.dim = points.shape[1] - 1
+        self.dim = vectors.shape[1]
         self.n_probe = n_probe
         self.is_exact = n_items <= exact_to
         if self.is_exact:
             every = np.arange(n_items)
-            self.parts = [IndexPart(every, build_exact(points))]
+            exact = build_exact(take_points(vectors, bonus, every))
+            self.parts = [IndexPart(every, exact)]
             return
         n_first = min(n_bonus, n_items // 10) if bonus.any() else 0
         by_bonus = np.argsort(-bonus, kind="stable")
         first, rest = np.sort(by_bonus[:n_first]), np.sort(by_bonus[n_first:])
-        self.parts = [IndexPart(rest, build_cells(points[rest]))]
+        cells = build_cells(take_points(vectors, bonus, rest))
+        self.parts = [IndexPart(rest, cells)]
         if n_first:
-            self.parts.append(IndexPart(first, build_exact(points[first])))
+            exact = build_exact(take_points(vectors, bonus, first))
+            self.parts.append(IndexPart(first, exact))
 
     def search(
         self,
@@ -157,8 +179,7 @@ class ItemIndex:
         allowed: np.ndarray | None = None,  # bool (n_items,): which may be answered
     ) -> tuple[np.ndarray, np.ndarray]:  # item codes, -1 for none, and scores (n, k)
         "The k best allowed items of each query, best first."
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
+        check_whole_numbers(1, k=k)
         if allowed is not None and allowed.shape != (self.n_items,):
             raise ValueError(
                 f"allowed must have one boolean per item, shape ({self.n_items},), "

@@ -10,8 +10,8 @@ import warnings
 import numpy as np
 import pandas as pd
 
-from ..data import Histories
-from .questions import Question, check_at_least
+from ..data import Histories, check_whole_numbers
+from .questions import Question
 
 # %% auto #0
 __all__ = ['CELLS', 'GROUPS', 'GIB', 'BLOCKS', 'find_limits', 'mark_best', 'find_candidates', 'top_k', 'mask_scores',
@@ -59,7 +59,7 @@ def top_k(
     k: int,  # how many; at most m are returned
 ) -> tuple[np.ndarray, np.ndarray]:  # columns, int (n, min(k, m)); their scores
     "The k best of each row, best first, ties by column; -1 where only -inf is left."
-    check_at_least(1, k=k)
+    check_whole_numbers(1, k=k)
     n_rows, n_columns = scores.shape
     k = min(k, n_columns)
     columns = np.full((n_rows, k), -1)

@@ -11,7 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from ..data import DataError, Dataset, Histories, histories
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    Histories,
+    check_whole_numbers,
+    histories,
+)
 from .base import BaseRecommender
 from recsys_nb.recommenders.candidates import (
     find_ranks,
@@ -24,7 +30,7 @@ from recsys_nb.recommenders.evidence import (
     encode_context,
     usual_context,
 )
-from .questions import check_at_least, sort_histories
+from .questions import sort_histories
 
 # %% auto #0
 __all__ = ['EXAMPLES', 'split_head', 'with_tables', 'draw_by_ids', 'order_events', 'extend_in_time', 'draw_exposures', 'Examples',
@@ -331,7 +337,7 @@ def make_examples(
     seed: int = 0,  # of random items
 ) -> Examples:
     "Pairs to learn from, of which the sources knew nothing."
-    check_at_least(1, candidates=candidates)
+    check_whole_numbers(1, candidates=candidates)
     head, held = with_tables(head), with_tables(held)
     question = Held(head, held, sources, candidates, seed)
     parts = [EXAMPLES[kind](question) for kind in choose_kinds(kinds, held)]

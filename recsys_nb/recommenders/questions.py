@@ -16,12 +16,15 @@ from recsys_nb.data import (
     Histories,
     MissingColumnError,
     UnknownIdError,
+    as_frame,
+    find_near_match,
     histories,
 )
+from ..data import check_ids as check_column
 
 # %% auto #0
-__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known', 'list_distinct_ids', 'read_columns_of',
-           'Question', 'read_question', 'allow_items', 'check_at_least', 'check_above_0']
+__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known', 'hint_at_near_match', 'warn_of_near_users',
+           'list_distinct_ids', 'refuse_tables', 'read_columns_of', 'Question', 'read_question', 'allow_items']
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ccde2d79
 @dataclass(frozen=True, eq=False)
@@ -106,26 +109,77 @@ def check_some_known(
     same_type = numbers(given.infer_objects()) == numbers(known.infer_objects())
     first = known[:1].tolist()[0]
     spellings = pd.Index(spell_otherwise(given, str(first)), dtype=object)
-    if same_type and (known.get_indexer(spellings) < 0).all():
+    meant = known.get_indexer(spellings)
+    if same_type and (meant < 0).all():
         return
+    if (meant >= 0).any():
+        first = known[meant[meant >= 0][:1]].tolist()[0]
     raise UnknownIdError(
         f"none of the {what} ids is known: yours are like {given[:1].tolist()[0]!r} "
         f"({given.dtype}), those of the training data like {first!r} ({known.dtype}). "
         "Write them in the same way: .astype(...), .str.strip(), .str.zfill(...)."
     )
 
+# %% ../../nbs/31_recommenders.questions.ipynb #b652cf11
+def hint_at_near_match(
+    unknown: pd.Index,  # ids that are not known
+    given: pd.Index,  # all ids of the question
+    known: pd.Index,  # ids of the training data
+) -> str:  # the end of a sentence; empty where nothing looks alike
+    "Name a known id that an unknown one differs from by its writing only."
+    others = known.difference(given, sort=False)
+    if not len(unknown) or not len(others):
+        return ""
+    found = find_near_match(unknown.astype("str"), others.astype("str"), len(unknown))
+    if found is None:
+        return ""
+    return (
+        f"; {found.stranger!r} is not known, but {found.partner!r} is: they differ by "
+        f"blanks, leading zeros or capitals ({found.n_ids:,} such ids); write them "
+        "alike"
+    )
+
+
+def warn_of_near_users(
+    users: pd.Index,  # ids of the question
+    rows: np.ndarray,  # of each in the training data, -1: unknown
+    known: pd.Index,  # ids of the training data
+) -> None:
+    "Say which unknown users look like known ones."
+    unknown = users[rows < 0]
+    hint = hint_at_near_match(unknown, users, known)
+    if hint:
+        warnings.warn(f"user {hint.removeprefix('; ')}", stacklevel=5)
+
 # %% ../../nbs/31_recommenders.questions.ipynb #117a022d
 def list_distinct_ids(
     ids,  # one id, or a list, set, array, Index or column of them
+    what: str = "user_ids",  # its name in messages
 ) -> pd.Index:  # each once, in the order given
     "Ids as an Index without repeats."
     if np.isscalar(ids):
         ids = [ids]
+    refuse_tables(ids, what)
     if hasattr(ids, "to_pandas"):
         ids = ids.to_pandas()
     if isinstance(ids, (set, frozenset)):
         ids = sorted(ids)
-    return pd.Index(ids).unique()
+    found = pd.Series(pd.Index(ids).unique())
+    return pd.Index(check_column(found, f"an id of {what}"))
+
+
+def refuse_tables(
+    ids,  # what was passed
+    what: str,  # its name in messages
+) -> None:
+    "Complain about what holds more than one column of ids."
+    is_table = hasattr(ids, "columns") or hasattr(ids, "column_names")
+    if is_table or isinstance(ids, dict) or np.ndim(ids) > 1:
+        kind = type(ids).__name__
+        raise TypeError(
+            f"{what} must be one id or a list of ids, got a {kind}; pass one column "
+            "of it, such as frame['user_id']."
+        )
 
 
 def read_columns_of(
@@ -134,16 +188,12 @@ def read_columns_of(
     what: str,  # its name in messages
 ) -> pd.DataFrame:  # with a fresh index
     "A pandas frame with the columns needed."
-    if not isinstance(frame, pd.DataFrame) and hasattr(frame, "to_pandas"):
-        frame = frame.to_pandas()
-    if not isinstance(frame, pd.DataFrame):
-        kind = type(frame).__name__
-        raise TypeError(f"{what} must be a frame with columns {columns}, got {kind}.")
+    frame = as_frame(frame, what)
     missing = [name for name in columns if name not in frame.columns]
     if missing:
         has = list(frame.columns)
         raise MissingColumnError(f"{what} has no column {missing[0]!r}; it has {has}.")
-    return frame.reset_index(drop=True)
+    return frame
 
 # %% ../../nbs/31_recommenders.questions.ipynb #c25ce5a2
 COLUMN_OF_RULE = {tuple: "event_type", float: "value", int: "value"}
@@ -164,7 +214,8 @@ def read_given_events(events, catalogue: Catalogue) -> tuple[pd.Index, pd.DataFr
         check_some_known(given, catalogue.item_ids, "item")
         warnings.warn(
             f"{len(unknown):,} items in the events are not in the training catalogue "
-            f"and are left out, e.g. {unknown[:1].tolist()[0]!r}",
+            f"and are left out, e.g. {unknown[:1].tolist()[0]!r}"
+            f"{hint_at_near_match(unknown, given, catalogue.item_ids)}",
             stacklevel=5,
         )
     users = pd.Index(log.interactions.user_id).unique()
@@ -212,6 +263,7 @@ def read_question(
         known |= rows >= 0
     if not known.any():
         check_some_known(users, catalogue.user_ids, "user")
+    warn_of_near_users(users, rows, catalogue.user_ids)
     source = np.where(is_new, "events", np.where(known, "history", "popular"))
     return Question(users, past, source)
 
@@ -234,35 +286,17 @@ def allow_items(
 # %% ../../nbs/31_recommenders.questions.ipynb #596ff2d6
 def find_items(item_ids: pd.Index, ids, what: str) -> pd.Index:
     "Ids as given, compared with the catalogue; unknown candidates are counted."
-    ids = list_distinct_ids(ids)
+    ids = list_distinct_ids(ids, what)
     check_some_known(ids, item_ids, "item")
     unknown = ids[item_ids.get_indexer(ids) < 0]
     if what == "candidates" and len(unknown):
         warnings.warn(
             f"{len(unknown):,} of {len(ids):,} candidates are not in the training "
-            f"catalogue and cannot be recommended, e.g. {unknown[:1].tolist()[0]!r}",
+            f"catalogue and cannot be recommended, e.g. {unknown[:1].tolist()[0]!r}"
+            f"{hint_at_near_match(unknown, ids, item_ids)}",
             stacklevel=5,
         )
     return ids
-
-# %% ../../nbs/31_recommenders.questions.ipynb #6232c798
-def check_at_least(
-    least: float,  # the smallest value allowed
-    **given: float,  # arguments by name
-) -> None:
-    "Complain about the first argument below `least`."
-    for name, value in given.items():
-        if not value >= least:
-            raise ValueError(f"{name} is {value!r}; it must be at least {least}.")
-
-
-def check_above_0(
-    **given: float,  # arguments by name
-) -> None:
-    "Complain about the first argument that is not above 0."
-    for name, value in given.items():
-        if not value > 0:
-            raise ValueError(f"{name} is {value!r}; it must be above 0.")
 
 # what `help` says of parameters: made by `make sync` from the comments beside them
 from recsys_nb._help import describe as _describe

@@ -6,18 +6,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import torch
 from torch import Tensor
 
+from ..training.checkpoints import Checkpoints
 from ..training.loop import Trainer
+from ..training.processes import find_rank, take_from_first
 
 # %% auto #0
-__all__ = ['ROUNDS', 'BONUSES', 'run_race', 'run_until', 'score_so_far', 'cost_of_race', 'choose_bonus']
+__all__ = ['ROUNDS', 'RACE_COLUMNS', 'BONUSES', 'run_race', 'run_until', 'score_so_far', 'cost_of_race', 'open_race', 'keep_race',
+           'recall_race', 'choose_bonus']
 
 # %% ../../nbs/37c_recommenders.race.ipynb #848853a6
 # after so large a share of its training each runner is judged, and so many stay
 ROUNDS = ((0.05, 2), (0.2, 1))
+RACE_COLUMNS = ["round", "name", "steps", "score"]
 
 
 def run_race(
@@ -43,7 +50,7 @@ def run_race(
                 trainers.pop(loser, None)  # its memory is free for the next
         names = best
     winner = names[0]
-    table = pd.DataFrame(rows, columns=["round", "name", "steps", "score"])
+    table = pd.DataFrame(rows, columns=RACE_COLUMNS)
     return winner, trainers.get(winner) or makers[winner](), table
 
 
@@ -82,6 +89,42 @@ def cost_of_race(
             n_runners = n_stay
     return cost
 
+# %% ../../nbs/37c_recommenders.race.ipynb #13fc74b2
+def open_race(
+    folder: str | Path,  # of the training
+    run: dict[str, Any],  # what tells this race from others, for JSON
+) -> Checkpoints:
+    "Where the result of a race is kept."
+    return Checkpoints(Path(folder) / "race", run)
+
+
+def keep_race(
+    folder: str | Path,  # of the training
+    run: dict[str, Any],  # what tells this race from others, for JSON
+    winner: str,  # its name
+    table: pd.DataFrame,  # the scores
+) -> None:
+    "Write who won, in the first process."
+    if find_rank()[0]:
+        return
+    facts = {"winner": winner, "rows": table.to_numpy(object).tolist()}
+    scores = {"score": torch.tensor(table["score"].tolist())}
+    open_race(folder, run).save(1, scores, facts)
+
+
+def recall_race(
+    folder: str | Path | None,  # of the training; None: nothing is kept
+    run: dict[str, Any],  # what tells this race from others, for JSON
+) -> tuple[str, pd.DataFrame] | None:  # the winner and the scores; None: not run yet
+    "The result of a race that was run before, the same in all processes."
+    if folder is None:
+        return None
+    found = None if find_rank()[0] else open_race(folder, run).load()
+    facts = take_from_first(found and found[1])
+    if facts is None:
+        return None
+    return facts["winner"], pd.DataFrame(facts["rows"], columns=RACE_COLUMNS)
+
 # %% ../../nbs/37c_recommenders.race.ipynb #ddece984
 BONUSES = (-0.3, -0.15, 0.0, 0.15, 0.3, 0.5)  # candidates for b
 
@@ -91,11 +134,11 @@ def choose_bonus(
     bonuses: tuple[float, ...] = BONUSES,  # candidates
 ) -> tuple[float, pd.DataFrame]:  # the best; bonus, mean gain, standard error
     "The popularity bonus with the highest gain, or 0 where none is clearly better."
-    plain = score(0.0)
+    gains_of = {bonus: score(bonus) for bonus in dict.fromkeys((0.0, *bonuses))}
     rows = []
     for bonus in bonuses:
-        gains = score(bonus)
-        differences = gains - plain
+        gains = gains_of[bonus]
+        differences = gains - gains_of[0.0]
         error = float(differences.std()) / max(1, len(gains)) ** 0.5
         rows.append(
             {

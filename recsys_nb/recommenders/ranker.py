@@ -15,10 +15,13 @@ import torch
 from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
 
-from ..data import Dataset
+from recsys_nb.data import (
+    Dataset,
+    check_above_0,
+    check_whole_numbers,
+)
 from ..models.dlrm import DLRM, DLRMConfig, LinearTerm, log_loss
 from .pairs import Examples, with_tables
-from .questions import check_above_0, check_at_least
 from recsys_nb.recommenders.ranker_base import (
     BaseRanker,
     RankerData,
@@ -194,8 +197,8 @@ class BoostedSettings(RankerSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(1, trees=self.trees)
-        check_at_least(2, leaves=self.leaves)
+        check_whole_numbers(1, trees=self.trees)
+        check_whole_numbers(2, leaves=self.leaves)
         check_above_0(learning_rate=self.learning_rate)
 
 
@@ -263,9 +266,9 @@ class DLRMRankerSettings(RankerSettings):
 
     def __post_init__(self):
         super().__post_init__()
-        check_at_least(1, dim=self.dim, epochs=self.epochs)
+        check_whole_numbers(1, dim=self.dim, epochs=self.epochs)
         if self.batch_size is not None:
-            check_at_least(1, batch_size=self.batch_size)
+            check_whole_numbers(1, batch_size=self.batch_size)
         check_above_0(lr=self.lr)
         if self.logistic_start and not self.linear:
             raise ValueError(

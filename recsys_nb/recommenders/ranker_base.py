@@ -15,7 +15,13 @@ from scipy.special import expit, log_expit
 from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
-from ..data import Dataset, Histories, UnknownIdError
+from recsys_nb.data import (
+    Dataset,
+    Histories,
+    UnknownIdError,
+    check_seed,
+    check_whole_numbers,
+)
 from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
 from ..models.dlrm import DLRMConfig
@@ -36,7 +42,7 @@ from recsys_nb.recommenders.pairs import (
     split_head,
     with_tables,
 )
-from .questions import Catalogue, check_at_least, read_columns_of
+from .questions import Catalogue, read_columns_of
 
 # %% auto #0
 __all__ = ['CHUNK', 'RankerSettings', 'RankerData', 'hold_users', 'Prepared', 'prepare_examples', 'features_of_examples',
@@ -67,7 +73,9 @@ class RankerSettings:
             raise ValueError(
                 f"calibration must be {names}, or None, got {self.calibration!r}"
             )
-        check_at_least(1, candidates=self.candidates, max_examples=self.max_examples)
+        sizes = {"candidates": self.candidates, "max_examples": self.max_examples}
+        check_whole_numbers(1, **sizes)
+        check_seed(self.seed)
         for name in ("share", "valid_share"):
             value = getattr(self, name)
             if not 0 < value < 1:

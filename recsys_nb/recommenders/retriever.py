@@ -5,16 +5,18 @@
 # %% ../../nbs/38_recommenders.retriever.ipynb #b7856596
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Histories, UnknownIdError
+from ..data import Dataset, Histories, UnknownIdError, check_whole_numbers
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
 from .base import BaseRecommender, Catalogue
@@ -28,7 +30,12 @@ from recsys_nb.recommenders.positives import (
     share_of_positives,
     trend_of,
 )
-from .race import choose_bonus, run_race
+from recsys_nb.recommenders.race import (
+    choose_bonus,
+    keep_race,
+    recall_race,
+    run_race,
+)
 from recsys_nb.recommenders.towers import (
     PROFILES,
     RetrieverSettings,
@@ -43,11 +50,12 @@ from recsys_nb.recommenders.towers import (
     read_length,
 )
 from ..training.checkpoints import take_part
+from ..training.loop import Trainer, open_checkpoints
 from ..training.settings import TrainResult
 
 # %% auto #0
-__all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'train_best', 'service_bonus', 'fit_bonus',
-           'read_histories', 'search_unseen', 'find_similar', 'TwoTowerRetriever']
+__all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'describe_race', 'race_once', 'train_best',
+           'service_bonus', 'fit_bonus', 'read_histories', 'search_unseen', 'find_similar', 'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
@@ -93,6 +101,43 @@ def list_contestants(
     return {name: contestants[name]}
 
 
+def describe_race(
+    tasks: dict[str, TowerTask],  # what competes, by name
+    data: TowerData,  # the log
+) -> dict:  # for JSON
+    "What tells a race from others: who competes, and for what data."
+    runners = {name: task.settings.to_dict() for name, task in tasks.items()}
+    for runner in runners.values():
+        del runner["device"], runner["patience"]  # these may change on the way
+    parts = (data.positives.items, data.positives.users, data.held_out)
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.cpu().numpy().tobytes())
+    return {"runners": runners, "data": digest.hexdigest()[:16]}
+
+
+def race_once(
+    tasks: dict[str, TowerTask],  # what competes, by name
+    folder: str | Path | None,  # of checkpoints; None: none are written
+    data: TowerData,  # the log
+) -> tuple[str, Trainer, pd.DataFrame]:  # the winner, its training, the scores
+    "The winner of a race, which goes on from its checkpoints if it was run before."
+    if len(tasks) == 1:
+        return run_race({n: partial(make_trainer, task) for n, task in tasks.items()})
+    run = describe_race(tasks, data)
+    known = recall_race(folder, run)
+    if known is not None:
+        winner, table = known
+        return winner, make_trainer(tasks[winner]), table
+    quiet = {"folder": None, "progress": False}
+    makers = {n: partial(make_trainer, task, **quiet) for n, task in tasks.items()}
+    winner, trainer, table = run_race(makers)
+    if folder is not None:
+        keep_race(folder, run, winner, table)
+        trainer.checkpoints = open_checkpoints(trainer, folder, resume=False)
+    return winner, trainer, table
+
+
 def train_best(
     settings: RetrieverSettings,  # perhaps with open settings
     data: TowerData,  # the log
@@ -106,11 +151,7 @@ def train_best(
         name: TowerTask(candidate, data, **functions)
         for name, candidate in contestants.items()
     }
-    quiet = {}
-    if len(tasks) > 1:
-        quiet = {"folder": None, "progress": False}
-    makers = {n: partial(make_trainer, task, **quiet) for n, task in tasks.items()}
-    winner, trainer, table = run_race(makers)
+    winner, trainer, table = race_once(tasks, settings.folder, data)
     trainer.progress = settings.progress
     result = trainer.run().finish()
     return tasks[winner], trainer.model.to("cpu"), result, table
@@ -205,6 +246,7 @@ def find_similar(
     k: int = 10,  # how many
 ) -> pd.DataFrame:  # item_id, rank, score (cosine)
     "The items whose vectors are nearest to an item's."
+    check_whole_numbers(1, k=k)
     code = item_ids.get_indexer([item_id])[0]
     if code < 0:
         raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")
@@ -238,6 +280,11 @@ class TwoTowerRetriever(BaseRecommender):
         train: Dataset,  # the log to learn from
     ) -> None:
         "Choose the open settings, train, and keep the vectors of all items."
+        users, items = self.train_towers()
+        self.finish(users, items, service_bonus(self, train))
+
+    def train_towers(self) -> tuple[FeatureTable, FeatureTable]:  # users, items
+        "Train; what only the training needs is free when this returns."
         data = prepare_data(self.catalogue_, self.settings)
         task, self.model_, self.result_, self.race_ = train_best(
             self.settings, data, loss=self.loss, validate=self.validate
@@ -250,7 +297,7 @@ class TwoTowerRetriever(BaseRecommender):
                 bonus, self.bonuses_ = fit_bonus(task, self.model_)
             chosen = replace(chosen, popularity_bonus=bonus)
         self.settings_ = chosen
-        self.finish(data.users, data.items, service_bonus(self, train))
+        return data.users, data.items
 
     @torch.no_grad()
     def finish(

@@ -11,8 +11,8 @@ from functools import cached_property
 
 import numpy as np
 
-from ..data import Dataset
-from .base import BaseRecommender, check_above_0
+from ..data import Dataset, check_above_0, check_seed
+from .base import BaseRecommender
 from recsys_nb.recommenders.baselines import (
     EASE,
     SHARE_OF_MEMORY,
@@ -82,6 +82,7 @@ class Budget:
     retriever: dict = field(default_factory=dict)  # settings of the Two-Tower
 
     def __post_init__(self):
+        check_seed(self.seed)
         if self.max_gib is not None:
             check_above_0(max_gib=self.max_gib)
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..data import check_numbers, check_seed, check_whole_numbers
 from ..models.history import PackedHistories, cut_windows, pack_histories
 from ..models.sampled_softmax import log_draw, sampled_softmax_loss
 from ..models.two_tower import TwoTowerConfig, TwoTowerModel
@@ -36,10 +37,10 @@ from ..training.loop import Trainer
 from ..training.processes import pick_device
 
 # %% auto #0
-__all__ = ['PROFILES', 'CHECKS', 'BOUNDS', 'CHOICES', 'LESSONS', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'WARMUP', 'RetrieverSettings',
-           'check_settings', 'choose_sizes', 'TowerData', 'move_features', 'make_features', 'prepare_data',
-           'make_start', 'configure_model', 'build_model', 'TowerTask', 'encode_items', 'read_length', 'make_trainer',
-           'cut_examples', 'lay_out_histories', 'lines_per_step']
+__all__ = ['PROFILES', 'CHECKS', 'BOUNDS', 'WHOLE', 'CHOICES', 'LESSONS', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'WARMUP',
+           'RetrieverSettings', 'check_settings', 'choose_sizes', 'TowerData', 'move_features', 'make_features',
+           'prepare_data', 'make_start', 'configure_model', 'build_model', 'TowerTask', 'encode_items', 'read_length',
+           'make_trainer', 'cut_examples', 'lay_out_histories', 'lines_per_step']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #2044c79d
 # values for the settings that are chosen from the log; a profile can be added
@@ -168,14 +169,16 @@ CHECKS = {
     "a share between 0 and 1": lambda value: 0 <= value <= 1,
     "above 0": lambda value: value > 0,
     "at least 0": lambda value: value >= 0,
-    "at least 1": lambda value: value >= 1,
 }
 BOUNDS = {
     "a share between 0 and 1": ("dropout", "id_dropout", "popularity_weight"),
     "above 0": ("temperature", "lr", "trend_half_life"),
-    "at least 0": ("trend_weight", "n_negatives", "valid_positives", "exact_to"),
-    "at least 1": ("dim", "history_length", "epochs", "batch_size", "patience"),
+    "at least 0": ("trend_weight",),
 }
+WHOLE = {
+    0: ("n_negatives", "valid_positives", "exact_to"),
+    1: ("dim", "history_length", "epochs", "batch_size", "patience"),
+}  # the smallest value allowed -> settings that are whole numbers
 CHOICES = {
     "history": ("auto", "mean", "attention"),
     "start": (None, "spectral", "random"),
@@ -187,11 +190,18 @@ CHOICES = {
 def check_settings(
     settings: RetrieverSettings,  # as given
 ) -> None:
-    "Raise a ValueError that names the first setting that cannot be."
+    "Raise an error that names the first setting that cannot be."
+    check_seed(settings.seed)
+    for least, names in WHOLE.items():
+        given = {name: getattr(settings, name) for name in names}
+        check_whole_numbers(least, **{n: v for n, v in given.items() if v is not None})
     for check, names in BOUNDS.items():
         for name in names:
             value = getattr(settings, name)
-            if value is not None and not CHECKS[check](value):
+            if value is None:
+                continue
+            check_numbers(**{name: value})
+            if not CHECKS[check](value):
                 raise ValueError(f"{name} must be {check}, got {value}")
     for name, choices in CHOICES.items():
         if getattr(settings, name) not in choices:

@@ -18,9 +18,15 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ..data import Dataset, split_leave_last_out, split_random
+from recsys_nb.data import (
+    Dataset,
+    check_seed,
+    check_whole_numbers,
+    split_leave_last_out,
+    split_random,
+)
 from ..evaluation import evaluate
-from .base import BaseRecommender, check_at_least
+from .base import BaseRecommender
 from recsys_nb.recommenders.baselines import (
     ALS,
     BPR,
@@ -370,7 +376,8 @@ def tune(
     progress: bool = True,  # show a progress bar
 ) -> Tuning:
     "Search for the hyperparameters with the best NDCG on validation data."
-    check_at_least(1, trials=trials)
+    check_whole_numbers(1, trials=trials, k=k)
+    check_seed(seed)
     space, name = find_space(model, space), name_model(model)
     distributions = {n: make_distribution(n, given) for n, given in space.items()}
     head, truth = hold_out(train, split, seed=seed)

@@ -12,11 +12,17 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from ..data import DataError, Dataset, EmptyLogError, Histories
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    EmptyLogError,
+    Histories,
+    check_seed,
+    check_whole_numbers,
+)
 from recsys_nb.recommenders.base import (
     BaseRecommender,
     Catalogue,
-    check_at_least,
     check_log,
     find_codes,
     read_columns_of,
@@ -334,7 +340,8 @@ def check_recommender(
     recommender: Recommender,  # just made
 ) -> None:
     "Raise an error that names the setting that cannot be."
-    check_at_least(1, candidates=recommender.candidates)
+    check_whole_numbers(1, candidates=recommender.candidates)
+    check_seed(recommender.seed)
     holdout, ranker = recommender.holdout, recommender.ranker
     if not 0 < holdout < 1:
         raise ValueError(f"holdout is {holdout}; it is a share of the log")

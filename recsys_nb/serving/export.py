@@ -25,7 +25,7 @@ import torch
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from ..data import DataError
+from ..data import DataError, check_seed
 from ..models import DLRM
 from ..models.two_tower import TwoTowerModel
 from ..recommenders import BaseRecommender, TwoTowerRetriever
@@ -439,6 +439,7 @@ def export(
     seed: int = 0,
 ) -> Path:  # the folder
     "Write a recommender for other programs (needs the extra [serve])."
+    check_seed(seed)
     for module in NEEDED:
         check_installed(module)
     if not hasattr(recommender, "item_ids_"):

@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 import pandas as pd
 
-from ..data import Histories
+from ..data import Histories, check_whole_numbers
 from ..recommenders import BaseRecommender, top_k
 
 # %% auto #0
@@ -143,6 +143,7 @@ class Service:
         events: Sequence[dict] = (),
     ) -> dict:  # user_id, model, source ('none': no item is left), items, unknown_items
         "The answer for one user."
+        check_whole_numbers(1, k=k)
         model = self.model
         user = match_id(user_id, model.user_ids_)
         codes, unknown = find_events(events, model.item_ids_)
@@ -166,6 +167,7 @@ class Service:
         k: int = 10,  # how many others
     ) -> dict:  # item_id, model, items
         "The items most like one: by item vectors where the model has them."
+        check_whole_numbers(1, k=k)
         ids = self.model.item_ids_
         item = match_id(item_id, ids)
         code = ids.get_indexer(pd.Index([item], dtype=object))[0]

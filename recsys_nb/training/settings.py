@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import seaborn as sns
 
+from ..data.arguments import check_numbers, check_seed, check_whole_numbers
 from .optim import SCHEDULES
 from .processes import PRECISIONS
 
@@ -56,8 +57,12 @@ class TrainSettings:
     compile: bool = False  # compile the loss and the model that it calls
 
     def __post_init__(self):
+        check_seed(self.seed)
         for name in ("epochs", "batch_size", "patience", "max_steps"):
-            check_setting(name, getattr(self, name), at_least=1)
+            value = getattr(self, name)
+            check_setting(name, value, at_least=1)
+            if value is not None:
+                check_whole_numbers(1, **{name: value})
         for name in ("clip_grad", "budget_seconds"):
             check_setting(name, getattr(self, name), above=0)
         check_choice("mode", self.mode, (None, "min", "max"))
@@ -112,7 +117,10 @@ def check_setting(
     above: float = -math.inf,  # the values allowed are larger
 ) -> None:
     "Raise a ValueError for a number that is too small."
-    if value is None or (value >= at_least and value > above):
+    if value is None:
+        return
+    check_numbers(**{name: value})
+    if value >= at_least and value > above:
         return
     bound = f"at least {at_least}" if at_least > above else f"more than {above}"
     raise ValueError(f"{name} must be {bound}, got {value}")

@@ -14,7 +14,7 @@ from pandas.api.types import is_float_dtype
 from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
-from ..data import DataError, MissingColumnError
+from ..data import DataError, MissingColumnError, check_numbers, check_seed
 from ..features import FeatureEncoder
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
 from .loop import train
@@ -54,6 +54,8 @@ class TableSettings:
     progress: bool | str = False  # True: a bar; 'lines': a line per epoch
 
     def __post_init__(self):
+        check_seed(self.seed)
+        check_numbers(valid_share=self.valid_share)
         if not 0 < self.valid_share < 1:
             raise ValueError(
                 f"valid_share must be between 0 and 1, got {self.valid_share}"
