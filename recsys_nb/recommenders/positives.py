@@ -142,9 +142,15 @@ def choose_held_out(
     limits[lengths < 2] = 0
     is_able = (places > last_old[users]) & (steps_to_end < limits[users])
     places, steps_to_end = places[is_able], steps_to_end[is_able]
-    # the last items of all users come first, then those before them
-    draws = np.random.default_rng(seed).random(len(lengths))[users[places]]
-    order = np.lexsort((draws, steps_to_end))
+    # a fifth of the users: of the others all is learnt, what is latest too
+    able = np.unique(users[places])
+    chosen = np.random.default_rng(seed).permutation(able)[: len(able) // 5]
+    turns = np.full(len(lengths), -1)
+    turns[chosen] = np.arange(len(chosen))
+    is_chosen = turns[users[places]] >= 0
+    places, steps_to_end = places[is_chosen], steps_to_end[is_chosen]
+    # the last items of all these users come first, then those before them
+    order = np.lexsort((turns[users[places]], steps_to_end))
     n_places = min(n_places, int(HELD_OUT_SHARE * len(users)))
     return places[order[:n_places]]
 
