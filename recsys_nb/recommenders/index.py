@@ -104,8 +104,8 @@ def search_cells(
     waiting = np.arange(len(points))
     while len(waiting):
         n_probe = min(n_probe, index.nlist)
-        options = faiss.SearchParametersIVF(sel=selector, nprobe=n_probe)  # pyright: ignore
-        found = index.search(points[waiting], k, params=options)
+        cells = faiss.SearchParametersIVF(sel=selector, nprobe=n_probe)  # pyright: ignore
+        found = index.search(points[waiting], k, params=cells)
         scores[waiting], places[waiting] = found
         if n_probe == index.nlist:
             break
