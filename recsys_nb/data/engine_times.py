@@ -202,7 +202,7 @@ def parse_number_times(
     placeholder = numbers.isin([0, -1]).fill_null(False)
     known = placeholder | null
     faults = {NULL_TIME: null, PLACEHOLDER_TIME: placeholder}
-    main = max(counts, key=counts.get, default="seconds")
+    main = max(counts, key=counts.__getitem__, default="seconds")
     for unit in counts:
         inside = _in_range(numbers, unit)
         known = known | inside
