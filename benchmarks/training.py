@@ -408,8 +408,7 @@ def show_quality(what: str, score: Callable[..., float], seeds: int) -> None:
 
 def quality(args: argparse.Namespace, path: Path) -> None:
     "Both optimizers of tables in both precisions."
-    from recsys_nb.data import split_leave_last_out
-    from recsys_nb.data import simulate
+    from recsys_nb.data import simulate, split_leave_last_out
 
     torch.set_num_threads(1)
     log = simulate(n_users=3000, n_items=2000, n_interactions=60_000)

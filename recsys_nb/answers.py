@@ -238,8 +238,9 @@ def hint_at_items(
     model: BaseRecommender,  # fitted
 ) -> str:  # the end of a note; empty where nothing looks alike
     "Name an item of the model that an unknown one seems to mean."
-    ids = [pd.Index(part, dtype=object).unique() for part in (unknown, given)]
-    return hint_at_near_match(*ids, model.item_ids_)
+    strange = pd.Index(unknown, dtype=object).unique()
+    ids = pd.Index(given, dtype=object).unique()
+    return hint_at_near_match(strange, ids, model.item_ids_)
 
 
 def read_id_list(
@@ -252,7 +253,8 @@ def read_id_list(
     "The ids in a file; repeated ones are counted."
     known = known_columns(model, options).get(role)
     named = getattr(options, role, None)
-    frame = read_table(path, options, [named or known] if named or known else None)
+    wanted = named or known
+    frame = read_table(path, options, [wanted] if wanted else None)
     if named is None and known in frame:
         named = known
     column = frame[find_column(frame, role, named, path)]

@@ -19,6 +19,7 @@ import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -230,7 +231,7 @@ def versions() -> dict[str, str]:  # package -> version, of those installed
 # %% ../nbs/52b_folders.ipynb #1287ceb7
 def plain_values(
     value,  # numbers, text and containers, of numpy too
-):  # of Python's own types; what is not finite is None
+) -> Any:  # of Python's own types; what is not finite is None
     "A value as JSON has it."
     if isinstance(value, dict):
         return {str(key): plain_values(part) for key, part in value.items()}

@@ -92,7 +92,7 @@ def compare_models(
     scores = {name: report[metric] for name, report in run.reports.items()}
     own = run.reports["Recommender"]
     del scores["Recommender"]
-    best = max(scores, key=scores.get)
+    best = max(scores, key=scores.__getitem__)
     run.numbers["best_baseline"] = best
     for key, name in (("comparison", best), ("popularity", "Popularity")):
         rows = compare(run.reports[name], own).to_frame()

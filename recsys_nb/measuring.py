@@ -79,9 +79,9 @@ def evaluate_command(
     "`recsys-nb evaluate`."
     check_out(options.out)
     paths = (options.recommendations, options.truth)
-    tables = [read_pair_file(path, options) for path in paths]
+    lists, truth = (read_pair_file(path, options) for path in paths)
     from_text = tuple(is_text_file(path, options.format) for path in paths)
-    lists, truth = match_types(*tables, from_text)
+    lists, truth = match_types(lists, truth, from_text)
     given = {name: getattr(options, name) for name in _EVALUATE}
     given = {name: value for name, value in given.items() if value is not None}
     if options.items:

@@ -246,7 +246,7 @@ def read_positive(
     "What counts as a positive: event types, or a least value."
     if not words:
         return None
-    if len(words) > 1:
+    if len(words) != 1:
         return tuple(words)
     try:
         least = float(words[0])

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import TypeGuard
 
 # %% auto #0
 __all__ = ['MAX_SEED', 'is_whole_number', 'check_whole_numbers', 'check_seed', 'is_number', 'check_numbers', 'check_switches',
@@ -14,7 +15,7 @@ __all__ = ['MAX_SEED', 'is_whole_number', 'check_whole_numbers', 'check_seed', '
 # %% ../../nbs/00a_data.arguments.ipynb #65e64362
 def is_whole_number(
     value,  # anything
-) -> bool:
+) -> TypeGuard[int]:
     "Whether a value is a whole number of Python or NumPy, and no boolean."
     return isinstance(value, Integral) and not isinstance(value, bool)
 

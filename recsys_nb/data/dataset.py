@@ -101,7 +101,7 @@ def check_positive(
         raise DataError(
             f"positive={positive!r} is neither event types nor the least value."
         )
-    if isinstance(positive, Real):
+    if isinstance(positive, (int, float, Real)):
         return _check_least_value(positive, frame)
     types = (positive,) if isinstance(positive, str) else tuple(positive)
     if not types:
@@ -117,7 +117,7 @@ def check_positive(
     return _like_event_types(types, frame["event_type"])
 
 
-def _check_least_value(positive, frame):
+def _check_least_value(positive, frame) -> float:
     "The least value, where `value` holds numbers."
     what = f"positive={positive!r} needs it, but the interactions frame"
     check_columns(frame, ["value"], what)
@@ -402,7 +402,7 @@ class Dataset:
         "For each interaction whether it is a positive."
         if self.positive is None:
             return np.ones(len(self), bool)
-        if isinstance(self.positive, Real):
+        if isinstance(self.positive, (int, float, Real)):
             enough = self.interactions["value"] >= self.positive
             return enough.fillna(False).to_numpy(bool)
         return self.interactions.event_type.isin(list(self.positive)).to_numpy(bool)

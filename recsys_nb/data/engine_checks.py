@@ -40,7 +40,7 @@ __all__ = ['MOST_PAIRS', 'Fault', 'find_id_faults', 'find_time_faults', 'count_f
            'cast_ids', 'check_columns_of', 'check_side_table', 'loosen_id_column', 'refuse_near_matches',
            'keep_known_ids', 'check_events']
 
-# %% ../../nbs/05c_data.engine_checks.ipynb #10fec6e8
+# %% ../../nbs/05c_data.engine_checks.ipynb #d7e8bd2b
 @dataclass(frozen=True, eq=False)
 class Fault:
     "Something that may be wrong with a column, and the rows where it is."
@@ -50,7 +50,7 @@ class Fault:
     message: str  # what is wrong, such as "is null"
     remedy: str  # what to do
     error: type[DataError]  # what is raised
-    reason: str = ""  # of rows that are no times
+    reasons: Mapping[str, ir.BooleanValue] | None = None  # why, of rows without a time
     argument: str | None = None  # the parameter that mends it
 
 
@@ -62,7 +62,7 @@ def find_id_faults(
     ids, kind = table[key], table[key].type()
     null = is_missing(ids)
     remedy = "make the column a string, e.g. in a view"
-    faults = [Fault(key, null, "is null", NULL_REMEDY, NullIdError, "", "unknown")]
+    faults = [Fault(key, null, "is null", NULL_REMEDY, NullIdError, None, "unknown")]
     if not kind.is_numeric() or kind.is_boolean():
         return faults
     numbers = null.ifelse(0.0, as_float(ids))
@@ -79,21 +79,18 @@ def find_id_faults(
         faults.append(Fault(key, large, "exceeds 64 bits", remedy, IdTypeError))
     return faults
 
-# %% ../../nbs/05c_data.engine_checks.ipynb #a74bcf28
+# %% ../../nbs/05c_data.engine_checks.ipynb #91b8f361
 def find_time_faults(
     column: TimeColumn,  # the times of a log
 ) -> list[Fault]:
-    "The rows of a log that hold no time, by the reason."
+    "The rows of a log that hold no time."
     remedy = (
         "give datetimes, ISO dates in UTC or unix time, e.g. by a view that casts them"
     )
     kind = {"error": TimestampError, "argument": "unknown", "remedy": remedy}
-    return [
-        Fault("timestamp", rows, "is no time", reason=reason, **kind)
-        for reason, rows in column.faults.items()
-    ]
+    return [Fault("timestamp", column.bad, "is no time", reasons=column.faults, **kind)]
 
-# %% ../../nbs/05c_data.engine_checks.ipynb #ccba4824
+# %% ../../nbs/05c_data.engine_checks.ipynb #7bfdb39e
 def count_faults(
     engine: Engine,  # that runs the query
     table: ir.Table,  # the rows that the faults are of
@@ -108,6 +105,17 @@ def count_faults(
     return found["n"], [found[name] for name in counts]
 
 
+def _find_reason(engine, table, reasons):
+    "The first reason that some rows have, how many, and the rows."
+    inside = {
+        f"reason_{number}": table.count(where=rows)
+        for number, rows in enumerate(reasons.values())
+    }
+    counts = engine.fetch_row(table.agg(**inside))
+    named = zip(counts.values(), reasons.items(), strict=True)
+    return next((f": {why}", n, rows) for n, (why, rows) in named if n)
+
+
 def raise_faults(
     engine: Engine,  # that runs the queries
     table: ir.Table,  # the rows that the faults are of
@@ -120,10 +128,12 @@ def raise_faults(
     for fault, count in zip(faults, counts, strict=True):
         if not count:
             continue
-        row = engine.fetch_row(table.filter(fault.rows))
+        reason, rows = "", fault.rows
+        if fault.reasons:
+            reason, count, rows = _find_reason(engine, table, fault.reasons)
+        row = engine.fetch_row(table.filter(rows))
         column = (yours or {}).get(fault.column, fault.column)
         known_as = f" (your {column!r})" if column != fault.column else ""
-        reason = f": {fault.reason}" if fault.reason else ""
         raise fault.error(
             f"{fault.column}{known_as} {fault.message} in {count:,} rows of {name}, "
             f"for one {row}{reason}; {fault.remedy}.",

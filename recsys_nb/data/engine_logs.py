@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -69,7 +70,7 @@ def _guess_times(engine, table, free, name):
 def find_roles(
     engine: Engine,  # that fetches a few rows where the names don't tell
     table: ir.Table,  # the log under your names
-    given: Mapping[str, str | bool | None],  # role -> column; None: guess; False: none
+    given: Mapping[str, Any],  # role -> column; None: guess; False: none
     name: str,  # how errors call the log
 ) -> dict[str, str]:  # canonical name -> column, of the roles that are played
     "Which column plays which part: given, guessed, or none."
@@ -205,8 +206,8 @@ class Selection:
 # %% ../../nbs/05f_data.engine_logs.ipynb #05ef7177
 def open_source(
     source: str | Path | BaseBackend | ir.Table,  # a URL, Ibis connection or table
-    options: Mapping[str, object],  # keys of TABLE_OPTIONS; None: as the URL says
-) -> tuple[BaseBackend | ir.Table, Mapping[str, object]]:
+    options: Mapping[str, Any],  # keys of TABLE_OPTIONS; None: as the URL says
+) -> tuple[BaseBackend | ir.Table, Mapping[str, Any]]:
     "The connection or table, and the options with those of the URL."
     if isinstance(source, Path):
         source = str(source)
@@ -250,7 +251,7 @@ def _name_of(table):
 
 def find_sides(
     engine: Engine,  # that checks them
-    options: Mapping[str, object],  # "users", "items": a name, a table or None
+    options: Mapping[str, Any],  # "users", "items": a name, a table or None
     roles: Mapping[str, str],  # canonical name -> column of the log
 ) -> dict[str, ir.Table | None]:  # "users", "items"
     "The checked tables of users and items."

@@ -26,6 +26,7 @@ __all__ = ['PAIR', 'EXAMPLE', 'WORKING_PREFIX', 'hash_columns', 'sample_users', 
 @ibis.udf.scalar.builtin(name="md5")
 def _md5(text: str) -> str:
     "The engine's own function: 32 hexadecimal digits."
+    ...
 
 
 def hash_columns(
@@ -104,7 +105,7 @@ def mark_positives(
     "For each event whether it is a positive."
     if positive is None:
         return ibis.literal(True)
-    if isinstance(positive, Real):
+    if isinstance(positive, (int, float, Real)):
         return (events["value"] >= positive).fill_null(False)
     return events.event_type.isin(list(positive)).fill_null(False)
 

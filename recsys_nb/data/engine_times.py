@@ -89,13 +89,14 @@ def read_iso_time(
     plain = text.re_replace("(Z|[+]00:00)$", "")
     return ibis.ifelse(is_iso_time(text), plain, None).cast("timestamp")
 
-# %% ../../nbs/05b_data.engine_times.ipynb #410567f6
+# %% ../../nbs/05b_data.engine_times.ipynb #9f5e0b6c
 @dataclass(frozen=True)
 class TimeColumn:
     "A column of times as an expression, and which rows hold none."
 
     times: ir.TimestampValue  # in UTC without a zone
-    faults: dict[str, ir.BooleanValue]  # reason -> rows; each row has at most one
+    bad: ir.BooleanValue  # the rows that hold none, for the count
+    faults: dict[str, ir.BooleanValue]  # reason -> those of the rows that have it
 
 
 def _is_outside(times: ir.TimestampValue) -> ir.BooleanValue:
@@ -120,7 +121,8 @@ def parse_text_times(
         UNREADABLE_TIME: rest & ~valid,
         OUTSIDE_YEARS: rest & valid & _is_outside(times),
     }
-    return TimeColumn(times, faults)
+    fine = valid & ~_is_outside(times)
+    return TimeColumn(times, ~fine.fill_null(False), faults)
 
 # %% ../../nbs/05b_data.engine_times.ipynb #249a4513
 def count_units(
@@ -187,7 +189,7 @@ def spell_digits(
             text = text + sign + digits.substr(start, width)
     return text
 
-# %% ../../nbs/05b_data.engine_times.ipynb #be1d0e06
+# %% ../../nbs/05b_data.engine_times.ipynb #cb201086
 def parse_number_times(
     engine: Engine,  # that counts the units
     table: ir.Table,  # the log
@@ -200,7 +202,7 @@ def parse_number_times(
     placeholder = numbers.isin([0, -1]).fill_null(False)
     known = placeholder | null
     faults = {NULL_TIME: null, PLACEHOLDER_TIME: placeholder}
-    main = max(counts, key=counts.get, default="seconds")
+    main = max(counts, key=counts.__getitem__, default="seconds")
     for unit in counts:
         inside = _in_range(numbers, unit)
         known = known | inside
@@ -210,7 +212,7 @@ def parse_number_times(
     inside = _in_range(numbers, main)
     times, readable = _read_unit(ibis.ifelse(inside, value, None), main)
     faults[UNREADABLE_TIME] = inside & ~readable
-    return TimeColumn(times, faults)
+    return TimeColumn(times, ibis.or_(*faults.values()), faults)
 
 
 def _read_unit(value, unit):
@@ -221,7 +223,7 @@ def _read_unit(value, unit):
     text = spell_digits(value, len(str(end)))
     return read_iso_time(text), is_iso_time(text).fill_null(False)
 
-# %% ../../nbs/05b_data.engine_times.ipynb #421c0a73
+# %% ../../nbs/05b_data.engine_times.ipynb #5f1957b5
 def parse_datetimes(
     value: ir.TimestampValue | ir.DateValue,  # with or without a zone
 ) -> TimeColumn:
@@ -236,7 +238,7 @@ def parse_datetimes(
         PLACEHOLDER_TIME: endless,
         OUTSIDE_YEARS: _is_outside(times) & ~endless,
     }
-    return TimeColumn(times, faults)
+    return TimeColumn(times, ibis.or_(*faults.values()), faults)
 
 # %% ../../nbs/05b_data.engine_times.ipynb #048be783
 def parse_engine_times(

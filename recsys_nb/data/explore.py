@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -66,7 +67,7 @@ class Summary:
     values: dict[str, object]  # measure -> number or time
     counts: np.ndarray  # interactions of each item, the most first
 
-    def __getitem__(self, measure: str):
+    def __getitem__(self, measure: str) -> Any:
         return self.values[measure]
 
     def to_frame(self) -> pd.DataFrame:  # measure, value
@@ -182,7 +183,7 @@ def plot_user_activity(
     most, median = counts[0], np.median(counts)
     edges = np.unique(np.geomspace(counts[-1], most + 1, 16).round())
     ax = make_axes(ax)
-    ax.hist(counts, bins=edges - 0.5, edgecolor="white")
+    ax.hist(counts, bins=list(edges - 0.5), edgecolor="white")
     ax.set_xscale("log")
     ax.axvline(median, color="black", ls="--", label=f"median {median:g}")
     ax.legend()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -51,7 +52,7 @@ def plain_name(
 def guess_column(
     role: str,  # a key of ROLE_NAMES
     columns: Sequence,  # the names to choose from
-) -> object | None:  # one of them, or None
+) -> Any:  # one of them, or None
     "The column that plays a role, told by its name."
     found = {plain_name(column): column for column in reversed(list(columns))}
     names = [name for name in ROLE_NAMES[role] if name in found]

@@ -5,6 +5,7 @@
 # %% ../../nbs/06b_data.shop.ipynb #c76684cf
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral
 
@@ -188,7 +189,7 @@ class ClickModel:
     def utility(
         self,
         taste: np.ndarray,  # β x·y
-        items: np.ndarray,  # row numbers, in the shape of `taste`
+        items: np.ndarray | slice,  # row numbers, in the shape of `taste`
         cost: np.ndarray,  # θ (ln price - μ), in the shape of `taste`
     ) -> np.ndarray:  # b + β x·y + γ ln m - θ (ln price - μ)
         "The log odds of interest."
@@ -331,7 +332,7 @@ class Oracle:
         self,
         users,  # user ids, one or an array
         items,  # item ids, broadcast against the users
-    ) -> list[np.ndarray]:  # row numbers of the users and of the items
+    ) -> Sequence[np.ndarray]:  # row numbers of the users and of the items
         "Row numbers of pairs."
         user_rows = find_rows(self.shop.users.user_id, users)
         return np.broadcast_arrays(user_rows, find_rows(self.shop.items.item_id, items))

@@ -143,7 +143,7 @@ class Traits:
     def cost(
         self,
         users: np.ndarray,  # row numbers
-        items: np.ndarray,  # row numbers, broadcast against the users
+        items: np.ndarray | slice,  # row numbers, broadcast against the users
     ) -> np.ndarray:  # θ (ln price - μ), float64
         "How much the price weighs for each pair of a user and an item."
         return self.thrift[users] * self.log_price[items]

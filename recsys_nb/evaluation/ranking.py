@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -86,7 +87,7 @@ def read_labels(y_true, y_pred) -> tuple[np.ndarray, np.ndarray]:
 def read_cutoffs(k) -> tuple[int, ...]:
     "One cut-off or several as a sorted tuple, each at least 1."
     is_one = isinstance(k, str) or not isinstance(k, Iterable)
-    several = (k,) if is_one else tuple(k)
+    several: Sequence[Any] = (k,) if is_one else tuple(k)
     if not several:
         raise MetricsError("k is empty; give at least one cut-off, such as 10.")
     for one in several:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -180,7 +181,7 @@ def draw_dots(table: pd.DataFrame, ax=None, hue: str | None = None, legend=False
     "Dots at `value` with `low` and `high`, a line per `label`, coloured by `hue`."
     if ax is None:
         _, ax = plt.subplots(figsize=(7, 1.2 + 0.3 * len(table)))
-    kinds = list(dict.fromkeys(table[hue])) if hue else [None]
+    kinds: list[Any] = list(dict.fromkeys(table[hue])) if hue else [None]
     colours = dict(zip(kinds, sns.color_palette("colorblind", len(kinds)), strict=True))
     for place, row in enumerate(table.to_dict("records")):
         colour = colours[row[hue] if hue else None]

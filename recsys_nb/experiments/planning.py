@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -169,7 +170,7 @@ def check_level(baseline: float, sd: float | None) -> None:
 
 def read_several(name: str, given: float | Sequence[float]) -> list:
     "One number or several as a list of finite numbers."
-    several = [given] if np.ndim(given) == 0 else list(given)
+    several: list[Any] = [given] if np.ndim(given) == 0 else list(given)
     if not several:
         raise ExperimentError(f"{name} is empty; give one number or several.")
     for one in several:
@@ -202,7 +203,8 @@ def power(
     check_level(baseline, sd)
     if power is None and (mde is None or n is None):
         power = 0.8
-    effects, sizes = [None], [None]
+    effects: list[Any] = [None]
+    sizes: list[Any] = [None]
     if mde is not None:
         effects = read_several("mde", mde)
         check_effects(effects, baseline, sd)

@@ -5,8 +5,9 @@
 # %% ../../nbs/12b_features.encoders.ipynb #7ef23131
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -26,12 +27,57 @@ from recsys_nb.features.values import (
 __all__ = ['ColumnEncoder', 'CategoryEncoder', 'HashEncoder', 'BucketEncoder', 'ScaleEncoder', 'TagEncoder']
 
 # %% ../../nbs/12b_features.encoders.ipynb #0e366fb3
-class ColumnEncoder:
+@dataclass
+class ColumnEncoder(ABC):
     "What the encoders of columns share; a subclass is a dataclass of its settings."
 
     role: ClassVar[str]  # as FeatureEncoder calls it
     tensor: ClassVar[str]  # "sparse" for codes, "dense" for numbers
     learnt: ClassVar[tuple[str, ...]]  # names of what `finish` learns, without the _
+
+    name: str  # of the column
+
+    @abstractmethod
+    def start(
+        self,
+        max_values: int | None = None,  # distinct values at most; None: any number
+    ) -> Any:
+        "A counter for the values of all pieces."
+
+    @abstractmethod
+    def update(
+        self,
+        counter: Any,  # of `start`
+        column: pd.Series,  # the rows of a piece
+    ) -> None:
+        "Count the values of a piece."
+
+    @abstractmethod
+    def finish(
+        self,
+        counter: Any,  # with all pieces
+    ) -> None:
+        "Learn from what was counted."
+
+    @abstractmethod
+    def restore(
+        self,
+        **learnt: Any,  # by the names of `learnt`
+    ) -> None:
+        "Take over what was learnt before."
+
+    @abstractmethod
+    def encode(
+        self,
+        column: pd.Series,  # n rows
+    ) -> np.ndarray:  # codes (n,), or numbers (n, len(names))
+        "What a model gets for each row."
+
+    @property
+    def cardinality(self) -> int:
+        "The number of codes, code 0 included; numbers have none."
+        kind = type(self).__name__
+        raise AttributeError(f"{kind} makes numbers, which have no cardinality.")
 
     def fit(
         self,

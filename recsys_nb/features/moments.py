@@ -34,8 +34,9 @@ def read_feature(timeline: Timeline, feature: Feature, parts: list[str]) -> ir.V
     first, last = parts[0], parts[-1]
     if feature.how not in ("sum", "distinct"):
         return timeline.read(first)
-    if (first, feature.window) in timeline.sums:
-        return timeline.read_within(first, feature.window).fill_null(0.0)
+    window = feature.window
+    if window is not None and (first, window) in timeline.sums:
+        return timeline.read_within(first, window).fill_null(0.0)
     total = timeline.read(first).fill_null(0.0)
     if feature.window is None:
         return total

@@ -149,7 +149,9 @@ class ValueCounts:
         self.name = name
         self.max_values = max_values
         self.buffer = buffer
-        self.family = None  # text, numbers or booleans, once there was a value
+        self.family: str | None = (
+            None  # text, numbers or booleans, once there was a value
+        )
         self.pieces = []  # (values, counts); after a merge one piece with all
         self.waiting = 0  # values that came after the last merge
         self.known = 0  # distinct values at the last merge

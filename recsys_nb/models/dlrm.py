@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -302,6 +303,10 @@ DENSE_NUMBERS = 2_000_000  # a table of more numbers has sparse gradients
 class DLRM(nn.Module):
     "The deep learning recommendation model (Naumov et al. 2019), giving logits."
 
+    cardinalities: Tensor  # codes of each sparse feature, long (S,)
+    offsets: Tensor  # the row of each feature's code 0 in the table, long (S,)
+    table: Any  # an nn.Embedding, what `shard_tables` puts there, or None
+
     def __init__(
         self,
         # the shape; weights come from torch's global generator: torch.manual_seed
@@ -366,7 +371,7 @@ class DLRM(nn.Module):
     ) -> Tensor | None:  # long (B, S)
         "The rows of the common table that the codes stand for, after a check."
         check_shapes(dense, sparse, self.config)
-        if self.table is None:
+        if self.table is None or sparse is None:
             return None
         check_sparse(sparse, self.cardinalities)
         return sparse + self.offsets

@@ -89,7 +89,9 @@ class WeightedMean(nn.Module):
         weights = self.weights(table, history)
         codes = stack_lines(history, rows, PADDING)
         weights = stack_lines(weights, torch.ones_like(rows, dtype=weights.dtype), 0)
-        return sum_bags(table, codes, weights).split([len(history), len(rows)])
+        sums = sum_bags(table, codes, weights)
+        above, below = sums.split([len(history), len(rows)])
+        return above, below
 
 
 def stack_lines(
@@ -358,9 +360,9 @@ def place_windows(
     with_room: list[list[int]] = [[] for _ in range(length + 1)]
     placed = np.empty((2, len(sizes)), np.int64)
     n_lines = 0
-    sizes = sizes.numpy()
-    for window in np.argsort(-sizes, kind="stable"):
-        size = sizes[window]
+    counts = sizes.numpy()
+    for window in np.argsort(-counts, kind="stable"):
+        size = counts[window]
         room = next((r for r in range(size, length + 1) if with_room[r]), None)
         if room is None:
             line, room = n_lines, length

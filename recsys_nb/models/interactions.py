@@ -141,6 +141,9 @@ class DotsWithGradient(torch.autograd.Function):
 class DotInteraction(nn.Module):
     "The dot product of each pair of vectors, and the first vector as it is."
 
+    pairs: Tensor  # places in the F x F products, long (P,)
+    spread: Tensor  # 1 where a pair stands in them, float (P, F²)
+
     def __init__(
         self,
         n: int,  # F, vectors of an example

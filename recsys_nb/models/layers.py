@@ -167,7 +167,7 @@ class ReluLayers(nn.Sequential):
         x: Tensor,  # float (B, width)
     ) -> Tensor:  # float (B, width of the last layer)
         "The output of the last layer."
-        weight = self[0].weight
+        weight = next(self.parameters())  # of the first layer
         is_fused = self.is_plain and not torch.compiler.is_compiling()
         if not is_fused or not fits_onednn(x, weight):
             return super().forward(x)

@@ -5,6 +5,8 @@
 # %% ../../nbs/17_models.sampled_softmax.ipynb #72439ad5
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -121,7 +123,7 @@ def has_group() -> bool:
 def gather_rows(
     # tensors with one number of rows, not always that of other processes; None stays
     *columns: Tensor | None,
-) -> tuple[list[Tensor | None], int]:  # rows of all, by rank; where the own ones begin
+) -> tuple[list[Any], int]:  # rows of all, by rank; where the own ones begin
     "Rows of all processes of torch's process group, with gradients."
     given = [column for column in columns if column is not None]
     lengths = sorted({len(column) for column in given})
@@ -199,7 +201,7 @@ def _correct_columns(v, log_q, item_ids):
     return v.index_select(0, columns), log_inclusion(log_q, len(v))[columns], target
 
 
-def _append(name, batch, extra):
+def _append(name, batch, extra) -> Any:
     if (batch is None) != (extra is None):
         raise ValueError(
             f"{name}: give them for the batch and for the extra negatives, or for "

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -68,7 +69,9 @@ class ItemEvidence:
             (taken + SHRINK * rate) / (met + SHRINK),
         ]
         if together is None:
-            together = ItemKNN().fit(log.positives()).weights_
+            neighbours = ItemKNN()
+            neighbours.fit(log.positives())
+            together = neighbours.weights_
         numbers = np.stack(columns, 1).astype(np.float32)
         return cls(numbers, together.astype(np.float32), len(log))
 
@@ -178,7 +181,9 @@ class PairFeatures:
         self.items = items
         self.source_names = tuple(source_names)
         self.usual = dict(usual)
-        self.mean_ = self.scale_ = None  # of the numbers, float32 (D,)
+        # of the numbers, float32 (D,), once they are fitted
+        self.mean_: Any = None
+        self.scale_: Any = None
 
     @property
     def cardinalities(self) -> list[int]:

@@ -93,7 +93,7 @@ class IndexPart:
             empty = np.empty((len(points), 0))
             return empty.astype(int), empty.astype(np.float32)
         if not isinstance(self.index, faiss.IndexIVF):
-            options = faiss.SearchParameters(sel=selector)
+            options = faiss.SearchParameters(sel=selector)  # pyright: ignore
             scores, places = self.index.search(points, k, params=options)
         else:
             scores, places = search_cells(self.index, points, k, n_probe, selector)
@@ -108,7 +108,7 @@ class IndexPart:
             return None, len(self.codes)
         mine = allowed[self.codes]
         bits = np.packbits(mine, bitorder="little")
-        return faiss.IDSelectorBitmap(bits), int(mine.sum())
+        return faiss.IDSelectorBitmap(bits), int(mine.sum())  # pyright: ignore
 
 
 def search_cells(
@@ -124,8 +124,8 @@ def search_cells(
     waiting = np.arange(len(points))
     while len(waiting):
         n_probe = min(n_probe, index.nlist)
-        options = faiss.SearchParametersIVF(sel=selector, nprobe=n_probe)
-        found = index.search(points[waiting], k, params=options)
+        cells = faiss.SearchParametersIVF(sel=selector, nprobe=n_probe)  # pyright: ignore
+        found = index.search(points[waiting], k, params=cells)
         scores[waiting], places[waiting] = found
         if n_probe == index.nlist:
             break

@@ -5,6 +5,7 @@
 # %% ../../nbs/37_recommenders.positives.ipynb #389b21e9
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,7 +38,7 @@ class Positives:
     def of(
         cls,
         histories: Histories,  # of all users
-        held_out: np.ndarray = (),  # places that are not learnt from
+        held_out: np.ndarray | Sequence[int] = (),  # places that are not learnt from
     ) -> Positives:
         "The positives of histories."
         lengths = np.diff(histories.offsets)

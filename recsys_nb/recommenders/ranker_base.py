@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -183,6 +184,7 @@ class BaseRanker:
     rank = 0  # of two equal rankers the one with the lower number is chosen
     # settings that are of the training alone, and what is saved in their place
     not_saved: dict = {}
+    retriever_: BaseRecommender  # of `fit`; `learn` has none
 
     def __init__(
         self,
@@ -351,8 +353,9 @@ def make_fresh(
     source: BaseRecommender,  # fitted
 ) -> BaseRecommender:
     "An unfitted recommender with the settings of another."
-    if hasattr(source, "fresh"):
-        return source.fresh()
+    fresh = getattr(source, "fresh", None)
+    if fresh is not None:
+        return fresh()
     settings, _ = source.state()
     return type(source)(**settings)
 
@@ -434,7 +437,7 @@ def pack_ranker(
     "Settings for JSON and learnt arrays."
     model, features = ranker.model_, ranker.features_
     mended = getattr(model, "calibrator", None)
-    network = model.model if mended else model
+    network: Any = model.model if mended else model
     config = network.config
     if isinstance(config, DLRMConfig):
         config = config.to_dict()

@@ -175,7 +175,7 @@ def service_bonus(
 
 def fit_bonus(
     task: TowerTask,  # of the fitted model
-    model: torch.nn.Module,  # fitted
+    model: TwoTowerModel,  # fitted
 ) -> tuple[float, pd.DataFrame]:  # b, and what was tried
     "The popularity bonus that ranks the held-out items best."
     task = TowerTask(task.settings, task.data, task.loss, task.metrics)

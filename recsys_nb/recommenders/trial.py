@@ -48,7 +48,7 @@ class Answer:
 
     sources: tuple[str, ...]  # their names
     votes: tuple[int, ...] | None = None  # of a blend, one for each source
-    ranker: object | None = None  # of two stages
+    ranker: BaseRanker | None = None  # of two stages
 
     @property
     def is_single(self) -> bool:

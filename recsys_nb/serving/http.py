@@ -55,12 +55,12 @@ def question_types() -> type:  # a pydantic model
 
     class Event(pydantic.BaseModel):
         model_config = strict
-        item_id: identity
+        item_id: identity  # pyright: ignore[reportInvalidTypeForm]
         timestamp: datetime | None = None
 
     class Question(pydantic.BaseModel):
         model_config = strict
-        user_id: identity
+        user_id: identity  # pyright: ignore[reportInvalidTypeForm]
         events: list[Event] = pydantic.Field(default=[], max_length=MAX_EVENTS)
         k: int = pydantic.Field(default=10, ge=1, le=MAX_K)
         exclude_seen: bool = True
@@ -185,16 +185,20 @@ def create_app(
         return service.health()
 
     @app.get("/recommend/{user_id:path}", response_model=recommendations)
-    def recommend(user_id: str, k: list_length = 10, exclude_seen: bool = True):
+    def recommend(
+        user_id: str,
+        k: list_length = 10,  # pyright: ignore[reportInvalidTypeForm]
+        exclude_seen: bool = True,
+    ):
         return service.recommend(user_id, k, exclude_seen)
 
     @app.post("/recommend", response_model=recommendations)
-    def recommend_events(q: question):
+    def recommend_events(q: question):  # pyright: ignore[reportInvalidTypeForm]
         events = [event.model_dump() for event in q.events]
         return service.recommend(q.user_id, q.k, q.exclude_seen, events)
 
     @app.get("/item/{item_id:path}/similar", response_model=similar_items)
-    def similar(item_id: str, k: list_length = 10):
+    def similar(item_id: str, k: list_length = 10):  # pyright: ignore
         try:
             return service.similar(item_id, k)
         except KeyError as error:

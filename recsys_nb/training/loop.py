@@ -55,7 +55,7 @@ class Trainer:
         self,
         model: nn.Module,  # trained in place
         # loss(model, batch): one number; the batch has the keys of `data`
-        loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+        loss: Callable[..., Tensor],
         data: dict[str, Tensor] | BatchSource,  # as for `train`
         # valid(model): metrics after each epoch; eval mode, no gradients
         valid: Callable[[nn.Module], dict[str, float]] | None = None,
@@ -355,7 +355,7 @@ def check_processes(
 def train(
     model: nn.Module,  # trained in place; gets the best weights, and eval mode
     # loss(model, batch): one number; the batch has the keys of `data`
-    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],
+    loss: Callable[..., Tensor],
     # tensors with one row per example, held on the device; or a source of batches
     data: dict[str, Tensor] | BatchSource,
     # valid(model): metrics after each epoch; eval mode, no gradients
@@ -389,7 +389,7 @@ def train(
 # %% ../../nbs/23_training.loop.ipynb #948f4b58
 def overfit_one_batch(
     model: nn.Module,  # left as it is: a copy learns
-    loss: Callable[[nn.Module, dict[str, Tensor]], Tensor],  # as for `train`
+    loss: Callable[..., Tensor],  # as for `train`
     data: dict[str, Tensor] | BatchSource,  # as for `train`; its first rows are used
     *,
     rows: int = 32,  # examples to learn by heart

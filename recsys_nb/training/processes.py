@@ -167,7 +167,10 @@ def count_rows(
 class BatchSource(Protocol):
     "What batches can come from; `Resident` is one."
 
-    n_rows: int  # number of examples
+    @property
+    def n_rows(self) -> int:
+        "The number of examples."
+        ...
 
     def steps(
         self,

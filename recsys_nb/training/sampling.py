@@ -26,15 +26,15 @@ def check_binary(
     rows: Sequence,  # the name of each row, for the error, (n,)
 ) -> np.ndarray:  # bool (n,)
     "Which labels are 1; a DataError for a label that is neither 0 nor 1."
-    labels = pd.Series(labels)
-    wrong = ~labels.isin((0, 1)).to_numpy()
+    column = pd.Series(labels)
+    wrong = ~column.isin((0, 1)).to_numpy()
     if wrong.any():
         place = int(wrong.argmax())
         row = np.asarray(rows)[place]
         raise DataError(
-            f"the label is {labels.tolist()[place]!r} in row {row}; it must be 0 or 1."
+            f"the label is {column.tolist()[place]!r} in row {row}; it must be 0 or 1."
         )
-    return (labels == 1).to_numpy(dtype=bool)
+    return (column == 1).to_numpy(dtype=bool)
 
 
 def check_share(

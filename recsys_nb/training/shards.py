@@ -50,6 +50,8 @@ def import_torchrec() -> ModuleType:
 class SeparateTables(nn.Module):
     "A table for each feature, where a `DLRM` has one for all."
 
+    offsets: Tensor  # the row of each feature's code 0 in a common table, long (S,)
+
     def __init__(
         self,
         sizes: list[int],  # rows of each table

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from copy import copy
@@ -129,8 +129,8 @@ def mix_rows(
 
 # %% ../../nbs/27c_training.stream.ipynb #b1049535
 def read_ahead(
-    pieces: Iterator,  # a generator, none of whose values is None
-) -> Iterator:
+    pieces: Generator,  # none of whose values is None
+) -> Generator:
     "The same pieces; a thread makes the next while one is used."
     with closing(pieces), ThreadPoolExecutor(1) as pool:
         coming = pool.submit(next, pieces, None)
@@ -172,7 +172,7 @@ def encode_rows(
     groups: Sequence[RowGroup],  # of the reader, in any order
     start: int,  # the first row to encode, counted over these groups
     end: int,  # where to stop: this row is not encoded
-) -> Iterator[dict[str, Tensor]]:  # at most reader.piece_rows rows each
+) -> Generator[dict[str, Tensor]]:  # at most reader.piece_rows rows each
     "The rows from `start` to `end`, encoded."
     group_start = 0
     for group in groups:
