@@ -209,7 +209,9 @@ def measure(data: str, name: str, seed: int, tuned: bool) -> dict:
         lists, truth, k=(10, 20), metrics=["ndcg", "recall", "hit_rate"], seed=0
     )
     by_user = report.per_user["ndcg@10"]
-    about["against"] = compare_with_others(data, name, seed, tuned, by_user)
+    file = name_file(data, seed, name, tuned)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    by_user.to_frame().to_parquet(file)
     frame = report.to_frame()
     metrics = {
         f"{row.metric}@{row.k}": [row.value, row.low, row.high]
@@ -225,26 +227,38 @@ def measure(data: str, name: str, seed: int, tuned: bool) -> dict:
         **fitted,
         "cpu_seconds": time.process_time() - cpu,
         "peak_mb": memory("VmHWM"),
+        "against": {},
         **about,
     }
 
 
-def compare_with_others(
-    data: str, name: str, seed: int, tuned: bool, by_user: pd.Series
-) -> dict[str, list[float]]:
-    "Paired differences of NDCG@10 to the models that were measured before."
+def name_file(data: str, seed: int, name: str, tuned: bool) -> Path:
+    "Where a row's NDCG@10 of each user is kept."
+    model = f"{name} tuned" if tuned else name
+    return BY_USER / f"{data}~{seed}~{model}.parquet"
+
+
+def compare_with_others(row: dict) -> dict[str, list[float]]:
+    "Paired differences of NDCG@10 to the other models of the same log and seed."
+    file = name_file(row["data"], row["seed"], row["model"], row["tuned"])
+    if not file.exists():
+        return row["against"]
+    ours = pd.read_parquet(file)["ndcg@10"]
     differences = {}
-    for file in sorted(BY_USER.glob(f"{data}~{seed}~*.parquet")):
-        other = pd.read_parquet(file)["ndcg@10"]
-        gap = (by_user - other).dropna()
+    for other in sorted(BY_USER.glob(f"{row['data']}~{row['seed']}~*.parquet")):
+        if other == file:
+            continue
+        gap = (ours - pd.read_parquet(other)["ndcg@10"]).dropna()
         error = 1.96 * gap.std() / len(gap) ** 0.5
         ends = [gap.mean(), gap.mean() - error, gap.mean() + error]
-        differences[file.stem.split("~")[-1]] = ends
-    model = f"{name} tuned" if tuned else name
-    differences.pop(model, None)
-    BY_USER.mkdir(parents=True, exist_ok=True)
-    by_user.to_frame().to_parquet(BY_USER / f"{data}~{seed}~{model}.parquet")
-    return differences
+        differences[other.stem.split("~")[-1]] = ends
+    return row["against"] | differences
+
+
+def fill_differences() -> None:
+    "Compare every row with all that were measured, also later."
+    for row in read_rows():
+        add_row(row | {"against": compare_with_others(row)})
 
 
 def key_of(row: dict) -> tuple:
@@ -312,6 +326,7 @@ def main() -> None:
                 tuned = given.tuned and MODELS[name] in SPACES
                 if (data, name, seed, tuned) not in done:
                     run_row(data, name, seed, tuned, given.seconds)
+    fill_differences()
     show_table()
 
 
