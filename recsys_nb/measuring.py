@@ -80,8 +80,8 @@ def evaluate_command(
     check_out(options.out)
     paths = (options.recommendations, options.truth)
     lists, truth = (read_pair_file(path, options) for path in paths)
-    from_text = tuple(is_text_file(path, options.format) for path in paths)
-    lists, truth = match_types(lists, truth, from_text)
+    of_lists, of_truth = (is_text_file(path, options.format) for path in paths)
+    lists, truth = match_types(lists, truth, (of_lists, of_truth))
     given = {name: getattr(options, name) for name in _EVALUATE}
     given = {name: value for name, value in given.items() if value is not None}
     if options.items:

@@ -325,9 +325,9 @@ def gather_evidence(
         vectors=given["vectors"],
     )
     if given["train"] is not None:
-        past = read_past(given["train"], judged.users)
-        evidence.past, evidence.popularity = past
-        if not len(evidence.popularity):
+        past, popularity = read_past(given["train"], judged.users)
+        evidence.past, evidence.popularity = past, popularity
+        if not len(popularity):
             raise MetricsError("train has no rows; leave it out if nothing is known.")
         check_items(lists, judged, evidence.popularity.index, "the train part")
     if given["popularity"] is not None:

@@ -87,7 +87,7 @@ def read_labels(y_true, y_pred) -> tuple[np.ndarray, np.ndarray]:
 def read_cutoffs(k) -> tuple[int, ...]:
     "One cut-off or several as a sorted tuple, each at least 1."
     is_one = isinstance(k, str) or not isinstance(k, Iterable)
-    several: Sequence[Any] = (k,) if is_one else tuple(k)
+    several: list[Any] = [k] if is_one else list(k)
     if not several:
         raise MetricsError("k is empty; give at least one cut-off, such as 10.")
     for one in several:

@@ -108,7 +108,7 @@ def enter_two_stages(
     "Let two stages take part; None where the learners took too little."
     trial = contest.trial
     first, rivals = teach_two_stages(trial, trial.learners, names, ranker, seed)
-    if first is None:
+    if first is None or first.ranker is None:
         return None, None
     if len(trial.folds) == 1:
         contest.enter("two stages", [first])

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -178,7 +179,8 @@ def make_two_tower(
     budget: Budget,  # what a source may cost
 ) -> BaseRecommender:
     "The retriever with its defaults, and the settings that the budget names."
-    return TwoTowerRetriever(**{"seed": budget.seed} | budget.retriever)
+    options: dict[str, Any] = {"seed": budget.seed} | budget.retriever
+    return TwoTowerRetriever(**options)
 
 # %% ../../nbs/40_recommenders.sources.ipynb #158637a2
 def make_graph(

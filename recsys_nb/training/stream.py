@@ -259,7 +259,7 @@ class ParquetStream:
         "The rows as they are read, in the order of the files."
         return self.reader.frames()
 
-    def in_order(self) -> Iterator[dict[str, Tensor]]:  # at most piece_rows rows each
+    def in_order(self) -> Generator[dict[str, Tensor]]:  # at most piece_rows rows each
         "The encoded rows in the order of the files, to evaluate a model on."
         groups = self.reader.groups
         return encode_rows(self.reader, self.encode, groups, 0, self.n_rows)

@@ -208,7 +208,7 @@ class DLRMTable:
 
 @torch.no_grad()
 def table_logits(
-    model: DLRM,  # in eval mode
+    model: torch.nn.Module,  # a DLRM in eval mode
     inputs: dict[str, Tensor],  # of `encode`
 ) -> Tensor:  # float32 (n,), on the CPU
     "Logits of all rows, some at a time."
@@ -263,7 +263,7 @@ def train_rival(
 
 
 def table_loss(
-    model: DLRM,  # in eval mode
+    model: torch.nn.Module,  # a DLRM in eval mode
     inputs: dict[str, Tensor],  # of `encode`, n rows
     labels: Tensor,  # 0 or 1, float32 (n,), on the CPU
 ) -> float:
