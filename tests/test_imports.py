@@ -158,7 +158,14 @@ def test_the_package_offers_names_of_its_parts():
 
 
 # rooms that are being rebuilt: each of these leaves the list with its second meaning
-UNSETTLED = set("KEPT join_parts read_table save_run write_json".split())
+# names that still have two homes: none may be added, and one that is settled goes
+UNSETTLED = set(
+    """BITS COLUMNS KEPT Moments PLACEHOLDERS ROWS_AT_ONCE check_columns check_events
+    check_family check_items check_log check_names check_roles check_share check_sizes
+    count_interactions describe describe_columns divide_users draw_exposures hash_values
+    join_parts open_source order_events parse_moment read_table save_run split_text
+    take_column write_json""".split()
+)
 
 
 def defined_names(module):
@@ -184,6 +191,7 @@ def test_a_name_has_one_meaning():
     assert len(homes) > 1_000
     several = {name: found for name, found in homes.items() if len(found) > 1}
     assert not {n: found for n, found in several.items() if n not in UNSETTLED}
+    assert set(several) == UNSETTLED
 
 
 def cpu_seconds(*words):
