@@ -421,7 +421,7 @@ def test_a_group_is_an_evaluation_of_its_own(seed):
             "needs the argument categories and train",
         ),
         ({"metrics": "novelty"}, "popularity or train"),
-        ({"categories": {"1": "a"}}, "must be a DataFrame or Series"),
+        ({"categories": {"1": "a"}}, "has no item ids"),
         ({"categories": pd.Series(["a"], ["none"])}, "has no row in categories"),
         (
             {"vectors": pd.DataFrame({"x": ["a"]}, ["1"])},
@@ -853,20 +853,18 @@ def test_no_hits_no_lists_and_only_coverage():
         pd.DataFrame({"user_id": [1], "item_id": [5], "rank": [1]}),
         pd.DataFrame({"user_id": [1, 2], "item_id": [6, 6]}),
     )
-    assert (evaluate(recs, truth).values == 0).all() and (
-        evaluate(recs[:0], truth).values == 0
-    ).all()
+    assert (evaluate(recs, truth).values == 0).all()
+    with pytest.raises(MetricsError, match="the recommendations have no rows"):
+        evaluate(recs[:0], truth)
     only = evaluate(recs, truth, k=1, metrics="coverage", items=[5, 6])
     assert (
         only["coverage@1"] == 0.5
         and list(only.values.index) == ["coverage@1"]
         and len(only.per_user) == 2
     )
-    assert np.isnan(
-        evaluate(recs[:0], truth, k=1, metrics="novelty", popularity=pd.Series({5: 1}))[
-            "novelty@1"
-        ]
-    )
+    popularity = pd.Series({5: 1})
+    with pytest.raises(MetricsError, match="the recommendations have no rows"):
+        evaluate(recs[:0], truth, k=1, metrics="novelty", popularity=popularity)
     assert json.loads(json.dumps(evaluate(recs, truth, n_boot=0).to_dict()))["metrics"][
         "ndcg@10"
     ] == {"value": 0.0, "low": None, "high": None}

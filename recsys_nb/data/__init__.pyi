@@ -188,6 +188,7 @@ from .splits import mark_split as mark_split
 from .splits import check_sizes as check_sizes
 from .splits import hash_rows as hash_rows
 from .splits import canonical_order as canonical_order
+from .splits import describe_one_time as describe_one_time
 from .splits import split_by_time as split_by_time
 from .splits import check_last as check_last
 from .splits import split_leave_last_out as split_leave_last_out

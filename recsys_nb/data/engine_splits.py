@@ -12,10 +12,16 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 
+from .dataset import EmptyLogError
 from .engine_checks import check_columns_of
 from .engine_times import as_float, round_half_even
 from .engines import Engine
-from .splits import check_last, check_share, count_test_users
+from recsys_nb.data.splits import (
+    check_last,
+    check_share,
+    count_test_users,
+    describe_one_time,
+)
 
 # %% auto #0
 __all__ = ['PAIR', 'EXAMPLE', 'WORKING_PREFIX', 'hash_columns', 'sample_users', 'check_times', 'find_time_cut', 'mark_positives',
@@ -88,7 +94,9 @@ def find_time_cut(
         second=each.timestamp.min(where=each.up_to > each.n),
     )
     found = engine.fetch_row(found)
-    if found["cut"] == found["first"] and found["second"]:
+    if pd.isna(found["second"]):
+        raise EmptyLogError(describe_one_time(n_events))
+    if found["cut"] == found["first"]:
         return pd.Timestamp(found["second"])
     return pd.Timestamp(found["cut"])
 

@@ -16,8 +16,9 @@ from .columns import EmptyLogError, check_columns
 from .dataset import Dataset, order_by_example
 
 # %% auto #0
-__all__ = ['SPLITS', 'check_share', 'mark_split', 'check_sizes', 'hash_rows', 'canonical_order', 'split_by_time', 'check_last',
-           'split_leave_last_out', 'count_test_users', 'split_by_user', 'split_random', 'check_split']
+__all__ = ['SPLITS', 'check_share', 'mark_split', 'check_sizes', 'hash_rows', 'canonical_order', 'describe_one_time',
+           'split_by_time', 'check_last', 'split_leave_last_out', 'count_test_users', 'split_by_user', 'split_random',
+           'check_split']
 
 # %% ../../nbs/03_data.splits.ipynb #a51f146c
 def check_share(
@@ -111,6 +112,16 @@ def canonical_order(
     return np.lexsort([*keys, positive, frame.timestamp.to_numpy()])
 
 # %% ../../nbs/03_data.splits.ipynb #9104e5f8
+def describe_one_time(
+    n_events: int,  # of the log
+) -> str:
+    "Why a log whose events have one time cannot be split by time."
+    return (
+        f"all {n_events} interactions have one timestamp, so the train set would "
+        "be empty; split by user or at random."
+    )
+
+
 def split_by_time(
     ds: Dataset,  # with timestamps
     test: float = 0.2,  # share of the interactions held out (more where the cut ties)
@@ -125,10 +136,7 @@ def split_by_time(
     cut = np.partition(times, first)[first]
     later = times > times.min()
     if not later.any():
-        raise EmptyLogError(
-            f"all {len(ds)} interactions have one timestamp, so the train set would "
-            "be empty; split by user or at random."
-        )
+        raise EmptyLogError(describe_one_time(len(ds)))
     if cut == times.min():  # so many ties that nothing would be earlier
         cut = times[later].min()
     held = times >= cut

@@ -23,7 +23,10 @@ CELLS = 2**20  # scores worked on at a time: 4 MiB in float32
 GROUPS = 32  # groups of columns whose maxima bound the k-th best
 
 
-def find_limits(scores: np.ndarray, k: int) -> np.ndarray:
+def find_limits(
+    scores: np.ndarray,  # float (n, m)
+    k: int,  # how many are looked for
+) -> np.ndarray:  # float (n,)
     "A value for each row that at least k cells reach; NaN where the row has one."
     n_rows, n_columns = scores.shape
     n_groups = max(1, min(GROUPS, n_columns // (4 * k)))
@@ -35,7 +38,10 @@ def find_limits(scores: np.ndarray, k: int) -> np.ndarray:
     return np.where(np.isnan(maxima).any(axis=1), np.nan, limits)
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #33f97272
-def mark_best(scores: np.ndarray, k: int) -> np.ndarray:
+def mark_best(
+    scores: np.ndarray,  # float (n, m)
+    k: int,  # how many of each row
+) -> np.ndarray:  # bool (n, m)
     "Which cells are the k best of their rows, ties by column, bool (n, m)."
     kth = np.partition(scores, -k, axis=1)[:, [-k]]
     above = scores > kth
@@ -44,7 +50,11 @@ def mark_best(scores: np.ndarray, k: int) -> np.ndarray:
     return above | (tied & (tied.cumsum(axis=1, dtype=np.int32) <= room))
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #8f51c77f
-def find_candidates(scores: np.ndarray, limits: np.ndarray, k: int):
+def find_candidates(
+    scores: np.ndarray,  # float (n, m)
+    limits: np.ndarray,  # of `find_limits`, float (n,)
+    k: int,  # how many of each row
+) -> tuple[np.ndarray, np.ndarray]:  # rows, columns
     "Rows and columns of the cells that may be among the k best of their row."
     least = np.finfo(scores.dtype).min  # above -inf
     may_be = scores >= np.maximum(limits, least)[:, None]

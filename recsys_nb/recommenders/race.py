@@ -113,13 +113,14 @@ def keep_race(
 
 
 def recall_race(
-    folder: str | Path | None,  # of the training; None: nothing is kept
+    # of the training, in the first process; None: nothing is kept
+    folder: str | Path | None,
     run: dict[str, Any],  # what tells this race from others, for JSON
 ) -> tuple[str, pd.DataFrame] | None:  # the winner and the scores; None: not run yet
     "The result of a race that was run before, the same in all processes."
-    if folder is None:
-        return None
-    found = None if find_rank()[0] else open_race(folder, run).load()
+    found = None
+    if folder is not None and not find_rank()[0]:
+        found = open_race(folder, run).load()
     facts = take_from_first(found and found[1])
     if facts is None:
         return None

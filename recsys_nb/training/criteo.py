@@ -78,7 +78,7 @@ def parse_hexadecimal(
 
 
 def parse_label(
-    column: pa.StringArray,
+    column: pa.StringArray,  # "0" or "1" each
 ) -> pa.Array:  # int8
     "0 or 1; a pa.ArrowInvalid for anything else, nothing included."
     label = column.cast(pa.int8())

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data import DataError
+from ..data import DataError, check_seed
 from .checkpoints import digest
 from .parquet import ParquetReader, RowGroup
 from .processes import count_rows, count_steps, make_seed
@@ -281,6 +281,7 @@ class ParquetStream:
         world: int = 1,  # number of processes
     ) -> Iterator[dict[str, Tensor]]:  # names as `encode` gives them
         "The rows of this process in the order of this seed and epoch."
+        check_seed(seed)
         start, sizes = assign_rows(self.n_rows, batch_size, rank, world)
         if max(sizes) > self.buffer_rows:
             raise ValueError(
@@ -318,6 +319,7 @@ class ParquetStream:
         seed: int = 0,  # of which stay
     ) -> ParquetStream:  # its probabilities are too high: see `correct_probability`
         "All positives and a share of the negatives, as `sample_negatives`."
+        check_seed(seed)
         sampling = NegativeSampling(share, label, seed)
         return self.with_reader(self.reader.sample(sampling))
 
