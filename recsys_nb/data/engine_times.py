@@ -27,9 +27,9 @@ from recsys_nb.data.times import (
 )
 
 # %% auto #0
-__all__ = ['EPOCH', 'ISO', 'as_float', 'is_missing', 'round_half_even', 'is_iso_time', 'read_iso_time', 'TimeColumn',
-           'parse_text_times', 'count_units', 'since_epoch', 'read_unix_time', 'spell_digits', 'parse_number_times',
-           'parse_datetimes', 'parse_engine_times']
+__all__ = ['EPOCH', 'ISO', 'as_float', 'is_missing', 'round_half_even', 'is_iso_time', 'read_iso_time', 'try_iso_time',
+           'TimeColumn', 'parse_text_times', 'count_units', 'since_epoch', 'read_unix_time', 'spell_digits',
+           'parse_number_times', 'parse_datetimes', 'parse_engine_times']
 
 # %% ../../nbs/05b_data.engine_times.ipynb #67843e67
 def as_float(
@@ -89,6 +89,14 @@ def read_iso_time(
     plain = text.re_replace("(Z|[+]00:00)$", "")
     return ibis.ifelse(is_iso_time(text), plain, None).cast("timestamp")
 
+
+def try_iso_time(
+    text: ir.StringValue,  # any text
+) -> ir.TimestampValue:  # null where it is no ISO time
+    "The same for Spark, which writes an expression out wherever it is used."
+    plain = text.re_replace("(Z|[+]00:00)$", "")
+    return ibis.ifelse(text.re_search(ISO), plain, None).try_cast("timestamp")
+
 # %% ../../nbs/05b_data.engine_times.ipynb #9f5e0b6c
 @dataclass(frozen=True)
 class TimeColumn:
@@ -107,14 +115,15 @@ def _is_outside(times: ir.TimestampValue) -> ir.BooleanValue:
 
 def parse_text_times(
     value: ir.StringValue,  # ISO text, perhaps with blanks around it
+    short: bool = False,  # the days of the calendar are left to the engine's own cast
 ) -> TimeColumn:
     "Text as times."
     text = value.strip()
     null = value.isnull() | text.lower().isin(sorted(NULL_WORDS)).fill_null(False)
     placeholder = ~null & text.re_search(PLACEHOLDERS).fill_null(False)
     rest = ~null & ~placeholder
-    valid = is_iso_time(text)
-    times = read_iso_time(text)
+    times = try_iso_time(text) if short else read_iso_time(text)
+    valid = times.notnull() if short else is_iso_time(text)
     faults = {
         NULL_TIME: null,
         PLACEHOLDER_TIME: placeholder,
@@ -210,17 +219,21 @@ def parse_number_times(
             faults[name_other_unit(unit, main)] = inside
     faults[OUTSIDE_YEARS] = ~known
     inside = _in_range(numbers, main)
-    times, readable = _read_unit(ibis.ifelse(inside, value, None), main)
+    short = engine.con.name == "pyspark"
+    times, readable = _read_unit(ibis.ifelse(inside, value, None), main, short)
     faults[UNREADABLE_TIME] = inside & ~readable
     return TimeColumn(times, ibis.or_(*faults.values()), faults)
 
 
-def _read_unit(value, unit):
+def _read_unit(value, unit, short):
     "Numbers of one unit as times, and which are on a day of the calendar."
     kind, _, end = UNITS[unit]
     if not kind.startswith("%"):
         return read_unix_time(value, kind), ibis.literal(True)
     text = spell_digits(value, len(str(end)))
+    if short:
+        times = try_iso_time(text)
+        return times, times.notnull()
     return read_iso_time(text), is_iso_time(text).fill_null(False)
 
 # %% ../../nbs/05b_data.engine_times.ipynb #5f1957b5
@@ -249,7 +262,7 @@ def parse_engine_times(
     "A column of any kind as times."
     value, kind = table[column], table[column].type()
     if kind.is_string():
-        return parse_text_times(value)
+        return parse_text_times(value, short=engine.con.name == "pyspark")
     if kind.is_numeric() and not kind.is_boolean():
         return parse_number_times(engine, table, value)
     if kind.is_timestamp() or kind.is_date():
