@@ -139,6 +139,7 @@ from .stream import ShuffleBuffer as ShuffleBuffer
 from .stream import check_alike as check_alike
 from .stream import mix_rows as mix_rows
 from .stream import read_ahead as read_ahead
+from .stream import mix_ahead as mix_ahead
 from .stream import deal_rows as deal_rows
 from .stream import assign_rows as assign_rows
 from .stream import encode_rows as encode_rows

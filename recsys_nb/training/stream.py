@@ -24,8 +24,8 @@ from .processes import count_rows, count_steps, make_seed
 from .sampling import NegativeSampling
 
 # %% auto #0
-__all__ = ['ShuffleBuffer', 'check_alike', 'mix_rows', 'read_ahead', 'deal_rows', 'assign_rows', 'encode_rows', 'encode_group',
-           'encode_frame', 'ParquetStream', 'describe_rows']
+__all__ = ['ShuffleBuffer', 'check_alike', 'mix_rows', 'read_ahead', 'mix_ahead', 'deal_rows', 'assign_rows', 'encode_rows',
+           'encode_group', 'encode_frame', 'ParquetStream', 'describe_rows']
 
 # %% ../../nbs/27c_training.stream.ipynb #de117aba
 class ShuffleBuffer:
@@ -137,6 +137,17 @@ def read_ahead(
         while (piece := coming.result()) is not None:
             coming = pool.submit(next, pieces, None)
             yield piece
+
+
+def mix_ahead(
+    pieces: Generator,  # rows in their order
+    capacity: int,  # rows of the buffer, at least the largest batch
+    sizes: Sequence[int],  # of the batches: together all rows of the pieces
+    generator: torch.Generator,  # of the random order
+) -> Iterator[dict[str, Tensor]]:
+    "The batches of `mix_rows`; the next piece is made while one is used."
+    with closing(read_ahead(pieces)) as coming:
+        yield from mix_rows(coming, capacity, sizes, generator)
 
 # %% ../../nbs/27c_training.stream.ipynb #f4030fdd
 def deal_rows(
@@ -295,8 +306,7 @@ class ParquetStream:
         capacity = min(self.buffer_rows, sum(sizes))
         generator = torch.Generator().manual_seed(make_seed(seed, epoch, rank))
         pieces = encode_rows(self.reader, self.encode, groups, start, end)
-        with closing(read_ahead(pieces)) as coming:
-            yield from mix_rows(coming, capacity, sizes, generator)
+        return mix_ahead(pieces, capacity, sizes, generator)
 
     def fingerprint(self) -> str:  # 16 hexadecimal digits
         "A checksum of the files, the rows kept, the buffer and the first piece."
