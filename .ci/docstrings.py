@@ -1,7 +1,7 @@
 """What `help` says of parameters. The comments beside them (docments) are written as
-numpydoc sections into `recsys_nb/_help/<module>.txt`, one file per module, and each
-module ends with a line that gives its functions, classes and methods these texts:
-the code stays as short as its notebook, and reading a text costs an import nothing."""
+numpydoc sections into `recsys_nb/_help/<module>.txt`, one file per module. The package
+itself gives them to the names of a module when it is imported: the modules stay as
+nbdev exports them, and reading a text costs an import nothing."""
 
 from __future__ import annotations
 
@@ -21,16 +21,23 @@ LOADER = '''"""What `help` says of a module's names, from the comments of parame
 # made by `make sync`: do not edit
 
 import sys
+from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path
 
 MARK = "%% "  # begins the text of a name
+PACKAGE = __name__.partition(".")[0] + "."
 
 
-def describe(module: str) -> None:
+def file_of(module: str) -> Path:
+    "Where the texts of a module stand."
+    return Path(__file__).with_name(module.removeprefix(PACKAGE) + ".txt")
+
+
+def describe(module) -> None:
     "Give the functions, classes and methods of a module the texts of its file."
-    names = vars(sys.modules[module])
-    file = Path(__file__).with_name(module.partition(".")[2] + ".txt")
-    for entry in ("\\n" + file.read_text(encoding="utf-8")).split("\\n" + MARK)[1:]:
+    names = vars(module)
+    text = file_of(module.__name__).read_text(encoding="utf-8")
+    for entry in ("\\n" + text).split("\\n" + MARK)[1:]:
         path, _, text = entry.partition("\\n")
         owner, _, method = path.partition(".")
         target = names[owner]
@@ -38,13 +45,31 @@ def describe(module: str) -> None:
             target = vars(target)[method]
             target = getattr(target, "__func__", target)
         target.__doc__ = text
-'''
-FOOTER = """
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from {library}._help import describe as _describe
 
-_describe(__name__)
-"""
+
+class DescribedLoader(SourceFileLoader):
+    "Runs a module, then gives its names their texts."
+
+    def exec_module(self, module):
+        super().exec_module(module)
+        describe(module)
+
+
+class DescribedFinder:
+    "Finds the modules that have texts: an import hook, see `sys.meta_path`."
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if not name.startswith(PACKAGE) or not file_of(name).exists():
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is not None and type(spec.loader) is SourceFileLoader:
+            spec.loader = DescribedLoader(name, spec.origin)
+        return spec
+
+
+sys.meta_path.insert(0, DescribedFinder)
+'''
 OURS = re.compile(r"^(Parameters|Returns)\n-+\n(?:.*\n?)*?(?=^\w[^\n]*\n-+\n|\Z)", re.M)
 SECTION = re.compile(r"^\w[^\n]*\n-+$", re.M)
 
@@ -264,8 +289,8 @@ def write_text(node, parameters: list[Parameter], returned: Parameter | None) ->
     return "\n\n".join(part for part in (*parts, others.rstrip()) if part) + "\n"
 
 
-def write_help(folder: Path, library: str = "recsys_nb") -> None:
-    "Write the texts of all modules of a package, and the line that gives them."
+def write_help(folder: Path) -> None:
+    "Write the texts of all modules of a package, and what gives them to its names."
     shelf = folder / FOLDER
     shelf.mkdir(exist_ok=True)
     (shelf / "__init__.py").write_text(LOADER, encoding="utf-8")
@@ -279,11 +304,6 @@ def write_help(folder: Path, library: str = "recsys_nb") -> None:
         written.add(file)
         entries = [f"%% {path}\n{text}" for path, text in texts.items()]
         file.write_text("\n".join(entries), encoding="utf-8")
-        source = folder / (name.replace(".", "/") + ".py")
-        code = source.read_text(encoding="utf-8")
-        footer = FOOTER.format(library=library)
-        if not code.endswith(footer):
-            source.write_text(code.rstrip("\n") + "\n" + footer, encoding="utf-8")
     for file in set(shelf.glob("*.txt")) - written:
         file.unlink()
 

@@ -53,6 +53,8 @@ TOP = '''"""From the event log to the A/B test: `import recsys_nb as rn`, then
 {head}
 import lazy_loader
 
+from . import _help  # noqa: F401  what `help` says of parameters
+
 __version__ = "{version}"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 '''

@@ -5,5 +5,7 @@
 
 import lazy_loader
 
+from . import _help  # noqa: F401  what `help` says of parameters
+
 __version__ = "0.2.0"
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -431,8 +431,3 @@ def criteo_command(
         f"single one); model and metrics: {Path(options.out).expanduser().resolve()}"
     )
     return 0
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

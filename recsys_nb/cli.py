@@ -592,8 +592,3 @@ def main(
 # %% ../nbs/57_cli.ipynb #2d3239b6
 if __name__ == "__main__" and "__file__" in globals():
     sys.exit(main())  # not in the notebook
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

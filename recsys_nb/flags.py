@@ -223,8 +223,3 @@ def in_flags(
     for pattern, phrase in PHRASES.items():
         text = re.sub(pattern, phrase, text)
     return drop_python(text, flags.get(argument or ""))
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -251,8 +251,3 @@ def write_json(
     "Write a value as JSON; what JSON does not know becomes text."
     text = json.dumps(plain_values(value), indent=1, default=str, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

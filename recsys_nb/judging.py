@@ -273,8 +273,3 @@ def simulate_experiment(
         "split": repr(found.srm),
     }
     run.figures["lifts"] = draw_png(found.plot)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

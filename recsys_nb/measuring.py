@@ -301,8 +301,3 @@ def monitor_command(
     if options.out:
         write_table(found.to_frame(), options.out)
     return 0
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

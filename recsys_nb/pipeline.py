@@ -335,8 +335,3 @@ def run_command(
         else:
             print(f"report: {run_pipeline(settings) / 'report.html'}")
     return 0
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -253,8 +253,3 @@ def render_page(
         versions=versions(),
         level="95%",
     )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -542,8 +542,3 @@ def split_data(
         f"items to find; left out: {counts['users_without_past']:,} users without a "
         f"past, {counts['pairs_already_known']:,} pairs already known"
     )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -103,8 +103,3 @@ def check_above_0(
     for name, value in given.items():
         if not value > 0:
             raise ValueError(f"{name} is {value!r}; it must be above 0.")
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

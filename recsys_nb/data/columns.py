@@ -435,8 +435,3 @@ def _refuse_near_matches(left, known, right, left_name, right_name):
     if found:
         message = describe_near_match(found, left_name, right_name)
         raise IdMismatchError(f"{message}, e.g. with .str.strip() or .str.zfill().")
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -458,8 +458,3 @@ def _prepare(frame, roles, tables, unknown, written):
     except DataError as error:
         raise _in_your_words(error, names) from None
     return frame, tables
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

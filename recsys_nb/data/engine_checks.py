@@ -351,8 +351,3 @@ def check_events(
         return table.mutate(**clean)
     events = table.mutate(**clean, split_kept=kept)
     return events.filter(events.split_kept).drop("split_kept")
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -352,8 +352,3 @@ def read_table(
     result.columns = {role: roles.get(to) for to, role in ARGUMENTS.items()}
     result.columns["time_format"] = None
     return result
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -269,8 +269,3 @@ def compare_parts(
     name = "test events before the user's last in train"
     report[name] = engine.count_rows(earlier)
     return report
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

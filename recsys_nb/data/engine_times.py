@@ -272,8 +272,3 @@ def parse_engine_times(
         "unix time.",
         "timestamp",
     )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -247,8 +247,3 @@ def find_table(
             f"{what}={table!r}: there is no such table in {con.name}; "
             f"there are {list_tables(con, database)}."
         ) from None
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -311,8 +311,3 @@ def plot_funnel(
     share = table.from_first.iloc[-1]
     ax.set_title(f"{share:.1%} of the pairs with a {first} reach {last}")
     return ax
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -103,8 +103,3 @@ def concatenate_histories(
     items = np.concatenate([older.items, newer.items])[order]
     offsets = np.concatenate([[0], (n_older + n_newer).cumsum()])
     return Histories(items, offsets, older.rows, older.n_items)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

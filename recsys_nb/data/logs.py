@@ -320,8 +320,3 @@ def _refuse_unknown(format, options):
     if useless:
         name = useless[0]
         raise DataError(f"leave out {name}=: format={format!r} has no such thing.")
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

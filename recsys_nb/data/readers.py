@@ -248,8 +248,3 @@ def read_frame(
     options |= {"header": header, "names": names, "ids": ids}
     given = {name: value for name, value in options.items() if value is not None}
     return READERS[format](path, **given)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

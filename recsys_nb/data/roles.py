@@ -197,8 +197,3 @@ def _check_value(frame, column, guessed, where):
         "value=False.",
         "decimal" if comma else "value",
     )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -390,8 +390,3 @@ class Oracle:
                 "score": scores.ravel(),
             }
         )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -284,8 +284,3 @@ def simulate(
 ) -> Dataset:  # positives: click, add_cart, purchase
     "The log of a simulated shop: `World(...).sample(n_interactions)`."
     return World(n_users, n_items, seed).sample(n_interactions)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

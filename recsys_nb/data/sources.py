@@ -419,8 +419,3 @@ def load(
         if place.is_file():
             return _load_file(place, format, options)
         return _load_folder(place, format, options)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

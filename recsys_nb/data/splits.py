@@ -345,8 +345,3 @@ def check_split(
         before = int((future.timestamp < own).sum())
         report["test events before the user's last in train"] = before
     return pd.Series(report, dtype=object)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -411,8 +411,3 @@ def split_text(
     if header:
         _check_no_second_header(table, first, path)
     return _drop_trailing_column(table, names, path)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -224,8 +224,3 @@ def position_effect(
     if (position < 1).any():
         raise ValueError(f"positions count from 1, got {position.min()}")
     return position**-POSITION_DECAY
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

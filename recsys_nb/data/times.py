@@ -364,8 +364,3 @@ def mentions_times(
 def _may_be_time(value):
     "Whether an object can be a time at all."
     return isinstance(value, str | int | float | datetime.date)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

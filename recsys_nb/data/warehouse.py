@@ -282,8 +282,3 @@ class Warehouse(Dataset):
         report = {"test share": len(test) / (len(self) + len(test))}
         report |= compare_parts(self.engine, self.events, test.events)
         return pd.Series(report, dtype=object)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

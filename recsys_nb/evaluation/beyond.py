@@ -276,8 +276,3 @@ BEYOND: dict[str, Metric] = {
     ),
 }
 METRICS: dict[str, Metric] = ACCURACY | BEYOND
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

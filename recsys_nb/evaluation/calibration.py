@@ -401,8 +401,3 @@ def by_segment(
         more = ("ece", "ece_by_chance", "log_loss", "normalised_entropy")
         rows.append(row | {metric: found[metric] for metric in more})
     return pd.DataFrame(rows, index=pd.Index(names, name="segment"))
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

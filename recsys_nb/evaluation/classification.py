@@ -185,8 +185,3 @@ def hash_examples(label: np.ndarray, unit: np.ndarray) -> str:
     "A hash of the labels and of who they belong to."
     labels = pd.util.hash_array(np.packbits(label)).sum()
     return f"{labels ^ pd.util.hash_array(unit).sum():016x}"
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -249,8 +249,3 @@ def check_family(reports: list, names: list, metrics: list, baseline) -> None:
             raise MetricsError(
                 f"no metric {metric!r} in the reports; there are {there}."
             )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

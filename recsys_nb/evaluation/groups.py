@@ -162,8 +162,3 @@ def read_groupings(
             )
         groupings[name] = Grouping(name, of_items, labels.astype(str).to_numpy())
     return list(groupings.values())
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

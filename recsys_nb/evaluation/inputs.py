@@ -283,8 +283,3 @@ def make_finder(ids: pd.Index) -> Callable:
         return table[places]
 
     return find
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

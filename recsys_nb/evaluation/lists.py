@@ -416,8 +416,3 @@ def find_hits(lists: Lists, truth: Truth) -> Hits:
         user, column = np.divmod(place[hit], depth)
         parts.append((user + start, column + 1, at[hit] + first))
     return Hits(*(np.concatenate(part) for part in zip(*parts, strict=True)))
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

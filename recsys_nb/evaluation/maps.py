@@ -291,8 +291,3 @@ def tsne_map(
     settings = {"perplexity": perplexity, "seed": seed, "engine": engine}
     settings |= {"given": given, "measured": len(rows)}
     return EmbeddingMap(xy, names[kept], kinds, k=k, settings=settings, **figures)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

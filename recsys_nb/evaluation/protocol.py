@@ -390,8 +390,3 @@ def evaluate(
     for grouping in read_groupings(by, evidence, truth, train):
         report.groups[grouping.name] = judge_groups(judgement, grouping, rows)
     return report
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

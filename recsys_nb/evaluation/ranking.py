@@ -305,8 +305,3 @@ ACCURACY: dict[str, Metric] = {
     "mrr": Metric(reciprocal_rank, Scale("MRR")),
     "hit_rate": Metric(hit_rate, Scale("hit rate")),
 }
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -341,8 +341,3 @@ def draw_groups(report: Report, name: str, ax=None):
     ax.set_xlabel(f"{label}, with {describe_level(report)} (dashed: all)")
     ax.set_title(f"{report.name}: {label} by group")
     return ax
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -255,8 +255,3 @@ def analyze(
     return Analysis(
         table, srm, decision, users.arms[0], alpha, correction, segments_table
     )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -222,8 +222,3 @@ def beta_binomial(
         }
     )
     return Bayes(table, a, b, level)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

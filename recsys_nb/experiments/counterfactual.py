@@ -255,8 +255,3 @@ def summarise_choices(table: pd.DataFrame, choices: Choices, alpha: float) -> Of
     clipped = float((choices.weight < raw).mean())
     mean = float(np.average(raw, weights=choices.importance))
     return OffPolicy(table, len(raw), ess, float(raw.max()), clipped, mean, alpha)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -419,8 +419,3 @@ def render_analysis(found: Analysis, title: str) -> str:
     }
     template = Environment(autoescape=True).from_string(PAGE)
     return template.render(found=found, title=title, **parts)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -354,8 +354,3 @@ def compare_groups(
         row = compare_arms(metric, control, treatment, [*values], alpha, **options)
         rows.append({"metric": metric.name, "variant": names[arm]} | row)
     return rows
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

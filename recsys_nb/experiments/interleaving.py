@@ -288,8 +288,3 @@ def interleaving_test(
     total = (int(a.sum()), int(b.sum()))
     p_value = difference_p(b - a)
     return Interleaving(len(ids), total, wins, float(share), ci, p_value, alpha)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

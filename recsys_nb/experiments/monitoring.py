@@ -449,8 +449,3 @@ def monitor(
     table = watch_periods(edges[1:], history, watch, needed)
     least = int(needed[-1])
     return Monitor(table, chosen.name, alpha, chosen.estimand, arms, scale, least)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

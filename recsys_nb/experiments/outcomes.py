@@ -416,8 +416,3 @@ def group_users(
         n = len(levels)
         labels = [f"{labels[pair // n]}, {levels[pair % n]}" for pair in pairs]
     return group, labels
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

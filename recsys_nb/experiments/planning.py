@@ -357,8 +357,3 @@ def detect_lift(row: dict, target: float, alpha: float) -> float:
     "The least lift that so many users detect."
     found = power(row["baseline"], n=row["n"], sd=row["sd"], power=target, alpha=alpha)
     return float(found.table.mde[0])
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -331,8 +331,3 @@ def two_proportion_test(
     difference = newcombe_interval(x0, n0, x1, n1, critical)
     test = (alpha, z, p_value)
     return ProportionTest(x0, n0, x1, n1, *test, difference, lift, log_ratio, fieller)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

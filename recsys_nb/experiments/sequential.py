@@ -278,8 +278,3 @@ def tuned_tau(
         raise ExperimentError(f"se={se!r} must be positive.")
     lambert = special.lambertw(-(alpha**2) / np.e, -1).real
     return float(se * np.sqrt(-lambert - 1))
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

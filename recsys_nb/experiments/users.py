@@ -466,8 +466,3 @@ def srm_test(
     planned = pd.Series(expected_shares(expected, arms) * users.sum(), given.index)
     chi2, p_value = stats.chisquare(users, planned)
     return SRM(users, planned, float(chi2), float(p_value), alpha)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -257,8 +257,3 @@ def item_features(
     clicks, purchases and ctr.
     """
     return compute_aggregates(events, ITEM_AGGREGATES, as_of, event_names, ids)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

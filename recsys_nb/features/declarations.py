@@ -205,8 +205,3 @@ def describe_expression(feature: Feature) -> str:
         return ratio
     a, b, _ = feature.prior
     return f"{ratio} (a={a:.3g}, b={b:.3g})"
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

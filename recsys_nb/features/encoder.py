@@ -309,8 +309,3 @@ class FeatureEncoder:
         if not hasattr(self, "columns_"):
             return f"FeatureEncoder({self.config}), not fitted"
         return self.to_frame().to_string(index=False, na_rep="")
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

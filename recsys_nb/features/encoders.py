@@ -462,8 +462,3 @@ class TagEncoder(ColumnEncoder):
         "The names of the columns that `encode` makes: 'column=tag'."
         check_fitted(self)
         return [f"{self.name}={value}" for value in self.values_]
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

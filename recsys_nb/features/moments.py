@@ -313,8 +313,3 @@ def learn_priors(
             clicks, views = (totals[name].to_numpy(float) for name in rate.expr)
             priors[rate.name] = (*fit_beta(clicks, views, rate.name), moment)
     return [replace(feature, prior=priors.get(feature.name)) for feature in features]
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

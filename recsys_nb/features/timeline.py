@@ -283,8 +283,3 @@ def run_timeline(
     rows = rows.select(key, "edge", "as_of", **totals)
     rows = rows.filter(rows.edge.notnull())
     return Timeline(rows, windows, slots, sums)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -275,8 +275,3 @@ class QuantileCounts:
         ranks = np.ceil(counts.sum() * (np.arange(1, n) / n) - 1).clip(0)
         found = values[np.searchsorted(counts.cumsum(), ranks, side="right")]
         return np.unique(found[found < values[-1]])
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -72,8 +72,3 @@ class Calibrated(nn.Module):
     ) -> Tensor:  # float (B,)
         "The calibrated logits."
         return self.curve(self.model(*inputs), **self.numbers)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

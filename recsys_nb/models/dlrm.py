@@ -403,8 +403,3 @@ def log_loss(
     if model.training:
         loss = loss + penalise_embeddings(model, sparse)
     return loss
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -203,8 +203,3 @@ def make_layers(
     if layers or input_dim != output_dim:
         layers.append(nn.Linear(dims[-1], output_dim))
     return nn.Sequential(*layers)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -376,8 +376,3 @@ def place_windows(
 
 # %% ../../nbs/15_models.history.ipynb #29c5353b
 HISTORY_ENCODERS = {"mean": WeightedMean, "attention": SelfAttention}
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -254,8 +254,3 @@ class DCNInteraction(nn.Module):
         for mixture in self.mixtures:
             x = torch.addcmul(x, x0, mixture(x).to(x0.dtype))
         return x
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

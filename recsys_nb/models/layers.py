@@ -266,8 +266,3 @@ class LinearTerm(nn.Module):
         if self.table is not None:
             total = total + read_table(self.table, codes).sum((1, 2))
         return total
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

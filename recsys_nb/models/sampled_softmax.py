@@ -222,8 +222,3 @@ def _check_columns(log_q, item_ids, n):
             "log_q is not finite: an item of probability 0 cannot be in a batch; count "
             "each item at least once."
         )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -504,8 +504,3 @@ def finish_positions(
         dense = dense.repeat_interleave(length, 0)
     flat = model.history_layers(encoded).flatten(0, 1)
     return model.user_tower(sparse, dense, flat).view(n, length, -1)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -339,8 +339,3 @@ class BaseRecommender:
     ) -> BaseRecommender:  # which answers as the saved one did
         "Read a saved recommender of this class, or of any that inherits from it."
         return unpack_model(read_folder(folder), cls)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

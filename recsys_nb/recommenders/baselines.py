@@ -493,8 +493,3 @@ class BPR(BaseRecommender):
         histories: Histories,  # of n users
     ) -> np.ndarray:
         return self.user_vectors(histories) @ self.item_factors_.T
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -202,8 +202,3 @@ def gather_candidates(
     lists = list_candidates(sources, histories, k, exclude_seen, allowed)
     owner, items = merge_lists(lists, histories.n_items)
     return describe_pairs(sources, histories, owner, items, lists)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

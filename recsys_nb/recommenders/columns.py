@@ -442,8 +442,3 @@ class FeatureTable:
         if not self.dense.shape[1]:
             return sparse, None
         return sparse, self.dense[rows] * known
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -203,8 +203,3 @@ def find_answer_again(
     answers["blend"], _ = enter_blend(contest)
     verdict = contest.decide()
     return Finding(answers[verdict.chosen], verdict, None)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

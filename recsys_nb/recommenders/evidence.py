@@ -258,8 +258,3 @@ class PairFeatures:
         "Numbers in standard deviations from the mean; unknown ones are 0."
         numbers = (dense - self.mean_) / self.scale_
         return numbers.nan_to_num(0).clamp(-LIMIT, LIMIT)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -283,8 +283,3 @@ def with_item(
     items = np.sort(np.append(found.items, item))
     lists = list_candidates(parts, past, k)
     return describe_pairs(parts, past, np.zeros(len(items), int), items, lists)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -121,8 +121,3 @@ BASELINES: dict[str, Callable[[], BaseRecommender]] = {
     "BPR": BPR,
     "Repeats": Repeats,
 }
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

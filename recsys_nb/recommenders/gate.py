@@ -288,8 +288,3 @@ class Verdict:
         unit = f"NDCG@{self.k} of {self.n_users:,} held-out users, 95% interval"
         ax.set(title=f"The gate chose {self.chosen}", xlabel=f"{unit} (0 to 1)")
         return ax
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

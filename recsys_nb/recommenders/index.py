@@ -208,8 +208,3 @@ def take_best(
         best_items[:, : columns.shape[1]] = np.where(columns < 0, -1, taken)
         best_scores[:, : columns.shape[1]] = values
     return best_items, best_scores
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

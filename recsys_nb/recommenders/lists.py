@@ -252,8 +252,3 @@ def explain_short_lists(
             stacklevel=4,
         )
     return f"{len(short):,} users have fewer than k={k} candidates left"
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

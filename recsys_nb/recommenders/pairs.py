@@ -386,8 +386,3 @@ def join_histories(
     offsets = np.concatenate([first.offsets, second.offsets[1:] + first.offsets[-1]])
     rows = np.concatenate([first.rows, second.rows])
     return Histories(items, offsets, rows, first.n_items)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -270,8 +270,3 @@ def normalize_degrees(
     of_users = np.asarray(pairs.sum(axis=1)).ravel().clip(min=1)
     of_items = np.asarray(pairs.sum(axis=0)).ravel().clip(min=1)
     return (sp.diags(of_users**-0.5) @ pairs @ sp.diags(of_items**-0.5)).tocsr()
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -297,8 +297,3 @@ def find_items(item_ids: pd.Index, ids, what: str) -> pd.Index:
             stacklevel=5,
         )
     return ids
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -154,8 +154,3 @@ def choose_bonus(
     if clear.empty:
         return 0.0, table
     return float(clear.loc[clear["gain"].idxmax(), "popularity_bonus"]), table
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -491,8 +491,3 @@ def unpack_ranker(
     ranker.model_ = model.eval()
     ranker.valid_log_loss_ = settings["valid_log_loss"]
     return ranker
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

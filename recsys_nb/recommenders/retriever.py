@@ -413,8 +413,3 @@ class TwoTowerRetriever(BaseRecommender):
         new.model_ = load_model(new, take_part(arrays, "model."))
         new.finish(*make_features(catalogue), arrays["logits"])
         return new
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

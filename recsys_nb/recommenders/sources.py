@@ -263,8 +263,3 @@ def describe_cost(
     if minutes < 90:
         return f"a run takes about {minutes:.0f} minutes on one core"
     return f"a run takes about {minutes / 60:.0f} hours on one core"
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -245,8 +245,3 @@ def find_class(
             f"import {module} first, or use the version that saved it."
         )
     return found
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

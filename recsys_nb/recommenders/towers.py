@@ -632,8 +632,3 @@ def lines_per_step(
     targets = examples["targets"]
     mean = float((targets >= 0).sum()) / max(1, len(targets))
     return max(1, round(task.settings.batch_size / max(mean, 1)))
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

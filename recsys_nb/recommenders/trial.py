@@ -369,8 +369,3 @@ def teach_two_stages(
         return None, None
     best, rivals = train_ranker(ranker, examples, trial.held.head, seed)
     return Answer(names, ranker=best), rivals
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -421,8 +421,3 @@ def finish_search(study, space, model, train, k) -> Tuning:
     winner = find_finished(study)[trials.score.argmax()]
     best = decode_values(space, winner.params)
     return Tuning(trials, best, model(**best).fit(train), name, f"NDCG@{k}")
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

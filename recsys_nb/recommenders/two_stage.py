@@ -455,8 +455,3 @@ def predict_shown(
     probabilities = np.empty(len(frame), np.float32)
     probabilities[order] = expit(logits)
     return probabilities
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

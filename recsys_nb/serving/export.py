@@ -559,8 +559,3 @@ def recommend_by_hand(
     scores[history] = -np.inf
     best = np.argsort(-scores, kind="stable")[:k]
     return exported.item_ids[best].tolist()
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

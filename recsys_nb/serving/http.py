@@ -237,8 +237,3 @@ def serve(
     uvicorn = require("uvicorn")
     app = create_app(folder)
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=seconds_to_stop)
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

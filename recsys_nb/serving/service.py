@@ -195,8 +195,3 @@ class Service:
             "n_items": len(self.model.item_ids_),
             "versions": package_versions(),
         }
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -238,8 +238,3 @@ class Checkpoints:
                 f"{path} is of another run: {'; '.join(changes)}. Give another "
                 "folder, or start over here with resume=False"
             )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

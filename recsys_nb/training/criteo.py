@@ -472,8 +472,3 @@ def train_criteo(
     found = judge_clicks(model.eval(), last)
     save_criteo(folder, encoder, model, found)
     return found
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

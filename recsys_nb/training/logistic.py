@@ -127,8 +127,3 @@ def train_from_start(
     if gain <= 0:
         model.load_state_dict(start)
     return result
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -421,8 +421,3 @@ def overfit_one_batch(
             "rows, and layers without gradients"
         )
     return losses
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -294,8 +294,3 @@ class WeightAverage:
     def _swap(self) -> None:
         for name, parameter in self.parameters.items():
             parameter.data, self.averages[name] = self.averages[name], parameter.data
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

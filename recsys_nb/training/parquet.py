@@ -299,8 +299,3 @@ class ExampleEncoder:
         sparse, dense = self.encoder.transform(frame)
         label = torch.from_numpy(is_positive.astype(np.float32))
         return {"sparse": sparse.int(), "dense": dense, "label": label}
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -446,8 +446,3 @@ class EpochInProgress:
         sizes = sizes.cpu()
         losses = self.losses[: len(sizes)].cpu().double()
         return (losses @ sizes / sizes.sum()).item()
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

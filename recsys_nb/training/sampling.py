@@ -122,8 +122,3 @@ def correct_logit(
     "The logit among all rows (He et al. 2014)."
     check_share(share)
     return logit + float(np.log(share))
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -230,8 +230,3 @@ def warn_of_collapse(
             "with overfit_one_batch whether the model can learn at all",
             stacklevel=4,
         )
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

@@ -224,8 +224,3 @@ def shard_tables(
     sharded = distribute(model, how or SHARDINGS[device.type], device)
     fill_parts(sharded, config, weight)
     return sharded
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

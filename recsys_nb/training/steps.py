@@ -135,8 +135,3 @@ def validate(
             f"{monitor} is nan after epoch {epoch}, so the best epoch cannot be told"
         )
     return values
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

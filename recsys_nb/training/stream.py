@@ -356,8 +356,3 @@ def describe_rows(
     if sampling is not None:
         sampling = (sampling.share, sampling.label, sampling.seed)
     return [files, groups, sampling]
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)

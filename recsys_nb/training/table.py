@@ -271,8 +271,3 @@ def table_loss(
     logits = table_logits(model, inputs)
     loss = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels)
     return loss.item()
-
-# what `help` says of parameters: made by `make sync` from the comments beside them
-from recsys_nb._help import describe as _describe
-
-_describe(__name__)
