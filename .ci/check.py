@@ -26,7 +26,8 @@ RERUN = "run `make run-notebooks`"
 
 def remade(to: Path) -> Path:
     "The notebooks cleaned and the modules exported from them, in the folder `to`."
-    (to / lib).mkdir()
+    (to / lib / "_help").mkdir(parents=True)
+    shutil.copy(cfg.lib_path / "_help/__init__.py", to / lib / "_help")  # no notebook's
     shutil.copy(cfg.lib_path / "__init__.py", to / lib)  # for the version, read there
     for nb in notebooks():
         copy = to / nb.relative_to(root)

@@ -1,7 +1,7 @@
 """What `help` says of parameters. The comments beside them (docments) are written as
 numpydoc sections into `recsys_nb/_help/<module>.txt`, one file per module. The package
-itself gives them to the names of a module when it is imported: the modules stay as
-nbdev exports them, and reading a text costs an import nothing."""
+`recsys_nb._help` gives them to the names of a module when it is imported: the modules
+stay as nbdev exports them."""
 
 from __future__ import annotations
 
@@ -16,60 +16,6 @@ from pathlib import Path
 from nbdev.config import get_config
 
 FOLDER = "_help"
-LOADER = '''"""What `help` says of a module's names, from the comments of parameters."""
-
-# made by `make sync`: do not edit
-
-import sys
-from importlib.machinery import PathFinder, SourceFileLoader
-from pathlib import Path
-
-MARK = "%% "  # begins the text of a name
-PACKAGE = __name__.partition(".")[0] + "."
-
-
-def file_of(module: str) -> Path:
-    "Where the texts of a module stand."
-    return Path(__file__).with_name(module.removeprefix(PACKAGE) + ".txt")
-
-
-def describe(module) -> None:
-    "Give the functions, classes and methods of a module the texts of its file."
-    names = vars(module)
-    text = file_of(module.__name__).read_text(encoding="utf-8")
-    for entry in ("\\n" + text).split("\\n" + MARK)[1:]:
-        path, _, text = entry.partition("\\n")
-        owner, _, method = path.partition(".")
-        target = names[owner]
-        if method:
-            target = vars(target)[method]
-            target = getattr(target, "__func__", target)
-        target.__doc__ = text
-
-
-class DescribedLoader(SourceFileLoader):
-    "Runs a module, then gives its names their texts."
-
-    def exec_module(self, module):
-        super().exec_module(module)
-        describe(module)
-
-
-class DescribedFinder:
-    "Finds the modules that have texts: an import hook, see `sys.meta_path`."
-
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if not name.startswith(PACKAGE) or not file_of(name).exists():
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is not None and type(spec.loader) is SourceFileLoader:
-            spec.loader = DescribedLoader(name, spec.origin)
-        return spec
-
-
-sys.meta_path.insert(0, DescribedFinder)
-'''
 OURS = re.compile(r"^(Parameters|Returns)\n-+\n(?:.*\n?)*?(?=^\w[^\n]*\n-+\n|\Z)", re.M)
 SECTION = re.compile(r"^\w[^\n]*\n-+$", re.M)
 
@@ -290,10 +236,9 @@ def write_text(node, parameters: list[Parameter], returned: Parameter | None) ->
 
 
 def write_help(folder: Path) -> None:
-    "Write the texts of all modules of a package, and what gives them to its names."
+    "Write the texts of all modules of a package."
     shelf = folder / FOLDER
     shelf.mkdir(exist_ok=True)
-    (shelf / "__init__.py").write_text(LOADER, encoding="utf-8")
     everything = Library(folder)
     written = set()
     for name, module in everything.modules.items():

@@ -552,23 +552,30 @@ def dlrm_from_logistic(tr, te, y, cardinalities, seed):
     early = {name: tensor[:cut] for name, tensor in rows.items()}
     late = {name: tensor[cut:] for name, tensor in rows.items()}
     start_from_logistic(model, early)
+    train_in_stages(train_from_start, model, log_loss, early, late, seed)
+    return predict(model, te)
+
+
+def train_in_stages(run, model, loss, data, valid, seed, **more):
+    "Train in two stages of the learning rate; `run` is `train` or one that calls it."
+    n_rows = len(data["label"]) + len(valid["label"])
     for stage, lr in enumerate((2e-3, 4e-4)):
-        train_from_start(
+        run(
             model,
-            log_loss,
-            early,
-            lambda model: {"valid_loss": log_loss(model, late)},
+            loss,
+            data,
+            lambda model: {"valid_loss": loss(model, valid)},
             monitor="valid_loss",
             epochs=6,
             patience=1,
-            batch_size=1024 if len(y) > 200_000 else 256,
+            batch_size=1024 if n_rows > 200_000 else 256,
             lr=lr,
             weight_decay=1.0,
             seed=seed + 1000 * stage,
             device="cpu",
             precision="fp32",
+            **more,
         )
-    return predict(model, te)
 
 
 @torch.no_grad()
@@ -600,24 +607,8 @@ def by_gradient(make):
         def part(mask):
             return {k: t[mask] for k, t in data.items()}
 
-        some, valid = part(~held), part(held)
-        for stage, lr in enumerate((2e-3, 4e-4)):
-            train(
-                model,
-                loss,
-                some,
-                lambda model: {"valid_loss": loss(model, valid)},
-                monitor="valid_loss",
-                epochs=6,
-                patience=1,
-                batch_size=1024 if len(y) > 200_000 else 256,
-                lr=lr,
-                weight_decay=1.0,
-                seed=seed + 1000 * stage,
-                device="cpu",
-                precision="fp32",
-                progress=False,
-            )
+        parts = part(~held), part(held)
+        train_in_stages(train, model, loss, *parts, seed, progress=False)
         return predict(model, te)
 
     return fit

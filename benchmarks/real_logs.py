@@ -257,8 +257,7 @@ def compare_with_others(row: dict) -> dict[str, list[float]]:
 
 def fill_differences() -> None:
     "Compare every row with all that were measured, also later."
-    for row in read_rows():
-        add_row(row | {"against": compare_with_others(row)})
+    write_rows([row | {"against": compare_with_others(row)} for row in read_rows()])
 
 
 def key_of(row: dict) -> tuple:
@@ -271,13 +270,18 @@ def read_rows() -> list[dict]:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else []
 
 
-def add_row(row: dict) -> None:
-    "Write a row beside those that are there."
-    rows = [other for other in read_rows() if key_of(other) != key_of(row)]
+def write_rows(rows: list[dict]) -> None:
+    "Replace the rows that are there, at once."
     RESULTS.parent.mkdir(exist_ok=True)
     beside = RESULTS.with_suffix(".part")
-    beside.write_text(json.dumps([*rows, row], indent=1) + "\n", encoding="utf-8")
+    beside.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     beside.replace(RESULTS)
+
+
+def add_row(row: dict) -> None:
+    "Write a row beside those that are there."
+    others = [other for other in read_rows() if key_of(other) != key_of(row)]
+    write_rows([*others, row])
 
 
 def run_row(data: str, name: str, seed: int, tuned: bool, seconds: int) -> None:

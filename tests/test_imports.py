@@ -80,11 +80,8 @@ def test_parts_know_few_others(part):
     assert mine and known <= ALLOWED[part] | {part}
 
 
-@pytest.mark.parametrize("part", LIGHT)
-def test_light_parts_need_neither_torch_nor_faiss(part):
-    mine = [module for module in rooms() if module.startswith(f"{part}.")]
-    lines = [f"import recsys_nb.{module}" for module in mine]
-    lines.append("import sys; print(*{'torch', 'faiss'} & set(sys.modules))")
+def run_lines(lines):
+    "What a fresh process prints that runs these lines."
     done = subprocess.run(
         [sys.executable, "-c", "\n".join(lines)],
         cwd=root,
@@ -92,7 +89,16 @@ def test_light_parts_need_neither_torch_nor_faiss(part):
         text=True,
         check=True,
     )
-    assert mine and done.stdout.split() == []
+    return done.stdout
+
+
+@pytest.mark.parametrize("part", LIGHT)
+def test_light_parts_need_neither_torch_nor_faiss(part):
+    mine = [module for module in rooms() if module.startswith(f"{part}.")]
+    lines = [f"import recsys_nb.{module}" for module in mine]
+    lines.append("import sys; print(*{'torch', 'faiss'} & set(sys.modules))")
+    said = run_lines(lines)
+    assert mine and said.split() == []
 
 
 @pytest.mark.parametrize("module", rooms())
@@ -146,14 +152,8 @@ def test_the_package_offers_names_of_its_parts():
         "assert rn.Recommender is recsys_nb.recommenders.Recommender",
         "print(len(rn.__all__), missing)",
     ]
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    count, missing = done.stdout.split(maxsplit=1)
+    said = run_lines(lines)
+    count, missing = said.split(maxsplit=1)
     assert int(count) > 50 and missing.strip() == "[]"
 
 

@@ -1,7 +1,5 @@
 """What `help` says of a module's names, from the comments of parameters."""
 
-# made by `make sync`: do not edit
-
 import sys
 from importlib.machinery import PathFinder, SourceFileLoader
 from pathlib import Path

@@ -94,6 +94,7 @@ from .engine_times import round_half_even as round_half_even
 from .engine_times import is_iso_time as is_iso_time
 from .engine_times import read_iso_time as read_iso_time
 from .engine_times import try_iso_time as try_iso_time
+from .engine_times import parse_iso_text as parse_iso_text
 from .engine_times import TimeColumn as TimeColumn
 from .engine_times import parse_text_times as parse_text_times
 from .engine_times import count_units as count_units

@@ -28,8 +28,8 @@ from recsys_nb.data.times import (
 
 # %% auto #0
 __all__ = ['EPOCH', 'ISO', 'as_float', 'is_missing', 'round_half_even', 'is_iso_time', 'read_iso_time', 'try_iso_time',
-           'TimeColumn', 'parse_text_times', 'count_units', 'since_epoch', 'read_unix_time', 'spell_digits',
-           'parse_number_times', 'parse_datetimes', 'parse_engine_times']
+           'parse_iso_text', 'TimeColumn', 'parse_text_times', 'count_units', 'since_epoch', 'read_unix_time',
+           'spell_digits', 'parse_number_times', 'parse_datetimes', 'parse_engine_times']
 
 # %% ../../nbs/05b_data.engine_times.ipynb #67843e67
 def as_float(
@@ -97,6 +97,17 @@ def try_iso_time(
     plain = text.re_replace("(Z|[+]00:00)$", "")
     return ibis.ifelse(text.re_search(ISO), plain, None).try_cast("timestamp")
 
+
+def parse_iso_text(
+    engine: Engine,  # that runs the query
+    text: ir.StringValue,  # any text
+) -> tuple[ir.TimestampValue, ir.BooleanValue]:  # null where it is none; whether it is
+    "ISO text as times, and which of it is one."
+    if engine.con.name == "pyspark":
+        times = try_iso_time(text)
+        return times, times.notnull()
+    return read_iso_time(text), is_iso_time(text)
+
 # %% ../../nbs/05b_data.engine_times.ipynb #9f5e0b6c
 @dataclass(frozen=True)
 class TimeColumn:
@@ -114,16 +125,15 @@ def _is_outside(times: ir.TimestampValue) -> ir.BooleanValue:
 
 
 def parse_text_times(
+    engine: Engine,  # that runs the query
     value: ir.StringValue,  # ISO text, perhaps with blanks around it
-    short: bool = False,  # the days of the calendar are left to the engine's own cast
 ) -> TimeColumn:
     "Text as times."
     text = value.strip()
     null = value.isnull() | text.lower().isin(sorted(NULL_WORDS)).fill_null(False)
     placeholder = ~null & text.re_search(PLACEHOLDERS).fill_null(False)
     rest = ~null & ~placeholder
-    times = try_iso_time(text) if short else read_iso_time(text)
-    valid = times.notnull() if short else is_iso_time(text)
+    times, valid = parse_iso_text(engine, text)
     faults = {
         NULL_TIME: null,
         PLACEHOLDER_TIME: placeholder,
@@ -219,22 +229,19 @@ def parse_number_times(
             faults[name_other_unit(unit, main)] = inside
     faults[OUTSIDE_YEARS] = ~known
     inside = _in_range(numbers, main)
-    short = engine.con.name == "pyspark"
-    times, readable = _read_unit(ibis.ifelse(inside, value, None), main, short)
+    times, readable = _read_unit(engine, ibis.ifelse(inside, value, None), main)
     faults[UNREADABLE_TIME] = inside & ~readable
     return TimeColumn(times, ibis.or_(*faults.values()), faults)
 
 
-def _read_unit(value, unit, short):
+def _read_unit(engine, value, unit):
     "Numbers of one unit as times, and which are on a day of the calendar."
     kind, _, end = UNITS[unit]
     if not kind.startswith("%"):
         return read_unix_time(value, kind), ibis.literal(True)
     text = spell_digits(value, len(str(end)))
-    if short:
-        times = try_iso_time(text)
-        return times, times.notnull()
-    return read_iso_time(text), is_iso_time(text).fill_null(False)
+    times, readable = parse_iso_text(engine, text)
+    return times, readable.fill_null(False)
 
 # %% ../../nbs/05b_data.engine_times.ipynb #5f1957b5
 def parse_datetimes(
@@ -262,7 +269,7 @@ def parse_engine_times(
     "A column of any kind as times."
     value, kind = table[column], table[column].type()
     if kind.is_string():
-        return parse_text_times(value, short=engine.con.name == "pyspark")
+        return parse_text_times(engine, value)
     if kind.is_numeric() and not kind.is_boolean():
         return parse_number_times(engine, table, value)
     if kind.is_timestamp() or kind.is_date():
