@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from .arguments import check_seed, is_whole_number
 from .columns import UnknownIdError
 from recsys_nb.data.tastes import (
     CLICK_SEASON,
@@ -171,7 +171,7 @@ def check_size(
     name: str,  # of the argument
 ) -> int:
     "A whole number of at least 1."
-    if not isinstance(n, Integral) or isinstance(n, bool):
+    if not is_whole_number(n):
         raise TypeError(f"{name} must be a whole number, got {n!r}")
     if n < 1:
         raise ValueError(f"{name} must be at least 1, got {n}")
@@ -267,6 +267,7 @@ class Shop:
         seed: int = 42,  # the same seed makes the same shop
         settings: ShopSettings | None = None,  # how it behaves; None: the defaults
     ):
+        check_seed(seed)
         self.seed = seed
         self.settings = settings or ShopSettings()
         streams = [np.random.default_rng([seed, i]) for i in range(4)]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
+from .arguments import check_seed, check_whole_numbers
 from .columns import MissingColumnError, UnknownIdError
 from .dataset import Dataset
 from recsys_nb.data.shop import (
@@ -247,6 +248,8 @@ class World:
     ) -> Dataset:  # user_id, item_id, event_type, timestamp, position, in order of time
         "An event log of about ten weeks from 2024-01-01."
         n = check_size(n_interactions, "n_interactions")
+        if seed is not None:
+            check_seed(seed)
         stream = [self.seed, 4] if seed is None else [self.seed, 4, seed]
         return draw_log(self.shop, n, np.random.default_rng(stream))
 
@@ -261,6 +264,8 @@ class World:
         seed: int = 0,  # the same seed: the same users, arms, visits and luck
     ) -> pd.DataFrame:  # user_id, variant, impressions, clicks, purchases, revenue
         "An A/B test: users split at random in halves, who act by the truth."
+        check_whole_numbers(1, k=k)
+        check_seed(seed)
         n_known = len(self.users)
         n = n_known if n_users is None else check_size(n_users, "n_users")
         check_trial(n, n_known, impressions, k, sessions)
