@@ -26,7 +26,7 @@ from recsys_nb.recommenders.ranker import (
     LogisticRanker,
     choose_ranker,
 )
-from recsys_nb.recommenders.ranker_base import prepare_examples
+from recsys_nb.recommenders.ranker_data import prepare_examples
 
 FAST = {
     "dlrm": {"dim": 4, "epochs": 6, "lr": 5e-3, "device": "cpu"},

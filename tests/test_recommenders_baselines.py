@@ -19,8 +19,6 @@ pytest.importorskip("optuna", reason="the extra [tune] is not installed")
 
 from recsys_nb.data import Dataset, Histories, simulate
 from recsys_nb.recommenders.baselines import (
-    ALS,
-    BPR,
     EASE,
     ItemKNN,
     Popularity,
@@ -28,8 +26,8 @@ from recsys_nb.recommenders.baselines import (
     repeat_rate,
     solve_ease,
     solve_sparse_ease,
-    solve_users,
 )
+from recsys_nb.recommenders.factors import ALS, BPR, solve_users
 from recsys_nb.recommenders.filters import BASELINES
 from recsys_nb.recommenders.retriever import TwoTowerRetriever
 from recsys_nb.recommenders.tuning import SPACES, Range, TuneError, tune

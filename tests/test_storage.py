@@ -10,14 +10,8 @@ import pytest
 
 from recsys_nb.data import DataError, Dataset, simulate
 from recsys_nb.recommenders.base import BaseRecommender
-from recsys_nb.recommenders.baselines import (
-    ALS,
-    BPR,
-    EASE,
-    ItemKNN,
-    Popularity,
-    Repeats,
-)
+from recsys_nb.recommenders.baselines import EASE, ItemKNN, Popularity, Repeats
+from recsys_nb.recommenders.factors import ALS, BPR
 from recsys_nb.recommenders.retriever import TwoTowerRetriever
 from recsys_nb.recommenders.two_stage import Recommender
 
@@ -134,6 +128,20 @@ def test_another_class_is_refused(log, tmp_path):
     (folder / "recommender.json").write_text(json.dumps(about))
     with pytest.raises(DataError, match=r"holds a os\.system"):
         BaseRecommender.load(folder)
+
+
+@pytest.mark.parametrize("room", ["baselines", "elsewhere"])
+def test_a_model_is_read_after_its_class_has_moved(room, log, tmp_path):
+    "A class is found by its name in its part, in whichever module it stands."
+    made = ALS(factors=4, iterations=2).fit(log.positives())
+    folder = made.save(tmp_path / "model")
+    about = json.loads((folder / "recommender.json").read_text())
+    about["class"] = f"recsys_nb.recommenders.{room}.ALS"
+    (folder / "recommender.json").write_text(json.dumps(about))
+    back = BaseRecommender.load(folder)
+    assert isinstance(back, ALS)
+    users = log.user_ids[:9]
+    pd.testing.assert_frame_equal(back.recommend(users), made.recommend(users))
 
 
 def test_a_failed_save_leaves_what_was_there(log, tmp_path, monkeypatch):

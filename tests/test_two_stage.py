@@ -8,7 +8,7 @@ import pytest
 from recsys_nb.data import DataError, Dataset, simulate
 from recsys_nb.recommenders.baselines import EASE, ItemKNN, Popularity, Repeats
 from recsys_nb.recommenders.gate import judge, new_pairs, split_as_served
-from recsys_nb.recommenders.trial import divide_users
+from recsys_nb.recommenders.trial import split_learners
 from recsys_nb.recommenders.two_stage import Recommender
 
 
@@ -69,7 +69,7 @@ def test_the_summary_accounts_for_everything():
 
 def test_users_who_teach_do_not_judge():
     for n in (2, 3, 100, 5_000, 50_000):
-        folds = divide_users(pd.Index(range(n)))
+        folds = split_learners(pd.Index(range(n)))
         for learners, judges in folds:
             assert not learners.isin(judges).any() and len(judges)
         everyone = np.concatenate([judges for _, judges in folds])

@@ -20,8 +20,8 @@ from recsys_nb.models.interactions import (
     CatInteraction,
     DCNInteraction,
     DotInteraction,
+    look_up_rows,
     pick_vectors,
-    read_table,
 )
 from recsys_nb.models.layers import (
     HEADS,
@@ -388,7 +388,7 @@ def penalise_embeddings(
     weights = model.table.weight
     if model.table.sparse:
         rows = (sparse + model.offsets).unique()
-        weights = read_table(model.table, rows)
+        weights = look_up_rows(model.table, rows)
     return strength / 2 * weights.square().sum()
 
 

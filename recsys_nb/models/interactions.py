@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from .embeddings import sort_rows
 
 # %% auto #0
-__all__ = ['join_codes', 'VectorsWithGradient', 'read_table', 'pick_vectors', 'interact', 'DotsWithGradient', 'DotInteraction',
+__all__ = ['join_codes', 'VectorsWithGradient', 'look_up_rows', 'pick_vectors', 'interact', 'DotsWithGradient', 'DotInteraction',
            'CatInteraction', 'CrossLayer', 'DCNInteraction']
 
 # %% ../../nbs/17b_models.interactions.ipynb #392ff150
@@ -72,7 +72,7 @@ class VectorsWithGradient(torch.autograd.Function):
 
 # %% ../../nbs/17b_models.interactions.ipynb #6ac89cde
 @run_uncompiled  # the compiler knows no sparse gradients
-def read_table(
+def look_up_rows(
     table: nn.Module,  # an embedding, or what is called like one
     codes: Tensor,  # rows that are read, long of any shape
 ) -> Tensor:  # of the shape of the codes, and d
@@ -90,7 +90,7 @@ def pick_vectors(
     is_fast = not table.sparse and codes.device.type == "cpu"
     if is_fast and not torch.compiler.is_exporting():
         return VectorsWithGradient.apply(table.weight, codes, x, dtype)
-    rows = read_table(table, codes).to(dtype)
+    rows = look_up_rows(table, codes).to(dtype)
     return rows if x is None else torch.cat([x.unsqueeze(1), rows], 1)
 
 # %% ../../nbs/17b_models.interactions.ipynb #848ea1d6

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .interactions import read_table
+from .interactions import look_up_rows
 
 # %% auto #0
 __all__ = ['ONEDNN_TYPES', 'NORMS', 'HEADS', 'find_product_type', 'find_onednn_types', 'fits_onednn', 'fused_linear', 'multiply',
@@ -264,5 +264,5 @@ class LinearTerm(nn.Module):
         if self.numbers is not None:
             total = self.numbers(dense).squeeze(1).float()
         if self.table is not None:
-            total = total + read_table(self.table, codes).sum((1, 2))
+            total = total + look_up_rows(self.table, codes).sum((1, 2))
         return total

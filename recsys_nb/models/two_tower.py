@@ -10,28 +10,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from recsys_nb.models.embeddings import (
-    Dropout,
-    can_check,
-    check_codes,
-    learns,
-    make_layers,
-    sum_bags,
-)
+from .embeddings import can_check, check_codes, learns, make_layers
 from .history import HISTORY_ENCODERS
+from .tower import TEMPERATURE_RANGE, Temperature, Tower
 
 # %% auto #0
-__all__ = ['TEMPERATURE_RANGE', 'TwoTowerConfig', 'check_side', 'check_history_settings', 'check_attention_settings',
-           'check_temperature', 'Tower', 'check_features', 'Temperature', 'TwoTowerModel', 'make_tower',
-           'make_history_encoder', 'check_history', 'check_positions', 'finish_positions']
+__all__ = ['TwoTowerConfig', 'check_side', 'check_history_settings', 'check_attention_settings', 'check_temperature',
+           'TwoTowerModel', 'make_tower', 'make_history_encoder', 'check_history', 'check_positions',
+           'finish_positions']
 
 # %% ../../nbs/16_models.two_tower.ipynb #53cf8a87
-TEMPERATURE_RANGE = (0.01, 1.0)  # bounds of a learnt temperature
-
-
 @dataclass(frozen=True)
 class TwoTowerConfig:
     "The shape of a two-tower model: what each side reads, and what comes out."
@@ -173,133 +163,6 @@ def check_temperature(
             f"a learnt temperature must start between {low} and {high}, got "
             f"{temperature}."
         )
-
-# %% ../../nbs/16_models.two_tower.ipynb #84a9ba30
-class Tower(nn.Module):
-    "One side: codes and numbers of users (or items) in, one vector each out."
-
-    cardinalities: Tensor  # number of codes of each feature, long (S,)
-    offsets: Tensor  # the first row of each feature in the table, long (S,)
-
-    def __init__(
-        self,
-        cardinalities: Sequence[int],  # number of codes of each categorical feature
-        dim: int,  # length of the embeddings
-        output_dim: int,  # length of the vector
-        num_dense: int = 0,  # number of dense features
-        hidden_dims: Sequence[int] = (),  # widths of the hidden layers
-        dropout: float = 0.0,  # share of units dropped before each layer
-        normalize: bool = True,  # vectors of length 1
-        sparse: bool = False,  # sparse gradients of the table
-        side: str = "item",  # for messages
-    ):
-        super().__init__()
-        counts = torch.tensor(cardinalities, dtype=torch.long)
-        self.register_buffer("cardinalities", counts, persistent=False)
-        self.register_buffer("offsets", counts.cumsum(0) - counts, persistent=False)
-        self.table = nn.Embedding(int(counts.sum()), dim, sparse=sparse)
-        nn.init.normal_(self.table.weight, std=dim**-0.5)
-        self.dense = nn.Linear(num_dense, dim) if num_dense else None
-        self.drop = Dropout(dropout)
-        self.layers = make_layers(dim, hidden_dims, output_dim, dropout)
-        self.num_dense = num_dense
-        self.normalize = normalize
-        self.side = side
-
-    def rows(
-        self,
-        sparse: Tensor,  # codes (B, S)
-        dense: Tensor | None = None,  # float (B, D), checked only
-    ) -> Tensor:  # rows of the table (B, S)
-        "The rows of the table that the codes stand for."
-        check_features(self, sparse, dense)
-        return sparse + self.offsets
-
-    def finish(
-        self,
-        embedding: Tensor,  # sum of the embeddings (B, dim)
-        dense: Tensor | None = None,  # float (B, D)
-        history: Tensor | None = None,  # one more embedding to add (B, dim)
-    ) -> Tensor:  # (B, output_dim)
-        "Add the other terms, apply the layers, normalise."
-        if dense is not None:
-            embedding = embedding + self.dense(dense)
-        if history is not None:
-            embedding = embedding + history
-        vectors = self.layers(self.drop(embedding))
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors
-
-    def forward(
-        self,
-        sparse: Tensor,  # codes (B, S)
-        dense: Tensor | None = None,  # float (B, D)
-        history: Tensor | None = None,  # one more embedding to add (B, dim)
-    ) -> Tensor:  # (B, output_dim)
-        "Sum the embeddings and finish."
-        rows = self.rows(sparse, dense)
-        if self.table.sparse and learns(self.table) and rows.shape[1]:
-            embedding = sum_bags(self.table, rows)
-        else:
-            embedding = self.table(rows).sum(1)
-        return self.finish(embedding, dense, history)
-
-# %% ../../nbs/16_models.two_tower.ipynb #462acdfc
-def check_features(
-    tower: Tower,  # which reads them
-    sparse: Tensor,  # codes
-    dense: Tensor | None,  # floats
-) -> None:
-    "Raise a ValueError where the shapes or the codes are not those of the tower."
-    side, n_sparse, n_dense = tower.side, len(tower.cardinalities), tower.num_dense
-    if sparse.ndim != 2 or sparse.shape[1] != n_sparse:
-        raise ValueError(
-            f"the {side} tower reads codes of shape (batch, {n_sparse}), got "
-            f"{tuple(sparse.shape)}."
-        )
-    if can_check(sparse):
-        check_codes(sparse, tower.cardinalities, f"{side} feature")
-    if dense is None and not n_dense:
-        return
-    if dense is None:
-        raise ValueError(
-            f"the {side} tower reads {n_dense} dense features, but dense is None: give "
-            f"floats of shape (batch, {n_dense})."
-        )
-    if not n_dense:
-        raise ValueError(
-            f"the {side} tower was made without dense features (num_{side}_dense=0), "
-            f"but got dense of shape {tuple(dense.shape)}."
-        )
-    if dense.shape != (sparse.shape[0], n_dense):
-        raise ValueError(
-            f"the {side} tower reads dense features of shape ({sparse.shape[0]}, "
-            f"{n_dense}), got {tuple(dense.shape)}."
-        )
-
-# %% ../../nbs/16_models.two_tower.ipynb #f2a2c995
-class Temperature(nn.Module):
-    "A temperature: the number given, or one learnt from there."
-
-    def __init__(
-        self,
-        value: float,  # T, within TEMPERATURE_RANGE if it is learnt
-        learn: bool = False,  # whether T is a parameter
-    ):
-        super().__init__()
-        self.value = value
-        self.raw = None
-        if learn:
-            low, high = torch.tensor(TEMPERATURE_RANGE, dtype=torch.double).log()
-            start = torch.tensor(value, dtype=torch.double).log()
-            share = (start - low) / (high - low)  # where T lies between the bounds
-            self.raw = nn.Parameter(share.logit().float())
-
-    def forward(self) -> float | Tensor:
-        "T, a tensor if it is learnt."
-        if self.raw is None:
-            return self.value
-        low, high = TEMPERATURE_RANGE
-        return low * (high / low) ** torch.sigmoid(self.raw)
 
 # %% ../../nbs/16_models.two_tower.ipynb #e17f13ab
 class TwoTowerModel(nn.Module):

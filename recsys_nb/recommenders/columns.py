@@ -227,7 +227,7 @@ def guess_roles(
 ) -> pd.DataFrame:  # column, role, why
     "The role of each column, and the reason."
     roles = dict(frame.attrs.get("roles", {})) | dict(roles or {})
-    check_roles(frame, roles)
+    check_column_roles(frame, roles)
     rows = []
     for name in frame.columns.drop(key, errors="ignore"):
         if name in roles:
@@ -244,7 +244,7 @@ def guess_roles(
     return pd.DataFrame(rows, columns=["column", "role", "why"])
 
 # %% ../../nbs/33_recommenders.columns.ipynb #820b6ac3
-def check_roles(frame: pd.DataFrame, roles: Mapping[str, str]) -> None:
+def check_column_roles(frame: pd.DataFrame, roles: Mapping[str, str]) -> None:
     "Complain about a role that does not exist, or of a column that does not."
     for name, role in roles.items():
         if name not in frame.columns:

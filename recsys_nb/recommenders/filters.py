@@ -21,14 +21,13 @@ from recsys_nb.data import (
 )
 from .base import BaseRecommender
 from recsys_nb.recommenders.baselines import (
-    ALS,
-    BPR,
     EASE,
     ItemKNN,
     Popularity,
     Repeats,
     make_binary,
 )
+from .factors import ALS, BPR
 
 # %% auto #0
 __all__ = ['BLOCK', 'BASELINES', 'normalize_graph', 'find_smooth_directions', 'count_directions', 'GraphFilter']

@@ -15,8 +15,8 @@ from ..data import check_whole_numbers
 from .lists import top_k
 
 # %% auto #0
-__all__ = ['ROWS_AT_ONCE', 'add_dimension', 'take_points', 'build_exact', 'build_cells', 'IndexPart', 'search_cells', 'ItemIndex',
-           'take_best']
+__all__ = ['VECTORS_AT_ONCE', 'add_dimension', 'take_points', 'build_exact', 'build_cells', 'IndexPart', 'search_cells',
+           'ItemIndex', 'take_best']
 
 # %% ../../nbs/36_recommenders.index.ipynb #a5356888
 def add_dimension(
@@ -28,7 +28,7 @@ def add_dimension(
     return np.ascontiguousarray(np.column_stack([vectors, column]), np.float32)
 
 # %% ../../nbs/36_recommenders.index.ipynb #34b3496d
-ROWS_AT_ONCE = 2**16  # vectors copied at a time
+VECTORS_AT_ONCE = 2**16  # vectors copied at a time
 
 
 def take_points(
@@ -38,8 +38,8 @@ def take_points(
 ) -> np.ndarray:  # float32 (n, d + 1), the last dimension is the bonus
     "The points of some items, made in slices so that nothing is copied twice."
     points = np.empty((len(codes), vectors.shape[1] + 1), np.float32)
-    for start in range(0, len(codes), ROWS_AT_ONCE):
-        some = slice(start, start + ROWS_AT_ONCE)
+    for start in range(0, len(codes), VECTORS_AT_ONCE):
+        some = slice(start, start + VECTORS_AT_ONCE)
         points[some, :-1] = vectors[codes[some]]
     points[:, -1] = bonus[codes]
     return points

@@ -33,9 +33,9 @@ from recsys_nb.recommenders.evidence import (
 from .questions import sort_histories
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'split_head', 'with_tables', 'draw_by_ids', 'order_events', 'extend_in_time', 'draw_exposures', 'Examples',
-           'past_before', 'Held', 'from_candidates', 'from_random', 'label_pairs', 'from_exposures', 'choose_kinds',
-           'make_examples', 'join_parts', 'join_histories']
+__all__ = ['EXAMPLES', 'split_head', 'with_tables', 'draw_by_ids', 'place_events', 'extend_in_time', 'sample_exposures',
+           'Examples', 'past_before', 'Held', 'from_candidates', 'from_random', 'label_pairs', 'from_exposures',
+           'choose_kinds', 'make_examples', 'join_fields', 'join_histories']
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #04531148
 def split_head(
@@ -50,7 +50,7 @@ def split_head(
     log = train.interactions
     user = train.user_ids.get_indexer(log.user_id)
     positive = train.is_positive()
-    place = order_events(train, seed)
+    place = place_events(train, seed)
     counts = np.bincount(user[positive], minlength=len(train.user_ids))
     n_held = np.where(counts > 1, np.maximum(1, (counts * share).astype(int)), 0)
     # positives of each user from the latest to the first: the first n_held are held
@@ -63,7 +63,7 @@ def split_head(
     if "timestamp" in log:
         held = extend_in_time(log, user, held)
     elif not positive.all():
-        held |= draw_exposures(train, positive, share, seed)
+        held |= sample_exposures(train, positive, share, seed)
     return train.replace(log[~held]), train.replace(log[held])
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #02679da3
@@ -92,7 +92,7 @@ def draw_by_ids(
     return draws
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #3080bb57
-def order_events(
+def place_events(
     log: Dataset,  # with or without times, n events
     seed: int,  # of the order where there are no times
 ) -> np.ndarray:  # int64 nanoseconds, or float64, (n,)
@@ -114,11 +114,11 @@ def extend_in_time(
     return times >= cut[user]
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #25fc8feb
-def draw_exposures(
+def sample_exposures(
     log: Dataset,  # without times, n events
     positive: np.ndarray,  # which events were taken, bool (n,)
     share: float,  # how likely each of the others is drawn
-    seed: int,  # of the draw; other numbers than those of `order_events`
+    seed: int,  # of the draw; other numbers than those of `place_events`
 ) -> np.ndarray:  # bool (n,)
     "A random share of the events that are not positive."
     return ~positive & (draw_by_ids(log, seed + 1) < share)
@@ -341,7 +341,7 @@ def make_examples(
     head, held = with_tables(head), with_tables(held)
     question = Held(head, held, sources, candidates, seed)
     parts = [EXAMPLES[kind](question) for kind in choose_kinds(kinds, held)]
-    fields = join_parts([part for part in parts if len(part["items"])])
+    fields = join_fields([part for part in parts if len(part["items"])])
     label = fields.get("label", np.zeros(0))
     if not 0 < label.sum() < len(label):
         raise DataError(
@@ -360,7 +360,7 @@ def make_examples(
     )
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #fc730ed8
-def join_parts(
+def join_fields(
     parts: list[dict],  # fields of `Examples`, as the makers in `EXAMPLES` give them
 ) -> dict:  # the same fields, of all kinds
     "Fields of examples of several kinds, one after the other."
@@ -374,7 +374,7 @@ def join_parts(
     }
     for name in ("items", "label", "source_ranks"):
         joined[name] = np.concatenate([first[name], second[name]])
-    return join_parts([joined, *more])
+    return join_fields([joined, *more])
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #7d84f00f
 def join_histories(

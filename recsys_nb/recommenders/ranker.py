@@ -22,10 +22,9 @@ from recsys_nb.data import (
 )
 from ..models.dlrm import DLRM, DLRMConfig, LinearTerm, log_loss
 from .pairs import Examples, with_tables
-from recsys_nb.recommenders.ranker_base import (
-    BaseRanker,
+from .ranker_base import BaseRanker, RankerSettings
+from recsys_nb.recommenders.ranker_data import (
     RankerData,
-    RankerSettings,
     measure_losses,
     pick_rows,
     prepare_examples,

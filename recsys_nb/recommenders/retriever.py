@@ -30,6 +30,7 @@ from recsys_nb.recommenders.positives import (
     share_of_positives,
     trend_of,
 )
+from .profiles import PROFILES, RetrieverSettings, choose_sizes
 from recsys_nb.recommenders.race import (
     choose_bonus,
     keep_race,
@@ -37,11 +38,8 @@ from recsys_nb.recommenders.race import (
     run_race,
 )
 from recsys_nb.recommenders.towers import (
-    PROFILES,
-    RetrieverSettings,
     TowerData,
     TowerTask,
-    choose_sizes,
     configure_model,
     encode_items,
     make_features,
@@ -55,7 +53,8 @@ from ..training.settings import TrainResult
 
 # %% auto #0
 __all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'describe_race', 'race_once', 'train_best',
-           'service_bonus', 'fit_bonus', 'read_histories', 'search_unseen', 'find_similar', 'TwoTowerRetriever']
+           'service_bonus', 'fit_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'find_similar',
+           'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
@@ -238,6 +237,21 @@ def search_unseen(
         items[users], scores[users] = take_best(found, values, k)
     return items, scores
 
+
+def multiply_pairs(
+    users: np.ndarray,  # vectors u, float32 (n_users, d)
+    items: np.ndarray,  # vectors v, float32 (n_items, d)
+    owner: np.ndarray,  # row of the user of each pair, (n,)
+    item: np.ndarray,  # row of its item, (n,)
+) -> np.ndarray:  # float32 (n,)
+    "u · v of pairs, so many at a time that their vectors fit in memory."
+    products = np.empty(len(owner), np.float32)
+    for start in range(0, len(owner), PAIRS):
+        some = slice(start, start + PAIRS)
+        pairs = users[owner[some]], items[item[some]]
+        products[some] = np.einsum("ij,ij->i", *pairs)
+    return products
+
 # %% ../../nbs/38_recommenders.retriever.ipynb #1db1a1c6
 def find_similar(
     vectors: np.ndarray,  # of all items, of length 1, float32 (n_items, d)
@@ -313,9 +327,9 @@ class TwoTowerRetriever(BaseRecommender):
         self.item_vectors_ = vectors.numpy()
         self.temperature_ = float(self.model_.temperature)
         self.bonus_ = (self.temperature_ * logits).astype(np.float32)
+        exact_to = self.settings_.exact_to
         self.index_ = None
-        if len(self.item_ids_) > self.settings_.exact_to:
-            exact_to = self.settings_.exact_to
+        if len(self.item_ids_) > exact_to:
             self.index_ = ItemIndex(self.item_vectors_, self.bonus_, exact_to)
 
     def user_vectors(
@@ -349,11 +363,7 @@ class TwoTowerRetriever(BaseRecommender):
     ) -> np.ndarray:
         "u · v + bonus for pairs of a history and an item."
         vectors = self.user_vectors(histories)
-        scores = np.empty(len(owner), np.float32)
-        for start in range(0, len(owner), PAIRS):
-            some = slice(start, start + PAIRS)
-            parts = vectors[owner[some]], self.item_vectors_[items[some]]
-            scores[some] = np.einsum("ij,ij->i", *parts)
+        scores = multiply_pairs(vectors, self.item_vectors_, owner, items)
         return scores + self.bonus_[items]
 
     def top_items(
@@ -378,7 +388,6 @@ class TwoTowerRetriever(BaseRecommender):
         k: int = 10,  # how many
     ) -> pd.DataFrame:  # item_id, rank, score (cosine)
         "The items whose vectors are nearest to an item's."
-        check_whole_numbers(1, k=k)
         return find_similar(self.item_vectors_, self.item_ids_, item_id, k)
 
     def fresh(

@@ -25,8 +25,8 @@ from recsys_nb.recommenders.baselines import (
 )
 from .candidates import Candidates
 from .filters import GraphFilter
+from .profiles import RetrieverSettings, choose_sizes
 from .retriever import TwoTowerRetriever
-from .towers import RetrieverSettings, choose_sizes
 
 # %% auto #0
 __all__ = ['MANY_REPEATS', 'SECONDS_OF_EASE', 'LARGE_CATALOGUE', 'CANDIDATE_SOURCES', 'SECONDS_OF_LESSON', 'ndcg_of',

@@ -26,7 +26,7 @@ from ..data import DataError, Histories
 
 # %% auto #0
 __all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'HISTORY', 'Stored', 'write_folder', 'is_writable', 'write_as_text', 'make_writable',
-           'write_files', 'hash_file', 'write_json', 'read_folder', 'read_about', 'name_class', 'find_class']
+           'write_files', 'hash_file', 'format_about', 'read_folder', 'read_about', 'name_class', 'find_class']
 
 # %% ../../nbs/31_recommenders.storage.ipynb #2f2f9cae
 @dataclass(frozen=True, eq=False)
@@ -138,7 +138,7 @@ def write_files(
         "catalogue": catalogue,
         "files": {path.name: hash_file(path) for path in sorted(folder.iterdir())},
     }
-    (folder / ABOUT).write_text(write_json(about), encoding="utf-8")
+    (folder / ABOUT).write_text(format_about(about), encoding="utf-8")
     for path in folder.iterdir():
         path.chmod(0o644)  # others may read what a service serves
 
@@ -150,7 +150,7 @@ def hash_file(
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def write_json(
+def format_about(
     about: dict,  # what is written
 ) -> str:
     "Settings as JSON; an error names what JSON cannot hold."
@@ -234,11 +234,13 @@ def find_class(
     name: str,  # of `name_class`
     base: type,  # what it must inherit from
 ) -> type:
-    "The class of a saved object."
+    "The class of a saved object; one of ours may have moved within its part."
     module, _, kind = name.rpartition(".")
-    if module.split(".")[0] == __name__.split(".")[0]:
-        import_module(module)
-    found = getattr(sys.modules.get(module), kind, None)
+    package, *rooms = module.split(".")
+    home = sys.modules.get(module)
+    if package == __name__.split(".")[0]:
+        home = import_module(".".join([package, *rooms[:1]]))
+    found = getattr(home, kind, None)
     if not isinstance(found, type) or not issubclass(found, base):
         raise DataError(
             f"the folder holds a {name}, which is no {base.__name__} here; "

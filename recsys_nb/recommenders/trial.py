@@ -36,10 +36,10 @@ from .retriever import TwoTowerRetriever
 from .sources import count_votes
 
 # %% auto #0
-__all__ = ['MOST_JUDGES', 'MOST_LEARNERS', 'FEW_USERS', 'LEAST_TAKEN', 'Answer', 'divide_users', 'name_sources', 'print_nothing',
-           'fit_sources', 'refit', 'Trial', 'join_users', 'find_similarity', 'find_taken', 'list_answer',
-           'helpful_sources', 'teach_blend', 'collect_examples', 'describe_exposures', 'join_examples', 'train_ranker',
-           'teach_two_stages']
+__all__ = ['MOST_JUDGES', 'MOST_LEARNERS', 'FEW_USERS', 'LEAST_TAKEN', 'Answer', 'split_learners', 'name_sources',
+           'print_nothing', 'fit_sources', 'refit', 'Trial', 'join_users', 'find_similarity', 'find_taken',
+           'list_answer', 'helpful_sources', 'teach_blend', 'collect_examples', 'describe_exposures', 'join_examples',
+           'train_ranker', 'teach_two_stages']
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #678a6241
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ MOST_LEARNERS = 6000  # users whose candidates a ranker learns from
 FEW_USERS = 2000  # fewer than these teach and judge by turns
 
 
-def divide_users(
+def split_learners(
     users: pd.Index,  # in random order
 ) -> list[tuple[pd.Index, pd.Index]]:  # learners and judges of each fold
     "Two halves that judge one another, or, of many users, one pair of groups."

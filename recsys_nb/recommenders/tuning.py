@@ -27,14 +27,8 @@ from recsys_nb.data import (
 )
 from ..evaluation import evaluate
 from .base import BaseRecommender
-from recsys_nb.recommenders.baselines import (
-    ALS,
-    BPR,
-    EASE,
-    ItemKNN,
-    Popularity,
-    Repeats,
-)
+from .baselines import EASE, ItemKNN, Popularity, Repeats
+from .factors import ALS, BPR
 from .filters import GraphFilter
 
 # %% auto #0

@@ -28,49 +28,34 @@ from recsys_nb.recommenders.base import (
     read_columns_of,
 )
 from .baselines import Popularity, repeat_rate
-from recsys_nb.recommenders.candidates import (
-    Candidates,
-    describe_pairs,
-    gather_candidates,
-    list_candidates,
-)
 from .contest import find_answer, find_answer_again
 from .evidence import ItemEvidence
 from .gate import Holdout, Verdict
-from .lists import mask_scores, top_k
+from recsys_nb.recommenders.outcome import (
+    FittedAnswer,
+    Outcome,
+    answer_with_popular,
+    pack_outcome,
+    unpack_outcome,
+)
 from .pairs import with_tables
 from .ranker import RANKERS
 from .ranker_base import BaseRanker, fill_context
 from .retriever import TwoTowerRetriever
 from .sources import MANY_REPEATS, Budget, default_sources
-from .storage import find_class, name_class
 from recsys_nb.recommenders.trial import (
     Answer,
     Trial,
-    divide_users,
     find_similarity,
     fit_sources,
     name_sources,
     print_nothing,
     refit,
+    split_learners,
 )
 
 # %% auto #0
-__all__ = ['KEPT', 'Outcome', 'run_trial', 'choose_sources', 'answer_unjudged', 'FittedAnswer', 'answer_with_popular',
-           'Recommender', 'check_recommender', 'pack_parts', 'select_arrays', 'unpack_parts', 'unpack_answer',
-           'predict_shown']
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #5525c87b
-@dataclass(eq=False)
-class Outcome:
-    "What is left of a trial: the answers, and fitted sources for them."
-
-    answer: Answer  # for new items
-    answer_again: Answer  # for all items
-    sources: dict[str, BaseRecommender]  # of both, fitted to all of the log
-    verdict: Verdict  # what the gate found
-    popularity: np.ndarray  # by which users without a past are answered
-    rankers: pd.DataFrame | None  # how they did on users left out
+__all__ = ['SAVED', 'run_trial', 'choose_sources', 'answer_unjudged', 'Recommender', 'check_recommender', 'predict_shown']
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #a9d03b1e
 def run_trial(
@@ -85,7 +70,7 @@ def run_trial(
     except EmptyLogError as error:
         return answer_unjudged(positives, str(error))
     probes, failed = fit_sources(prototypes, held.head.positives(), say)
-    folds = divide_users(held.users(seed))
+    folds = split_learners(held.users(seed))
     trial = Trial(held, probes, folds, settings.candidates)
     found = find_answer(trial, settings.ranker, seed, say, settings.answer)
     again, verdict = found.answer, found.verdict
@@ -135,67 +120,10 @@ def answer_unjudged(
     sources = {"Popularity": popular}
     return Outcome(answer, answer, sources, verdict, popular.popularity_, None)
 
-# %% ../../nbs/42_recommenders.two_stage.ipynb #57fee153
-@dataclass(frozen=True, eq=False)
-class FittedAnswer:
-    "An answer and its sources, fitted to the whole log."
-
-    answer: Answer  # what orders the candidates
-    sources: dict[str, BaseRecommender]  # by name, in the order of the answer
-    n_candidates: int  # items that each source proposes to a user
-
-    def top_items(
-        self,
-        histories: Histories,  # of n users
-        k: int,  # how many
-        exclude_seen: bool = True,  # leave out the items of the histories
-        allowed: np.ndarray | None = None,  # bool (n_items,): may be recommended
-    ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
-        "The k best items of each history."
-        if self.answer.is_single:
-            (source,) = self.sources.values()
-            warm = np.zeros(len(histories), bool)
-            return source.top_items(histories, warm, k, exclude_seen, allowed)
-        n = max(k, self.n_candidates)
-        found = gather_candidates(self.sources, histories, n, exclude_seen, allowed)
-        return found.best(self.answer.order(found, histories), k)
-
-    def describe_pairs(
-        self,
-        histories: Histories,  # of n users
-        owner: np.ndarray,  # position of the history of each pair, ascending
-        items: np.ndarray,  # item codes, as long as `owner`
-    ) -> Candidates:
-        "What every source says of given pairs."
-        lists = list_candidates(self.sources, histories, self.n_candidates)
-        return describe_pairs(self.sources, histories, owner, items, lists)
-
-    def score_pairs(
-        self,
-        histories: Histories,  # of n users
-        owner: np.ndarray,  # position of the history of each pair, ascending
-        items: np.ndarray,  # item codes, as long as `owner`
-    ) -> np.ndarray:  # float32, as long as `owner`
-        "The scores of pairs; those of one user can be compared."
-        if self.answer.is_single:
-            (source,) = self.sources.values()
-            return source.score_pairs(histories, owner, items)
-        pairs = self.describe_pairs(histories, owner, items)
-        return self.answer.order(pairs, histories)
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #e65c8443
-def answer_with_popular(
-    popularity: np.ndarray,  # of each item, float32 (n_items,)
-    histories: Histories,  # of n users, whose items may be recommended again
-    k: int,  # how many
-    allowed: np.ndarray | None = None,  # bool (n_items,): may be recommended
-) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
-    "The k most popular items for each of some users."
-    scores = np.tile(popularity, (len(histories), 1))
-    mask_scores(scores, histories, False, allowed)
-    return top_k(scores, k)
-
 # %% ../../nbs/42_recommenders.two_stage.ipynb #56346610
+SAVED = ("candidates", "seed", "max_gib", "holdout")  # settings that are saved
+
+
 @dataclass(eq=False)
 class Recommender(BaseRecommender):
     "Several sources, a ranker and a gate that chooses what answers."
@@ -317,10 +245,17 @@ class Recommender(BaseRecommender):
         owner, items = np.divmod(np.arange(shape[0] * shape[1]), max(1, shape[1]))
         return self.score_pairs(histories, owner, items).reshape(shape)
 
+    def outcome(self) -> Outcome:
+        "What `take_over` took, in one piece."
+        answers = self.answer_, self.answer_again_
+        found = self.sources_, self.verdict_, self.popularity_, self.rankers_
+        return Outcome(*answers, *found)
+
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "Settings for JSON and learnt arrays, of all parts."
         self.check_fitted()
-        return pack_parts(self)
+        settings, arrays = pack_outcome(self.outcome())
+        return {name: getattr(self, name) for name in SAVED} | settings, arrays
 
     @classmethod
     def from_state(
@@ -330,9 +265,9 @@ class Recommender(BaseRecommender):
         catalogue: Catalogue,  # that it learnt with
     ) -> Recommender:
         "The fitted recommender that gave this state."
-        new = cls(**{name: settings[name] for name in KEPT})
+        new = cls(**{name: settings[name] for name in SAVED})
         new.adopt(catalogue)
-        new.take_over(unpack_parts(settings, arrays, catalogue))
+        new.take_over(unpack_outcome(settings, arrays, catalogue))
         return new
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #603c9a2f
@@ -350,82 +285,6 @@ def check_recommender(
         raise ValueError(f"ranker is one of {known}, not {ranker!r}")
     if recommender.sources is not None:
         name_sources(recommender.sources)
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #2f40c5fd
-KEPT = ("candidates", "seed", "max_gib", "holdout")  # settings that are saved
-
-
-def pack_parts(
-    recommender: Recommender,  # fitted
-) -> tuple[dict, dict[str, np.ndarray]]:
-    "Settings for JSON and arrays of a recommender and all its parts."
-    settings = {name: getattr(recommender, name) for name in KEPT}
-    settings["verdict"] = recommender.verdict_.to_dict()
-    arrays = {"popularity": recommender.popularity_}
-    settings["sources"] = {}
-    for number, (name, source) in enumerate(recommender.sources_.items()):
-        about, own = source.state()
-        kind = name_class(type(source))
-        settings["sources"][name] = {"class": kind, "settings": about}
-        arrays |= {f"source.{number}.{key}": value for key, value in own.items()}
-    for task in ("answer", "answer_again"):
-        answer = getattr(recommender, f"{task}_")
-        settings[task] = {
-            "sources": answer.sources,
-            "votes": answer.votes,
-            "is_ranked": answer.ranker is not None,
-        }
-    ranker = recommender.ranker_
-    settings["ranker"] = None
-    if ranker is not None:
-        about, own = ranker.state()
-        settings["ranker"] = {"class": name_class(type(ranker)), "settings": about}
-        arrays |= {f"ranker.{key}": value for key, value in own.items()}
-    return settings, arrays
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #7a0e0ff8
-def select_arrays(
-    arrays: dict[str, np.ndarray],  # of `state`, by name
-    prefix: str,  # with which the names begin
-) -> dict[str, np.ndarray]:
-    "The arrays whose names begin with a prefix, without it."
-    return {
-        name.removeprefix(prefix): value
-        for name, value in arrays.items()
-        if name.startswith(prefix)
-    }
-
-# %% ../../nbs/42_recommenders.two_stage.ipynb #60742690
-def unpack_parts(
-    settings: dict,  # of `pack_parts`
-    arrays: dict[str, np.ndarray],  # of `pack_parts`
-    catalogue: Catalogue,  # ids, tables and histories
-) -> Outcome:
-    "The parts of a recommender, as `pack_parts` took them apart."
-    sources = {}
-    for number, (name, part) in enumerate(settings["sources"].items()):
-        kind = find_class(part["class"], BaseRecommender)
-        own = select_arrays(arrays, f"source.{number}.")
-        sources[name] = kind.from_state(part["settings"], own, catalogue)
-    ranker, part = None, settings["ranker"]
-    if part is not None:
-        kind = find_class(part["class"], BaseRanker)
-        own = select_arrays(arrays, "ranker.")
-        ranker = kind.from_state(part["settings"], own, catalogue)
-    answer = unpack_answer(settings["answer"], ranker)
-    again = unpack_answer(settings["answer_again"], ranker)
-    verdict = Verdict.from_dict(settings["verdict"])
-    return Outcome(answer, again, sources, verdict, arrays["popularity"], None)
-
-
-def unpack_answer(
-    part: dict,  # of the settings: an answer as JSON
-    ranker: BaseRanker | None,  # fitted; None: there is none
-) -> Answer:
-    "An answer of its sources and votes."
-    votes = part["votes"]
-    ranker = ranker if part["is_ranked"] else None
-    return Answer(tuple(part["sources"]), votes and tuple(votes), ranker)
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #0a5c29c5
 def predict_shown(
