@@ -396,8 +396,7 @@ class TwoTowerRetriever(BaseRecommender):
     ) -> TwoTowerRetriever:
         "An unfitted retriever with the chosen settings: no second race."
         settings = getattr(self, "settings_", self.settings)
-        kind = type(self)
-        return kind(settings, loss=self.loss, validate=self.validate, **changes)
+        return type(self)(settings, loss=self.loss, validate=self.validate, **changes)
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "The chosen settings for JSON, the weights and the bonus."
