@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -105,7 +106,7 @@ def pack_outcome(
     outcome: Outcome,  # of a trial
 ) -> tuple[dict, dict[str, np.ndarray]]:  # for JSON; learnt arrays by name
     "Settings and arrays of all parts; how rankers did is left out."
-    settings = {"verdict": outcome.verdict.to_dict(), "sources": {}}
+    settings: dict[str, Any] = {"verdict": outcome.verdict.to_dict(), "sources": {}}
     arrays = {"popularity": outcome.popularity}
     for number, (name, source) in enumerate(outcome.sources.items()):
         about, own = source.state()
