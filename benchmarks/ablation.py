@@ -28,7 +28,7 @@ from recsys_nb.evaluation import compare, evaluate
 from recsys_nb.models.sampled_softmax import sampled_softmax_loss
 from recsys_nb.recommenders import PROFILES, TwoTowerRetriever
 from recsys_nb.recommenders.gate import new_pairs
-from recsys_nb.runs import choose_split
+from recsys_nb.run_data import choose_split
 
 
 def unmasked(users, items, temperature, log_q, item_ids, extra):

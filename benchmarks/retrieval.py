@@ -493,7 +493,7 @@ def prepare(ds, split, folder):
     """Write the training positives and what else contestants may read, ids as numbers
     from 0; the truth, and who was left out."""
     from recsys_nb.recommenders.gate import new_pairs
-    from recsys_nb.runs import choose_split
+    from recsys_nb.run_data import choose_split
 
     train, test, _, _ = choose_split(ds, split)
 

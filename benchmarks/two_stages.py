@@ -35,7 +35,7 @@ from recsys_nb.data import World, split_by_time
 from recsys_nb.evaluation import evaluate
 from recsys_nb.recommenders import Recommender, TwoTowerRetriever
 from recsys_nb.recommenders.gate import new_pairs
-from recsys_nb.runs import choose_split
+from recsys_nb.run_data import choose_split
 
 ALONE = "retrieval alone"
 SIZE = (40_000, 2000, 600)

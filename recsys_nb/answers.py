@@ -27,13 +27,13 @@ from .flags import in_flags
 from .folders import interruptible, whole_file
 from .recommenders.base import BaseRecommender
 from .recommenders.questions import hint_at_near_match
-from .runs import split_time_columns
+from .run_data import split_time_columns
 from .serving import export, serve
 from .serving.service import match_id
 from .training.criteo import train_criteo
 
 # %% auto #0
-__all__ = ['WRITERS', 'reading_options', 'read_table', 'find_column', 'check_out', 'write_table', 'find_model', 'known_columns',
+__all__ = ['WRITERS', 'reading_options', 'read_input', 'find_column', 'check_out', 'write_table', 'find_model', 'known_columns',
            'choose_columns', 'note', 'match_column', 'read_events', 'hint_at_items', 'read_id_list', 'find_stand_ins',
            'gather_users', 'allowed_items', 'recommend_command', 'take_users', 'say_unknown', 'serve_command',
            'export_command', 'criteo_command']
@@ -50,7 +50,7 @@ def reading_options(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def read_table(
+def read_input(
     path: str,  # a file
     options: argparse.Namespace,  # of the command line
     ids: Sequence[str] | None = None,  # columns of ids; None: those named like ids
@@ -203,7 +203,7 @@ def read_events(
     known = known_columns(model, options)
     named = [known.get(role) for role in ("user", "item")]
     ids = [name for name in named if isinstance(name, str)]
-    frame = read_table(path, options, ids or None)
+    frame = read_input(path, options, ids or None)
     roles = choose_columns(frame, known, path)
     written = known.get("time_format")
     unknown = getattr(options, "unknown", None) or "raise"
@@ -254,7 +254,7 @@ def read_id_list(
     known = known_columns(model, options).get(role)
     named = getattr(options, role, None)
     wanted = named or known
-    frame = read_table(path, options, [wanted] if wanted else None)
+    frame = read_input(path, options, [wanted] if wanted else None)
     if named is None and known in frame:
         named = known
     column = frame[find_column(frame, role, named, path)]

@@ -15,444 +15,23 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
 
-from .data.arguments import MAX_SEED
 from .flags import in_flags
+from recsys_nb.options import (
+    add_abtest,
+    add_criteo,
+    add_evaluate,
+    add_export,
+    add_monitor,
+    add_recommend,
+    add_run,
+    add_serve,
+    read_count,
+)
 
 # %% auto #0
-__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'COMMANDS', 'THREADS', 'read_count', 'read_natural',
-           'read_amount', 'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend', 'add_evaluate',
-           'add_experiment', 'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo', 'Command',
-           'make_parser', 'bound_threads', 'refused_errors', 'notes_in_flags', 'main']
+__all__ = ['COMMANDS', 'THREADS', 'Command', 'make_parser', 'bound_threads', 'refused_errors', 'notes_in_flags', 'main']
 
-# %% ../nbs/57_cli.ipynb #72086ea3
-def read_count(
-    text: str,  # a word of the command line
-) -> int:
-    "A whole number of at least 1."
-    if not (text.isascii() and text.isdigit()) or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no whole number of at least 1")
-    return int(text)
-
-
-def read_natural(
-    text: str,  # a word of the command line
-) -> int:
-    "A whole number of at least 0, as a seed is."
-    is_written_so = text.isascii() and text.isdigit()
-    if not is_written_so or int(text) > MAX_SEED:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no whole number from 0 to {MAX_SEED:,}"
-        )
-    return int(text)
-
-
-def read_amount(
-    text: str,  # a word of the command line
-) -> float:
-    "A number above 0."
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return number
-
-# %% ../nbs/57_cli.ipynb #92c8cfd7
-def add_reading(
-    parser: argparse.ArgumentParser,  # of a command
-) -> None:
-    "How the files of a command are written."
-    group = parser.add_argument_group("how files are written")
-    add = group.add_argument
-    add("--sep", metavar="SIGN", help="separator of text files; found if left out")
-    add(
-        "--encoding",
-        metavar="NAME",
-        help="such as latin-1; default: by the mark, or UTF-8",
-    )
-    add(
-        "--decimal",
-        metavar="SIGN",
-        help="decimal sign of text files (default: .)",
-    )
-    add(
-        "--header",
-        action=argparse.BooleanOptionalAction,
-        help="whether the first line has the names of the columns",
-    )
-    add("--names", metavar="A,B,C", help="names of the columns, where no header tells")
-    add("--format", help="csv, jsonl, parquet, …; left out: told by the suffix")
-
-
-def add_columns(
-    parser: argparse.ArgumentParser,  # of a command
-    roles: str = "user item time event value",  # which columns it needs
-) -> None:
-    "Which column plays which part."
-    group = parser.add_argument_group("columns (guessed if left out)")
-    plural = {"event": "event types"}
-    for role in roles.split():
-        optional = "; none: there is none" if role in ("time", "event", "value") else ""
-        if role == "time":
-            optional += '; "DATE TIME" joins two'
-        group.add_argument(
-            f"--{role}-col",
-            metavar="NAME",
-            dest="timestamp" if role == "time" else role,
-            help=f"your column of {plural.get(role, role + 's')}{optional}",
-        )
-    if "time" in roles:
-        group.add_argument(
-            "--time-format",
-            metavar="FORMAT",
-            help="how times are written, as in strftime, e.g. '%%d/%%m/%%Y %%H:%%M'; "
-            "left out: ISO 8601, dates, unix time in any unit",
-        )
-
-# %% ../nbs/57_cli.ipynb #88d0a123
-DATA = (
-    "simulated, movielens-small, movielens-100k, movielens-1m, retailrocket, or a file"
-)
-SWITCHES = {
-    "quick": "few epochs and resamples, a small map: to try things out",
-    "no-ranker": "sources and their blend alone",
-    "no-ab": "without the simulated A/B test",
-    "overwrite": "replace the folder of an earlier run, once this one is complete",
-}
-COUNTS = {
-    "candidates": (100, "items that each source hands over"),
-    "n-users": (10_000, "users of the simulated data"),
-    "n-items": (5_000, "items of the simulated data"),
-    "n-interactions": (100_000, "events of the simulated data"),
-}
-
-
-def add_data(
-    parser: argparse.ArgumentParser,  # of run
-) -> None:
-    "Where the log is, and what counts."
-    group = parser.add_argument_group("data")
-    add = group.add_argument
-    add("--data", help=f"{DATA}, folder or URL of an engine")
-    for part, text in [
-        ("train", "of a split made elsewhere: the file to learn from"),
-        ("valid", "its validation file, which is learnt from too"),
-        ("test", "its test file"),
-    ]:
-        add(f"--{part}", metavar="FILE", help=text)
-    for table in ("users", "items"):
-        add(f"--{table}", metavar="FILE", help=f"a table of {table}")
-    add(
-        "--roles",
-        action="extend",
-        nargs="+",
-        default=[],
-        metavar="COLUMN=ROLE",
-        help="of the tables' columns: number, category, tags, date or ignore",
-    )
-    add(
-        "--unknown",
-        choices=("raise", "drop"),
-        default="raise",
-        help="drop: leave out rows without a known id or a time, and count them",
-    )
-    add(
-        "--positive",
-        nargs="+",
-        metavar="X",
-        help="which events mean 'I want this': types of events, or a least value",
-    )
-
-
-def add_run(
-    parser: argparse.ArgumentParser,  # of run
-) -> None:
-    "The flags of `recsys-nb run`."
-    add = parser.add_argument
-    add(
-        "--out",
-        required=True,
-        help="the folder to make: it appears once it is complete; where the run is "
-        "ended by SIGTERM, the same command goes on from what was done",
-    )
-    add_data(parser)
-    add_columns(parser)
-    add_reading(parser)
-    add(
-        "--split",
-        metavar="KIND",
-        default="auto",
-        help="how to hold out test data: time, last, user or random (keys of SPLITS); "
-        "default: auto, the first that leaves enough to test on",
-    )
-    add(
-        "--baselines",
-        nargs="+",
-        metavar="NAME",
-        help="models to compare with, keys of BASELINES such as EASE (default: all)",
-    )
-    add(
-        "-k",
-        "--k",
-        type=read_count,
-        default=10,
-        help="length of the lists (default: 10)",
-    )
-    for name, (value, text) in COUNTS.items():
-        text = f"{text} (default: {value:,})"
-        add(f"--{name}", type=read_count, default=value, help=text)
-    add("--seed", type=read_natural, default=42, help="of all randomness (default: 42)")
-    add("--epochs", type=read_count, help="at most so many passes over the data")
-    add(
-        "--max-gib",
-        type=read_amount,
-        metavar="GIB",
-        help="memory that one model may keep (default: 40%% of the machine's)",
-    )
-    add("--trials", type=read_count, help="of the search for each baseline's settings")
-    for name, text in SWITCHES.items():
-        add(f"--{name}", action="store_true", help=text)
-
-# %% ../nbs/57_cli.ipynb #be18dff2
-def add_recommend(
-    parser: argparse.ArgumentParser,  # of recommend
-) -> None:
-    "The flags of `recsys-nb recommend`."
-    add = parser.add_argument
-    add("--model", required=True, help="the --out of a run, or any saved recommender")
-    add(
-        "--user",
-        dest="user_ids",
-        action="append",
-        metavar="ID",
-        help="a user's id; several times for several users",
-    )
-    add("--users", metavar="FILE", help="a file with a column of users")
-    add(
-        "--events",
-        metavar="FILE",
-        help="newer events, with the columns of the log: new users need no training",
-    )
-    add("--candidates", metavar="FILE", help="only these items, such as those in stock")
-    add("--exclude", metavar="FILE", help="never these items")
-    add("-k", "--k", type=read_count, default=10, help="how many items (default: 10)")
-    add("--include-seen", action="store_true", help="also items that the user had")
-    add("--json", action="store_true", help="print JSON")
-    add("--out", metavar="FILE", help="write a csv, tsv, jsonl or parquet file")
-    add(
-        "--unknown",
-        choices=("raise", "drop"),
-        help="drop: leave out events without an id or a time",
-    )
-    add_columns(parser)
-    add_reading(parser)
-
-
-CHOICES_OF_EVALUATE = {
-    "missing": (("zero", "drop"), "users with truth but without lists"),
-    "no-truth": (("drop", "zero"), "users with lists but without truth"),
-    "map-denominator": (("min", "relevant"), "what MAP is divided by"),
-    "gain": (("binary", "linear", "exponential"), "of an item in NDCG"),
-    "ties": (("row", "item", "trec"), "the order of equal scores"),
-}
-
-
-def add_evaluate(
-    parser: argparse.ArgumentParser,  # of evaluate
-) -> None:
-    "The flags of `recsys-nb evaluate`."
-    add = parser.add_argument
-    add(
-        "--recommendations",
-        required=True,
-        metavar="FILE",
-        help="user_id, item_id and rank or score",
-    )
-    add(
-        "--truth",
-        required=True,
-        metavar="FILE",
-        help="users and items: what was taken",
-    )
-    add("-k", "--k", type=read_count, nargs="+", help="cut-offs (default: 10 20)")
-    add(
-        "--metrics",
-        nargs="+",
-        metavar="NAME",
-        help="keys of METRICS, e.g. ndcg recall (default: all)",
-    )
-    add("--items", metavar="FILE", help="the catalogue, for coverage and gini")
-    add("--train", metavar="FILE", help="what users had before, for novelty and lift")
-    for name, (choices, text) in CHOICES_OF_EVALUATE.items():
-        add(f"--{name}", choices=choices, help=f"{text} (default: {choices[0]})")
-    add(
-        "--n-boot",
-        type=int,
-        help="resamples for intervals (default: 1000; 0: none)",
-    )
-    add("--seed", type=read_natural, help="of the resamples (default: 0)")
-    add("--level", type=float, help="of the intervals (default: 0.95)")
-    add("--out", metavar="FILE", help="also write the numbers as a table")
-    add_columns(parser, "user item")
-    add_reading(parser)
-
-# %% ../nbs/57_cli.ipynb #b0754139
-def add_experiment(
-    parser: argparse.ArgumentParser,  # of abtest or monitor
-) -> None:
-    "The flags of both commands about experiments."
-    add = parser.add_argument
-    add("file", help="rows of users, sessions or events")
-    add("--variant", default="variant", help="column of the arm (default: variant)")
-    add("--user", default="user_id", help="column of the user (default: user_id)")
-    add("--control", metavar="ARM", help="the control; told from the names if left out")
-    add(
-        "--expected",
-        action="append",
-        metavar="ARM=SHARE,…",
-        help="the planned split (default: equal): shares that sum to 1, such as "
-        "control=.9,treatment=.1, or whole parts, such as control=9,treatment=1",
-    )
-    add(
-        "--user-policy",
-        choices=("raise", "first", "exclude"),
-        default="raise",
-        help="users in two arms: an error, their first arm, or left out",
-    )
-    add("--alpha", type=float, default=0.05, help="significance level (default: 0.05)")
-    add(
-        "--time-format",
-        metavar="FORMAT",
-        help="how the times are written, as in strftime; left out: ISO 8601, unix time",
-    )
-
-
-REPEATED = {
-    "guardrail": ("METRIC=LIFT", "what must not get worse than so, e.g. revenue=-0.02"),
-    "covariate": ("METRIC=BEFORE", "the same from before the experiment, for CUPED"),
-    "strata": ("COLUMN", "stratify by what was known before"),
-    "segment": ("COLUMN", "repeat the table by its values"),
-    "unbounded": ("METRIC", "whole numbers that are no counts, such as refunds"),
-}
-
-
-def add_abtest(
-    parser: argparse.ArgumentParser,  # of abtest
-) -> None:
-    "The flags of `recsys-nb abtest`."
-    add = parser.add_argument
-    add_experiment(parser)
-    add(
-        "--metric",
-        required=True,
-        action="append",
-        help="a column, or a ratio such as clicks/impressions; the first decides",
-    )
-    for name, (metavar, text) in REPEATED.items():
-        several = f"{text}; several times for several"
-        add(f"--{name}", action="append", default=[], metavar=metavar, help=several)
-    add(
-        "--kind",
-        action="append",
-        metavar="KIND",
-        help="mean (per user, the default) or share (of users with at least one); or "
-        "METRIC=KIND",
-    )
-    add(
-        "--winsorize",
-        action="append",
-        metavar="SHARE",
-        help="cap what a user has at this quantile, e.g. .99; or METRIC=SHARE",
-    )
-    ways = ("holm", "bh", "none")
-    add("--correction", choices=ways, default="holm", help="for several comparisons")
-    add("--time-col", dest="time", metavar="NAME", help="for --user-policy first")
-    add("--out", metavar="PAGE.html", help="also write the analysis as a web page")
-    add_reading(parser)
-
-
-def add_monitor(
-    parser: argparse.ArgumentParser,  # of monitor
-) -> None:
-    "The flags of `recsys-nb monitor`."
-    add = parser.add_argument
-    add_experiment(parser)
-    add(
-        "--metric",
-        required=True,
-        help="a column, or a ratio such as clicks/impressions",
-    )
-    add("--time-col", dest="time", default="timestamp", metavar="NAME", help="of times")
-    add("--every", default="D", help="length of a period: h, 6h, D, W, MS (default: D)")
-    add(
-        "--effect",
-        type=read_amount,
-        default=0.05,
-        help="lifts that matter (default: .05)",
-    )
-    add("--treatment", metavar="ARM", help="the other arm, where there are several")
-    kinds = ("mean", "share")
-    add("--kind", choices=kinds, default="mean", help="per user, or users with any")
-    scales = ("auto", "lift", "difference")
-    add("--scale", choices=scales, default="auto", help="what is watched")
-    add("--min-users", type=read_count, help="in each arm before anything is decided")
-    add("--unbounded", action="store_true", help="whole numbers that are no counts")
-    add("--out", metavar="FILE", help="also write the periods as a table")
-    add_reading(parser)
-
-# %% ../nbs/57_cli.ipynb #efca7fbd
-def add_serve(
-    parser: argparse.ArgumentParser,  # of serve
-) -> None:
-    "The flags of `recsys-nb serve`."
-    add = parser.add_argument
-    add("--model", required=True, help="the --out of a run, or any saved recommender")
-    add("--host", default="127.0.0.1", help="the address to listen on")
-    add("--port", type=int, default=8000, help="its port (default: 8000)")
-
-
-def add_export(
-    parser: argparse.ArgumentParser,  # of export
-) -> None:
-    "The flags of `recsys-nb export`."
-    add = parser.add_argument
-    add("--model", required=True, help="the --out of a run, or any saved recommender")
-    add("--out", required=True, help="the folder to make")
-
-
-def add_criteo(
-    parser: argparse.ArgumentParser,  # of criteo
-) -> None:
-    "The flags of `recsys-nb criteo`."
-    add = parser.add_argument
-    add(
-        "--data",
-        required=True,
-        metavar="FOLDER",
-        help="files in Criteo's format, .gz or not; the last is the test, or the last "
-        "fifth of a single one",
-    )
-    add("--out", required=True, help="folder; the same command goes on from it")
-    add(
-        "--negatives",
-        type=read_amount,
-        default=1.0,
-        help="share to learn from (default: 1)",
-    )
-    add("--buckets", type=read_count, help="hash each category into so many")
-    for name, value, text in [
-        ("min-count", 10, "rarer categories share a code"),
-        ("dim", 16, "length of the embeddings"),
-        ("epochs", 1, "passes over the data"),
-        ("batch-size", 2048, "rows per step"),
-    ]:
-        text = f"{text} (default: {value})"
-        add(f"--{name}", type=read_count, default=value, help=text)
-    text = "of all randomness (default: 0)"
-    add("--seed", type=read_natural, default=0, help=text)
-
-# %% ../nbs/57_cli.ipynb #d8ec239a
+# %% ../nbs/57_cli.ipynb #0e4f6cc0
 @dataclass(frozen=True)
 class Command:
     "A command: what it does, its flags, and the function that does it."
@@ -469,7 +48,7 @@ class Command:
         module, _, function = self.where.partition(":")
         return getattr(import_module(f"recsys_nb.{module}"), function)(options)
 
-
+# %% ../nbs/57_cli.ipynb #18829296
 COMMANDS = {
     "run": Command(
         "read, train, evaluate, and write a report", add_run, "pipeline:run_command"
@@ -497,7 +76,7 @@ COMMANDS = {
     ),
 }
 
-
+# %% ../nbs/57_cli.ipynb #992895eb
 def make_parser() -> argparse.ArgumentParser:
     "The parser of all commands."
     parser = argparse.ArgumentParser(
@@ -518,7 +97,7 @@ def make_parser() -> argparse.ArgumentParser:
         )
     return parser
 
-
+# %% ../nbs/57_cli.ipynb #a25f359d
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -532,7 +111,7 @@ def bound_threads(
         else:
             os.environ[name] = str(threads)
 
-# %% ../nbs/57_cli.ipynb #366b37e1
+# %% ../nbs/57_cli.ipynb #c4a5dc20
 _REFUSED = {
     "data": ("DataError",),
     "training.checkpoints": ("CheckpointError",),
@@ -549,7 +128,7 @@ def refused_errors() -> tuple[type, ...]:
             found += [getattr(module, error) for error in errors]
     return tuple(found)
 
-
+# %% ../nbs/57_cli.ipynb #ba5ebc16
 @contextmanager
 def notes_in_flags(
     command: str,  # a key of COMMANDS
@@ -568,7 +147,7 @@ def notes_in_flags(
         warnings.showwarning = show
         yield
 
-
+# %% ../nbs/57_cli.ipynb #d009956e
 def main(
     argv: list[str] | None = None,  # the words after recsys-nb; None: those typed
 ) -> int:  # 0, or 2 where the input cannot be used, or 130 when interrupted

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 
 # %% auto #0
-__all__ = ['READING', 'ROLE_FLAGS', 'FLAGS', 'PLACEHOLDERS', 'PHRASES', 'name_flags', 'write_for_shell', 'find_python', 'loosen',
+__all__ = ['READING', 'ROLE_FLAGS', 'FLAGS', 'METAVARS', 'PHRASES', 'name_flags', 'write_for_shell', 'find_python', 'loosen',
            'drop_python', 'in_flags']
 
 # %% ../nbs/52_flags.ipynb #894bf28c
@@ -75,7 +75,7 @@ _WORD = re.compile(r"'([^']*)'|\"([^\"]*)\"|([^\s,'\"()\[\]{}:]+)")
 
 
 _FILES = "users items train valid test"
-PLACEHOLDERS = dict.fromkeys(ROLE_FLAGS, "NAME") | dict.fromkeys(_FILES.split(), "FILE")
+METAVARS = dict.fromkeys(ROLE_FLAGS, "NAME") | dict.fromkeys(_FILES.split(), "FILE")
 
 
 def write_for_shell(
@@ -84,7 +84,7 @@ def write_for_shell(
 ) -> str:  # as one types it behind the flag
     "A Python value in the words of a shell."
     if value.strip("'\"") == "...":
-        return PLACEHOLDERS.get(argument, "…")
+        return METAVARS.get(argument, "…")
     found = [next(filter(None, match), "") for match in _WORD.findall(value)]
     if value.startswith("{"):
         return ",".join(

@@ -25,11 +25,13 @@ import numpy as np
 import pandas as pd
 
 # %% auto #0
-__all__ = ['KEPT', 'PACKAGES', 'is_alive', 'take_over', 'tidy_up', 'check_free', 'whole_folder', 'leave_or_remove', 'whole_file',
-           'interruptible', 'is_heard', 'checksum', 'versions', 'plain_values', 'write_json']
+__all__ = ['KEPT_FOLDER', 'PACKAGES', 'is_alive', 'take_over', 'tidy_up', 'check_free', 'whole_folder', 'leave_or_remove',
+           'whole_file', 'interruptible', 'is_heard', 'checksum', 'versions', 'plain_values', 'save_json']
 
 # %% ../nbs/52b_folders.ipynb #b1f44632
-KEPT = "kept"  # a folder in the unfinished one: what the next process may go on from
+KEPT_FOLDER = (
+    "kept"  # a folder in the unfinished one: what the next process may go on from
+)
 
 
 def is_alive(
@@ -54,7 +56,7 @@ def take_over(
     "Go on in the folder of a killed process; only what it kept stays."
     found.rename(part)
     for path in part.iterdir():
-        if path.name == KEPT:
+        if path.name == KEPT_FOLDER:
             continue
         if path.is_dir():
             shutil.rmtree(path)
@@ -75,7 +77,7 @@ def tidy_up(
         free = path == part or not part.exists()
         if found[1] == "replaced" and not out.exists():
             path.rename(out)
-        elif found[1] == "partial" and (path / KEPT).exists() and free:
+        elif found[1] == "partial" and (path / KEPT_FOLDER).exists() and free:
             take_over(path, part)
         else:
             shutil.rmtree(path)
@@ -118,8 +120,8 @@ def whole_folder(
     try:
         yield part
         check_free(out, overwrite)  # it may have appeared meanwhile
-        if (part / KEPT).exists():
-            shutil.rmtree(part / KEPT)
+        if (part / KEPT_FOLDER).exists():
+            shutil.rmtree(part / KEPT_FOLDER)
         if out.exists():
             out.rename(old)
         part.rename(out)
@@ -139,7 +141,7 @@ def leave_or_remove(
 ) -> None:
     "Remove what is unfinished, unless there is something to go on from."
     by_hand = isinstance(error, KeyboardInterrupt) and error.args != (signal.SIGTERM,)
-    kept = any(path.is_file() for path in (part / KEPT).rglob("*"))
+    kept = any(path.is_file() for path in (part / KEPT_FOLDER).rglob("*"))
     if kept and not by_hand:
         print(
             f"what was done is kept in {part}: the same command goes on from there",
@@ -244,7 +246,7 @@ def plain_values(
     return value
 
 
-def write_json(
+def save_json(
     path: Path,  # the file
     value,  # what it holds
 ) -> None:

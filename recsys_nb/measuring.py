@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .answers import check_out, find_column, note, read_table, write_table
+from .answers import check_out, find_column, note, read_input, write_table
 from .data import DataError, compare_ids, is_text_file, parse_timestamps
 from .evaluation import evaluate
 from .experiments import analyze, monitor
@@ -30,7 +30,7 @@ def read_pair_file(
     options: argparse.Namespace,  # of the command line
 ) -> pd.DataFrame:  # user_id, item_id, and the other columns
     "Lists or truth, with ids as they are written."
-    frame = read_table(path, options)
+    frame = read_input(path, options)
     columns = {
         role: find_column(frame, role, getattr(options, role, None), path)
         for role in ("user", "item")
@@ -38,7 +38,7 @@ def read_pair_file(
     ids = list(columns.values())
     kinds = [frame[name].dtype for name in ids]
     if is_text_file(path, options.format) and any(kind.kind in "fb" for kind in kinds):
-        frame = read_table(path, options, ids)
+        frame = read_input(path, options, ids)
     names = {columns["user"]: "user_id", columns["item"]: "item_id"}
     return frame.rename(columns=names)
 
@@ -85,7 +85,7 @@ def evaluate_command(
     given = {name: getattr(options, name) for name in _EVALUATE}
     given = {name: value for name, value in given.items() if value is not None}
     if options.items:
-        items = read_table(options.items, options)
+        items = read_input(options.items, options)
         given["items"] = items[find_column(items, "item", options.item, options.items)]
     if options.train:
         given["train"] = read_pair_file(options.train, options)
@@ -195,7 +195,7 @@ def read_experiment(
 ) -> pd.DataFrame:
     "The rows of an experiment; users as they are written, times as times."
     user = find_user(options)
-    frame = read_table(options.file, options, [user] if user else None)
+    frame = read_input(options.file, options, [user] if user else None)
     if time is None or time not in frame:
         return frame
     column = frame[time]

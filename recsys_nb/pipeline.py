@@ -21,9 +21,9 @@ from .flags import in_flags
 from recsys_nb.folders import (
     interruptible,
     plain_values,
+    save_json,
     versions,
     whole_folder,
-    write_json,
 )
 from recsys_nb.judging import (
     draw_map,
@@ -44,19 +44,13 @@ from recsys_nb.report_page import (
     headline,
     render_page,
 )
-from recsys_nb.runs import (
-    Run,
-    RunSettings,
-    do_once,
-    hide_password,
-    read_data,
-    split_data,
-)
+from .run_data import read_data, split_data
+from .runs import Run, RunSettings, do_once, hide_password
 from .training.processes import together
 
 # %% auto #0
 __all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'plot_of', 'choose_period', 'make_recommender',
-           'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'find_row', 'recommend_all', 'save_run',
+           'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'find_row', 'recommend_all', 'write_run',
            'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
 
 # %% ../nbs/55_pipeline.ipynb #41284460
@@ -145,7 +139,7 @@ def fit_recommender(
     run.numbers["gate"] = gate
     if place:
         model.save(place / "model", overwrite=True)
-        write_json(place / "gate.json", gate)
+        save_json(place / "gate.json", gate)
     return model
 
 # %% ../nbs/55_pipeline.ipynb #8222cc71
@@ -233,7 +227,7 @@ def recommend_all(
     return pd.concat([others, asked], ignore_index=True)
 
 
-def save_run(
+def write_run(
     run: Run,  # that is judged
 ) -> None:
     "Write everything that belongs to the run."
@@ -261,9 +255,9 @@ def save_run(
         "data": numbers["data"],
         "versions": versions(),
     }
-    write_json(run.folder / "config.json", config)
+    save_json(run.folder / "config.json", config)
     run.numbers = plain_values(numbers)
-    write_json(run.folder / "metrics.json", run.numbers)
+    save_json(run.folder / "metrics.json", run.numbers)
     (run.folder / "report.html").write_text(write_report(run), encoding="utf-8")
     run.say(run.numbers["headline"])
 
@@ -293,7 +287,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "rank": judge_ranker,
     "map": draw_map,
     "experiment": simulate_experiment,
-    "save": save_run,
+    "save": write_run,
 }  # name -> what it does with the run, in order
 ONCE = ("evaluate", "evaluate again", "rank", "map", "experiment")  # kept when killed
 SHARED = ("read", "split", "fit")  # what the other processes of a run do

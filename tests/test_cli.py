@@ -18,7 +18,8 @@ from recsys_nb import pipeline
 from recsys_nb.cli import main
 from recsys_nb.data import simulate
 from recsys_nb.folders import interruptible
-from recsys_nb.runs import Run, RunSettings, read_data, split_data
+from recsys_nb.run_data import read_data, split_data
+from recsys_nb.runs import Run, RunSettings
 from recsys_nb.serving import Exported
 from recsys_nb.training.criteo import criteo_to_parquet
 

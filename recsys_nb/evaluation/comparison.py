@@ -226,7 +226,7 @@ def compare_all(
     reports = list(reports)
     names = [report.name for report in reports]
     metrics = [metrics] if isinstance(metrics, str) else list(metrics)
-    check_family(reports, names, metrics, baseline)
+    check_reports(reports, names, metrics, baseline)
     if baseline is None:
         pairs = combinations(reports, 2)
     else:
@@ -235,7 +235,7 @@ def compare_all(
     return Comparisons([compare(a, b) for a, b in pairs], metrics)
 
 # %% ../../nbs/26b_evaluation.comparison.ipynb #b7ec7852
-def check_family(reports: list, names: list, metrics: list, baseline) -> None:
+def check_reports(reports: list, names: list, metrics: list, baseline) -> None:
     "A MetricsError where reports cannot be a family."
     if len(reports) < 2 or len(set(names)) < len(names):
         raise MetricsError(

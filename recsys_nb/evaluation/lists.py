@@ -86,28 +86,28 @@ class Truth:
         return replace(self, users=users, pair=pair, gain=gain)
 
 # %% ../../nbs/24a_evaluation.lists.ipynb #08b28de0
-def hash_values(values) -> np.ndarray:
+def hash_array(values) -> np.ndarray:
     "A hash of each value, uint64."
     return pd.util.hash_array(np.asarray(values))
 
 
 def hash_counts(counts: pd.Series) -> str:
     "A hash of how often each item occurs, in any order."
-    mixed = (hash_values(counts.index) | np.uint64(1)) * hash_values(counts)
+    mixed = (hash_array(counts.index) | np.uint64(1)) * hash_array(counts)
     return f"{np.bitwise_xor.reduce(mixed):016x}"
 
 
 def hash_pairs(truth: Truth, gain: np.ndarray | None) -> str:
     "A hash of the set of pairs, and of their gains where they are graded."
     salt, odd = np.uint64(0x9E3779B97F4A7C15), np.uint64(1)
-    user = hash_values(truth.users) ^ salt
-    item = hash_values(truth.items) | odd
+    user = hash_array(truth.users) ^ salt
+    item = hash_array(truth.items) | odd
     total = np.uint64(0)
     for start in range(0, len(truth.pair), 2**16):  # slices that stay in the cache
         part = slice(start, start + 2**16)
         mixed = user[truth.user[part]] * item[truth.item[part]]
         if gain is not None:
-            mixed *= hash_values(gain[part]) | odd
+            mixed *= hash_array(gain[part]) | odd
         total ^= np.bitwise_xor.reduce(mixed)
     return f"{total:016x}"
 
@@ -378,7 +378,7 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
     return lists
 
 # %% ../../nbs/24a_evaluation.lists.ipynb #04b9ff05
-BITS = 2**19 - 1  # the last bits of a key
+KEY_BITS = 2**19 - 1  # the last bits of a key
 NOWHERE = -(2**62)  # the code of an item that no pair has
 
 
@@ -405,11 +405,11 @@ def find_hits(lists: Lists, truth: Truth) -> Hits:
         ends = np.array([start, start + step]) * n_items
         first, last = np.searchsorted(truth.pair, ends)
         pairs = truth.pair[first:last]  # of these users
-        possible = np.zeros(BITS + 1, bool)
-        possible[pairs & BITS] = True
+        possible = np.zeros(KEY_BITS + 1, bool)
+        possible[pairs & KEY_BITS] = True
         key = code[lists.codes[start : start + step]]
         key += n_items * np.arange(start, start + len(key))[:, None]
-        place = np.flatnonzero(possible[key & BITS])
+        place = np.flatnonzero(possible[key & KEY_BITS])
         key = key.ravel()[place]
         at = np.minimum(np.searchsorted(pairs, key), len(pairs) - 1)
         hit = pairs[at] == key

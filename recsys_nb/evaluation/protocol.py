@@ -144,7 +144,7 @@ def read_judged(lists, truth, users, conventions: Conventions) -> tuple:
     return found, without
 
 
-def check_items(lists: Lists, truth: Truth, known: pd.Index, there: str) -> None:
+def check_item_ids(lists: Lists, truth: Truth, known: pd.Index, there: str) -> None:
     "An error where lists or truth write items unlike another table."
     check_ids_meet(lists.items, known, "item_id of the recommendations", there)
     check_ids_meet(truth.items, known, "item_id of the truth", there)
@@ -153,7 +153,7 @@ def check_items(lists: Lists, truth: Truth, known: pd.Index, there: str) -> None
 def count_catalogue(items, lists: Lists, truth: Truth) -> int:
     "The size of the catalogue, which must hold all that was recommended."
     items = as_ids(items, "items")
-    check_items(lists, truth, items, "`items`")
+    check_item_ids(lists, truth, items, "`items`")
     outside = ~lists.items.isin(items)
     if outside.any():
         raise MetricsError(
@@ -329,10 +329,10 @@ def gather_evidence(
         evidence.past, evidence.popularity = past, popularity
         if not len(popularity):
             raise MetricsError("train has no rows; leave it out if nothing is known.")
-        check_items(lists, judged, evidence.popularity.index, "the train part")
+        check_item_ids(lists, judged, evidence.popularity.index, "the train part")
     if given["popularity"] is not None:
         evidence.popularity = read_popularity(given["popularity"])
-        check_items(lists, judged, evidence.popularity.index, "popularity")
+        check_item_ids(lists, judged, evidence.popularity.index, "popularity")
     return evidence, lists.n_strangers if without is None else without
 
 # %% ../../nbs/26_evaluation.protocol.ipynb #af454cfb

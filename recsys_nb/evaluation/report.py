@@ -54,7 +54,7 @@ VALUE_WORDS = {
 ONLY_FOR = {"map_denominator": "map", "gain": "ndcg"}  # conventions of one metric
 
 
-def describe(value) -> str:
+def describe_value(value) -> str:
     "A part of a protocol in words: time (test 0.2)."
     if value is None:
         return "not stated"
@@ -72,7 +72,7 @@ def describe(value) -> str:
 def write_card(protocol: dict) -> str:
     "Two lines: what was stated, and what was computed."
     stated = [
-        f"{key.replace('_', ' ')}: {describe(value)}"
+        f"{key.replace('_', ' ')}: {describe_value(value)}"
         for key, value in protocol.items()
         if key not in COMPUTED
     ]
@@ -82,7 +82,7 @@ def write_card(protocol: dict) -> str:
         metric = ONLY_FOR.get(key)
         idle = metric is not None and metrics is not None and metric not in metrics
         if key in protocol and not idle:
-            computed.append(phrase.format(describe(protocol[key])))
+            computed.append(phrase.format(describe_value(protocol[key])))
     return "\n".join(" · ".join(line) for line in (stated, computed) if line)
 
 # %% ../../nbs/25b_evaluation.report.ipynb #525b04ad

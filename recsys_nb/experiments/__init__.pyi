@@ -19,7 +19,7 @@ from .decision import format_table as format_table
 from .decision import Analysis as Analysis
 from .effects import NOT_TESTED as NOT_TESTED
 from .effects import delta_method as delta_method
-from .effects import Moments as Moments
+from .effects import GroupMoments as GroupMoments
 from .effects import compute_moments as compute_moments
 from .effects import import_tea_tasting as import_tea_tasting
 from .effects import pool_strata as pool_strata

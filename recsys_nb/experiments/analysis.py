@@ -45,7 +45,7 @@ from recsys_nb.experiments.users import (
 __all__ = ['cochran_p', 'analyze']
 
 # %% ../../nbs/45_experiments.analysis.ipynb #dc0a4e62
-def check_names(what: str, given, metrics: dict[str, ExperimentMetric]) -> None:
+def check_metric_names(what: str, given, metrics: dict[str, ExperimentMetric]) -> None:
     "Raise where an option names something that is no metric."
     unknown = sorted(set(given) - set(metrics))
     if unknown:
@@ -78,9 +78,9 @@ def configure_metrics(
     chosen = parse_metrics(metrics)
     before = parse_metrics(covariates) if covariates else {}
     margins = dict(guardrails or {})
-    check_names("covariates", before, chosen)
-    check_names("unbounded", unbounded, chosen)
-    check_names("guardrails", margins, chosen)
+    check_metric_names("covariates", before, chosen)
+    check_metric_names("unbounded", unbounded, chosen)
+    check_metric_names("guardrails", margins, chosen)
     check_guardrails(margins, next(iter(chosen)))
     chosen = set_kinds(chosen, kind)
     chosen = set_caps(chosen, winsorize)
@@ -172,7 +172,7 @@ def tabulate_segments(rows: list[dict], correction: str, alpha: float) -> pd.Dat
     )
 
 # %% ../../nbs/45_experiments.analysis.ipynb #643831a0
-def check_sizes(users: Assignment) -> None:
+def check_arm_sizes(users: Assignment) -> None:
     "Raise where an arm has fewer than two users."
     sizes = users.sizes
     if sizes.min() < 2:
@@ -235,7 +235,7 @@ def analyze(
     frame = read_rows(frame)
     frame = settle_users(frame, variant, user, user_policy, time)
     users = assign_users(frame, variant, user, control)
-    check_sizes(users)
+    check_arm_sizes(users)
     srm = srm_test(users.sizes, expected)
     if srm.mismatch:
         warnings.warn(str(srm), stacklevel=2)

@@ -25,7 +25,7 @@ from recsys_nb.experiments.proportions import (
 )
 
 # %% auto #0
-__all__ = ['NOT_TESTED', 'delta_method', 'Moments', 'compute_moments', 'import_tea_tasting', 'pool_strata', 'estimate_means',
+__all__ = ['NOT_TESTED', 'delta_method', 'GroupMoments', 'compute_moments', 'import_tea_tasting', 'pool_strata', 'estimate_means',
            'judge_guardrail', 'compare_arms', 'is_share', 'compare_groups']
 
 # %% ../../nbs/44d_experiments.effects.ipynb #3faa634e
@@ -49,7 +49,7 @@ def delta_method(
 
 # %% ../../nbs/44d_experiments.effects.ipynb #123b9c61
 @dataclass(frozen=True, eq=False)
-class Moments:
+class GroupMoments:
     "Sizes, means and covariances of values in groups; the last two axes: arms, strata."
 
     n: np.ndarray  # users in each group
@@ -61,7 +61,7 @@ def compute_moments(
     values: dict[str, np.ndarray],  # (n_users,) for some of VALUES
     group: np.ndarray,  # (n_users,) number of each user's group
     shape: tuple[int, ...],  # of the groups: (arms, strata), maybe more in front
-) -> Moments:
+) -> GroupMoments:
     "Moments of all groups at once."
     n_groups = int(np.prod(shape))
 
@@ -86,7 +86,7 @@ def compute_moments(
         for name, value in values.items()
     }
     cov = {pair: np.where(np.abs(c) > noise[pair], c, 0) for pair, c in cov.items()}
-    return Moments(n, mean, cov)
+    return GroupMoments(n, mean, cov)
 
 # %% ../../nbs/44d_experiments.effects.ipynb #ad16fd80
 def is_ordered(a: str, b: str) -> bool:
@@ -112,7 +112,7 @@ def import_tea_tasting():
 
 
 def pool_strata(
-    moments: Moments,  # of arms and strata
+    moments: GroupMoments,  # of arms and strata
     arm: int,  # place of the arm
     share: np.ndarray,  # (n_strata,): of all users
 ):  # tea-tasting's Aggregates of the arm

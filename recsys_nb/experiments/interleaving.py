@@ -68,12 +68,12 @@ def draft_items(
     return items, team
 
 # %% ../../nbs/48_experiments.interleaving.ipynb #8afa9a4e
-COLUMNS = ["user_id", "item_id", "rank"]
+LIST_COLUMNS = ["user_id", "item_id", "rank"]
 
 
 def check_lists(frame: pd.DataFrame, name: str) -> None:
     "Raise unless a frame holds ranked lists."
-    for column in COLUMNS:
+    for column in LIST_COLUMNS:
         if column not in frame.columns:
             there = list(frame.columns)
             raise ExperimentError(f"{name} has no column {column!r}; it has {there}.")
