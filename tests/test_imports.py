@@ -161,7 +161,7 @@ def test_the_package_offers_names_of_its_parts():
 # names that still have two homes: none may be added, and one that is settled goes
 UNSETTLED = set(
     """BITS COLUMNS KEPT Moments PLACEHOLDERS ROWS_AT_ONCE check_columns check_events
-    check_family check_items check_log check_names check_roles check_share check_sizes
+    check_family check_items check_log check_names check_roles check_sizes
     count_interactions describe describe_columns divide_users draw_exposures hash_values
     join_parts open_source order_events parse_moment read_table save_run split_text
     take_column write_json""".split()
