@@ -133,7 +133,7 @@ def test_many_functions_are_tried():
     cases = [case.id for case in CASES]
     assert len(cases) > 40
     some = ["evaluate(k)", "analyze(alpha)", "ItemKNN.recommend(k)", "tune(seed)"]
-    some += ["Warehouse.split_by_user(seed)", "World.ideal(k)", "read_table(seed)"]
+    some += ["Warehouse.split_by_user(seed)", "World.experiment(k)", "read_table(seed)"]
     some += [f"{name}({parameter})" for name in OWN for parameter in OWN[name]]
     assert set(some) <= set(cases)
 

@@ -31,17 +31,21 @@ def _is_laid_out(table: pa.Table, has_header: bool) -> bool:
     return bool(starts) and all(pc.all(start).as_py() for start in starts)
 
 
+_QUOTED = '^"([^"]*)"$'  # a quote behind a blank opens no field for a parser
+
+
 def _trim_columns(table: pa.Table) -> pa.Table:
     "The columns without blanks around values, where that makes no two values one."
     columns = []
     for column in table.columns:
         bare = pc.utf8_trim_whitespace(column)
-        bare = pc.replace_substring_regex(bare, '^"([^"]*)"$', r"\1")
+        bare = pc.replace_substring_regex(bare, _QUOTED, r"\1")
         full = pc.not_equal(bare, "")
         n_written = pc.count_distinct(column.filter(full)).as_py()
         n_left = pc.count_distinct(bare.filter(full)).as_py()
         columns.append(bare if n_left == n_written else column)
-    return pa.table(columns, names=[name.strip() for name in table.column_names])
+    names = [re.sub(_QUOTED, r"\1", name.strip()) for name in table.column_names]
+    return pa.table(columns, names=names)
 
 
 def _is_id(name: str) -> bool:

@@ -365,26 +365,28 @@ def _read_excel_line(text: str) -> tuple[str, str | None]:
 
 def _is_comment(line: str, separator: str, width: int, header: bool) -> bool:
     "Whether a marked line stands above a table whose first line has `width` fields."
+    words = line.split()
     if _count_fields([line], separator) != [width]:
         return True
     if header:
         return width == 1 and len(line.strip("#% \r\n").split()) != 1
-    return line.lstrip()[1:2].isspace()
+    return separator == " " and words[0] in ("#", "%")
 
 
 def _blank_comments(text: str, sep: str | None, header: bool) -> str:
     "The text with an empty line for each comment at its top."
-    lines = io.StringIO(text[:_HEAD], newline="").readlines()
-    marks = [line.lstrip()[:1] for line in lines[:_LINES]]
-    n_top = next((n for n, mark in enumerate(marks) if mark not in ("", *"#%")), 0)
-    if not "".join(marks[:n_top]):
+    lines = io.StringIO(text[:_HEAD], newline="").readlines()[:_LINES]
+    full = [place for place, line in enumerate(lines) if line.strip()]
+    others = [place for place in full if lines[place].lstrip()[0] not in "#%"]
+    first = (others or full[-1:] or [0])[0]  # it is sure to be one of the table
+    if first == 0:
         return text
-    separator = sep or find_separator("".join(lines[n_top:]))
-    width = _count_fields(lines[n_top : n_top + 1], separator)[0]
+    separator = sep or find_separator("".join(lines[first:]))
+    width = _count_fields(lines[first : first + 1], separator)[0]
     end = 0
-    for number, line in enumerate(lines[:n_top], 1):
-        if line.strip() and _is_comment(line, separator, width, header):
-            end = number
+    for place in full[: full.index(first)]:
+        if _is_comment(lines[place], separator, width, header):
+            end = place + 1
     return "\n" * end + text[len("".join(lines[:end])) :]
 
 

@@ -73,8 +73,8 @@ def sample_negatives(
     file: str = "",  # the file of the rows: other files, other negatives
 ) -> np.ndarray:  # which rows stay, bool (n,)
     "All positives and a share of the negatives, each chosen by a hash of its own."
-    check_share_kept(share=share)
     check_seed(seed)
+    check_share_kept(share=share)
     is_positive = check_binary(labels, rows)
     uniform = hash_uniform(rows, f"{seed} {file}")
     return is_positive | (uniform < share * 2**BITS)
@@ -89,8 +89,8 @@ class NegativeSampling:
     seed: int = 0  # of which stay
 
     def __post_init__(self):
-        check_share_kept(share=self.share)
         check_seed(self.seed)
+        check_share_kept(share=self.share)
 
     def keep_rows(
         self,
