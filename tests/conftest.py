@@ -150,6 +150,8 @@ def pyspark():
             "there is none here"
         )
     os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    # a few seconds of work: optimizing machine code takes longer than it saves
+    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
     settings = {
         "spark.ui.enabled": "false",
         "spark.sql.shuffle.partitions": "1",

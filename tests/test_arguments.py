@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import recsys_nb as rn
-from recsys_nb import evaluation, experiments, recommenders, serving
+from recsys_nb import evaluation, experiments, recommenders, serving, training
 from recsys_nb.data import (
     DataError,
     Dataset,
@@ -41,17 +41,32 @@ WRONG = {
     "alpha": LEVELS,
     "level": LEVELS,
 }
+COUNTS = WRONG["k"]
+SHARES = [0, -0.1, 1.5, float("nan"), *NO_NUMBER]
+OWN = {
+    "train_criteo": {
+        **dict.fromkeys("min_count dim hidden epochs batch_size".split(), COUNTS),
+        "buffer_rows": COUNTS,
+        "buckets": [value for value in COUNTS if value is not None],
+        "negatives": SHARES,
+        "lr": [0, -1, float("nan"), *NO_NUMBER],
+    },
+    "sample_negatives": {"share": SHARES},
+    "NegativeSampling": {"share": SHARES},
+    "Warehouse.batches": {"rows": COUNTS},
+    "read_table": {"sample": [0, -0.1, 1.5, float("nan"), True, [3], "half"]},
+}  # of one function
 MORE = {
     evaluation: "reliability by_segment",
     experiments: "confidence_sequence tuned_tau group_sequential team_draft",
     recommenders: "top_k judge ItemIndex GraphFilter RankerSettings Budget",
     serving: "Service export",
+    training: "train_criteo sample_negatives NegativeSampling TrainSettings",
 }  # what is not offered by the package itself
-# what the rooms of the simulator and of the engines check themselves; what a model
-# is asked by the code around it, which has checked the number; where None is a seed
+# what a model is asked by the code around it, which has checked the number; where
+# alpha is a weight, trials are counts of each arm, and None is a seed
 LEFT_OUT = re.compile(
-    r"^(Warehouse|read_table)\b|\.(top_items|answer_cold)$|^ALS\(alpha|^beta_binomial\(trials"
-    r"|^World.sample\(seed"
+    r"\.(top_items|answer_cold)$|^ALS\(alpha|^beta_binomial\(trials|^World.sample\(seed"
 )
 
 
@@ -71,16 +86,17 @@ def list_callables():
 
 
 def list_cases():
-    "Each callable with each of its parameters that WRONG knows."
+    "Each callable with each of its parameters that WRONG or OWN knows."
     for name, function in list_callables():
         try:
             parameters = inspect.signature(function).parameters
         except (TypeError, ValueError):
             continue
-        for parameter in WRONG.keys() & parameters.keys():
+        wrong = WRONG | OWN.get(name, {})
+        for parameter in wrong.keys() & parameters.keys():
             case = f"{name}({parameter})"
             if not LEFT_OUT.search(name) and not LEFT_OUT.search(case):
-                yield pytest.param(function, parameter, id=case)
+                yield pytest.param(function, parameter, wrong[parameter], id=case)
 
 
 def call(function, **given):
@@ -106,9 +122,9 @@ def call(function, **given):
 CASES = sorted(list_cases(), key=lambda case: case.id)
 
 
-@pytest.mark.parametrize("function, parameter", CASES)
-def test_a_wrong_number_is_named(function, parameter):
-    for value in WRONG[parameter]:
+@pytest.mark.parametrize("function, parameter, wrong", CASES)
+def test_a_wrong_number_is_named(function, parameter, wrong):
+    for value in wrong:
         with pytest.raises((TypeError, ValueError), match=rf"\b{parameter}\b"):
             call(function, **{parameter: value})
 
@@ -117,6 +133,8 @@ def test_many_functions_are_tried():
     cases = [case.id for case in CASES]
     assert len(cases) > 40
     some = ["evaluate(k)", "analyze(alpha)", "ItemKNN.recommend(k)", "tune(seed)"]
+    some += ["Warehouse.split_by_user(seed)", "World.experiment(k)", "read_table(seed)"]
+    some += [f"{name}({parameter})" for name in OWN for parameter in OWN[name]]
     assert set(some) <= set(cases)
 
 

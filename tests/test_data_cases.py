@@ -439,6 +439,26 @@ def test_times_that_name_utc(write, written):
     assert log.interactions.timestamp[0] == pd.Timestamp("2024-03-31 02:30:00.25")
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "1 Mar 2024 8:26",
+        "01-Mar-2024 08:26",
+        "1. March 2024 8:26 AM",
+        "Mar 1, 2024, 8:26 am",
+        "March 1st 2024 08:26:00",
+        "Fri, 01 Mar 2024 08:26:00 GMT",
+        "Fri, 1 Mar 2024 09:26:00 +0100",
+    ],
+)
+def test_months_in_letters(write, written):
+    path = write("x.tsv", f"user_id\titem_id\tdate\na\tb\t{written}\n")
+    assert load(path).interactions.timestamp[0] == pd.Timestamp("2024-03-01 08:26")
+    path = write("x.tsv", f"user_id\titem_id\tadded\na\tb\t{written}\n")
+    with pytest.raises(AmbiguousColumnError, match="timestamp='added'"):
+        load(path)
+
+
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
 def test_unix_times_with_decimals_are_rounded_to_microseconds(unit):
     scale = {"s": 1, "ms": 1e3, "us": 1e6, "ns": 1e9}[unit]
@@ -454,7 +474,8 @@ def test_unix_times_with_decimals_are_rounded_to_microseconds(unit):
     "written, form",
     [
         ("Fri Aug 25 13:55:02 -0700 2017", "%a %b %d %H:%M:%S %z %Y"),
-        ("Dec 1, 2010, 8:26 AM", "%b %d, %Y, %I:%M %p"),
+        ("01-DEC-10 08.26.00 AM", "%d-%b-%y %I.%M.%S %p"),
+        ("12/1/10 8:26", "%m/%d/%y %H:%M"),
         ("2020-12-31 11:05 pm", "%Y-%m-%d %I:%M %p"),
     ],
 )
@@ -465,6 +486,33 @@ def test_times_in_an_unknown_form_ask(write, written, form):
     assert "timestamp" not in load(path, timestamp=False).interactions
     log = load(path, timestamp="added", time_format=form, unknown="drop")
     assert log.interactions.timestamp.notna().tolist() == [True]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        [1704067200, 1704067200000],
+        ["1704067200", "2024-01-02"],
+        ["2024-01-01", "1/2/2024"],
+        [45352.4, 45353.2],
+        ["2024-W01-1", "2024-W01-2"],
+        ["10:30", "11:30"],
+    ],
+)
+@pytest.mark.parametrize("name", ["when_bought", "date_of_order", "bought_at"])
+def test_times_that_cannot_be_read_ask(write, name, times):
+    rows = "".join(f"u{n},i{n},{time}\n" for n, time in enumerate(times))
+    path = write("x.csv", f"user_id,item_id,{name}\n{rows}")
+    with pytest.raises(AmbiguousColumnError, match=name):
+        load(path)
+    assert "timestamp" not in load(path, timestamp=False).interactions
+
+
+@pytest.mark.parametrize("name", ["playtime", "updates", "watch_time", "lifetime"])
+def test_amounts_of_time_ask_nothing(write, name):
+    rows = "".join(f"u{n},i{n},{40_000 + n}\n" for n in range(3))
+    log = load(write("x.csv", f"user_id,item_id,{name}\n{rows}"))
+    assert log.interactions[name].tolist() == [40_000, 40_001, 40_002]
 
 
 @pytest.mark.parametrize(
@@ -550,7 +598,7 @@ def test_values_that_have_no_order_are_refused(value):
 # --- ids that nobody sees -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\t", "\u3000"])
+@pytest.mark.parametrize("blank", ["", " ", "\t", "\u3000", "\u200b"])
 @pytest.mark.parametrize("key", ["user_id", "item_id"])
 def test_blank_ids_are_no_ids(blank, key):
     frame = pd.DataFrame({"user_id": ["a", "b", "c"], "item_id": ["x", "y", "z"]})
@@ -570,13 +618,62 @@ def test_blank_ids_of_a_file(write):
         assert len(load(file, unknown="drop")) == 2
 
 
-def test_ids_that_differ_by_blanks_only_are_pointed_out(write):
-    file = write("log.csv", "user_id,item_id\nu1,a\nu1 ,b\nu2,a\n")
-    with pytest.warns(UserWarning, match="'u1 ' and 'u1' count as two ids .1 such"):
-        assert load(file).user_ids.tolist() == ["u1", "u1 ", "u2"]
+@pytest.mark.parametrize("twin", ["u1 ", "\xa0u1", "u1\u200b", "\ufeffu1"])
+def test_ids_that_differ_by_blanks_only_are_pointed_out(write, twin):
+    file = write("log.csv", f"user_id,item_id\nu1,a\n{twin},b\nu2,a\n")
+    told = re.escape(f"{twin!r} and 'u1' count as two ids (1 such")
+    with pytest.warns(UserWarning, match=told):
+        assert sorted(load(file).user_ids) == sorted(["u1", twin, "u2"])
+
+
+def test_ids_with_blanks_around_them_are_pointed_out(write):
+    file = write("log.csv", "user_id,item_id\nu1,a\nu3 ,b\nu4, b\n")
+    with pytest.warns(UserWarning) as said:
+        assert load(file).user_ids.tolist() == ["u1", "u3 ", "u4"]
+    messages = [str(warning.message) for warning in said]
+    assert "user_id 'u3 ' in row 1 has blanks around it (1 such rows)" in messages[0]
+    assert "item_id ' b' and 'b' count as two ids" in messages[1]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        load(write("log.csv", "user_id,item_id\nu1,a\nx y,b\nu3 ,a\n"))
+        load(write("log.csv", "user_id,item_id\nu1,a\nx y,b\nu3,a\n"))
+
+
+COMMENTS = ["# exported 2024-03-01", "# by Ann, for 'Bob', \"today", "% 3 rows\n#\n\n"]
+
+
+@pytest.mark.parametrize("comment", COMMENTS)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_comments_above_a_table_are_none_of_it(write, comment, end):
+    text = f"{comment}\nuser_id,item_id\nu1,007\nu2,7\n".replace("\n", end)
+    assert load(write("x.csv", text)).item_ids.tolist() == ["007", "7"]
+    line = text.count("\n") + 1
+    with pytest.raises(DataError, match=f"line {line}: 1 fields"):
+        load(write("x.csv", f"{text}u3{end}"))
+    text = text.replace("user_id,item_id" + end, "")
+    log = load(write("x.csv", text), names="user_id,item_id")
+    assert log.user_ids.tolist() == ["u1", "u2"]
+    text = text.replace(",", " ")
+    assert load(write("x.txt", text), format="sequences").user_ids.tolist() == [
+        "u1",
+        "u2",
+    ]
+
+
+LAYOUTS = [", ", " ,", " | ", "\t ", ";  "]
+
+
+@pytest.mark.parametrize(
+    "sep, names",
+    [(sep, None) for sep in LAYOUTS]
+    + [(sep, "user,item,rating") for sep in LAYOUTS if sep != " ,"],
+)
+def test_blanks_of_the_layout_are_no_part_of_ids(write, sep, names):
+    rows = [["user", "item", "rating"], ["u1", "12", "4.5"], ["u2", "7", "3"]]
+    text = "".join(sep.join(row) + "\n" for row in rows[bool(names) :])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log = load(write("x.csv", text), names=names).interactions
+    assert log.values.tolist() == [["u1", 12, 4.5], ["u2", 7, 3.0]]
 
 
 def test_events_of_one_moment_cannot_be_split_by_time():

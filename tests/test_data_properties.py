@@ -81,6 +81,10 @@ DIALECTS = st.fixed_dictionaries(
         "decimal": st.sampled_from([".", ","]),
         "header": st.booleans(),
         "told": st.booleans(),
+        "comment": st.sampled_from(
+            ["", "# of June", "%\n# by Ann\n", '# "x'] + [""] * 4
+        ),
+        "blank": st.sampled_from(["", "", "", " "]),
     }
 )
 
@@ -97,7 +101,12 @@ def write_dialect(frame, folder, dialect):
         decimal=dialect["decimal"],
         header=dialect["header"],
     )
-    data = buffer.getvalue().encode(dialect["encoding"])
+    text = buffer.getvalue()
+    if dialect["comment"]:
+        text = dialect["comment"] + dialect["end"] + text
+    if dialect["blank"]:
+        text = text.replace(dialect["sep"], dialect["sep"] + dialect["blank"])
+    data = text.encode(dialect["encoding"])
     if dialect["packed"] == ".gz":
         data = gzip.compress(data)
     if dialect["packed"] == ".zst":
@@ -124,6 +133,9 @@ def test_a_frame_comes_back_from_any_dialect(frame, dialect):
         text = frame.user_id.map(str) + frame.item_id.map(str)
         assume(not text.str.contains(r"[,;|\t]").any())
         assume(dialect["decimal"] == "." and len(frame) > 1)
+    if dialect["blank"]:  # it stands behind separators only
+        text = frame.user_id.map(str) + frame.item_id.map(str)
+        assume(not text.str.contains(rf'["{dialect["sep"]}]').any())
     with tempfile.TemporaryDirectory() as folder:
         path, options = write_dialect(frame, folder, dialect)
         back = load(path, timestamp=False, **options).interactions
@@ -173,6 +185,29 @@ def test_all_frames_are_one(frame, backend):
     pd.testing.assert_frame_equal(Dataset(other).interactions, plain)
 
 
+# --- comments -----------------------------------------------------------------------
+
+
+@given(
+    st.lists(WORDS.map(lambda word: f"# {word}".rstrip()), min_size=1, max_size=3),
+    st.lists(st.lists(NAMES, min_size=2, max_size=2), min_size=1, max_size=4),
+    st.booleans(),
+)
+def test_lines_that_begin_with_a_sign_are_rows_or_comments(comments, rows, header):
+    "No row is lost, whatever it begins with: a comment has other columns than a row."
+    rows = [[f"#{user}", item] for user, item in rows]
+    assume(not any(set(text) & set(',;|"') for row in rows for text in row))
+    assume(not any(set(text) & set(',;|"') for text in comments))
+    names = [["user_id", "item_id"]] if header else []
+    lines = [*comments, *(",".join(row) for row in [*names, *rows])]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "log.csv")
+        path.write_text("\n".join(lines), encoding="utf-8")
+        back = read_frame(path, sep=",", names=None if header else "user_id,item_id")
+    assert back.user_id.tolist() == [user for user, _ in rows]
+    assert back.item_id.tolist() == expected([item for _, item in rows])
+
+
 # --- times --------------------------------------------------------------------------
 
 MOMENTS = st.datetimes(pd.Timestamp("1990-01-02"), pd.Timestamp("2100-12-30"))
@@ -186,6 +221,9 @@ WRITINGS = {
     ),
     "iso": lambda times: times.dt.strftime("%Y-%m-%dT%H:%M:%S"),
     "zone": lambda times: times.dt.strftime("%Y-%m-%d %H:%M:%S+00:00"),
+    "month": lambda times: times.dt.strftime("%d %b %Y %H:%M:%S"),
+    "month first": lambda times: times.dt.strftime("%B %d, %Y, %I:%M:%S %p"),
+    "mail": lambda times: times.dt.strftime("%a, %d %b %Y %H:%M:%S GMT"),
     "14 digits": lambda times: times.dt.strftime("%Y%m%d%H%M%S").astype("int64"),
     "14 signs": lambda times: times.dt.strftime("%Y%m%d%H%M%S"),
     "datetime": lambda times: times,

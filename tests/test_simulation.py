@@ -33,7 +33,7 @@ from recsys_nb.data import (
     season_effect,
     simulate,
 )
-from recsys_nb.data.shop import check_size, find_best, find_rows
+from recsys_nb.data.shop import find_best, find_rows
 
 
 @pytest.fixture(scope="module")
@@ -109,28 +109,29 @@ def test_the_name_of_the_package_is_the_function():
     assert len(rn.simulate(20, 10, 50)) == 50
 
 
-@pytest.mark.parametrize("n", [1, 3])
-def test_counts(n):
-    assert check_size(np.int64(n), "n") == n
-
-
+@pytest.mark.parametrize("name", ["n_users", "n_items", "n_interactions"])
 @pytest.mark.parametrize(
     ("n", "kind", "message"),
     [
-        (True, TypeError, "n must be a whole number, got True"),
-        (2.5, TypeError, "n must be a whole number, got 2.5"),
-        (0, ValueError, "n must be at least 1, got 0"),
+        (True, TypeError, "must be a whole number, not True"),
+        (2.5, TypeError, "must be a whole number, not 2.5"),
+        (0, ValueError, "is 0; it must be at least 1"),
     ],
 )
-def test_what_is_no_count(n, kind, message):
-    with pytest.raises(kind, match=message):
-        check_size(n, "n")
+def test_what_is_no_count(name, n, kind, message):
+    with pytest.raises(kind, match=f"^{name} {message}"):
+        simulate(**{name: n})
+
+
+def test_counts_of_numpy():
+    log = simulate(np.int64(20), np.uint8(10), np.int32(50))
+    assert (len(log.users), len(log.items), len(log)) == (20, 10, 50)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"slots": 0}, "slots must be at least 1, got 0"),
+        ({"slots": 0}, "slots is 0; it must be at least 1"),
         ({"ceiling": 1.0}, "ceiling must be above 0"),
         ({"ceiling": 0}, "ceiling must be above 0"),
         ({"click_rate": 0.4}, "click_rate must be between 0 and 0.36"),
@@ -218,7 +219,7 @@ def test_ids_that_the_shop_does_not_have(oracle):
         oracle.click_probability("user_0", ["item_7", "item_500"])
     with pytest.raises(UnknownIdError, match="user_id 'Ann' is not in this shop"):
         oracle.probabilities("Ann")
-    with pytest.raises(ValueError, match="k must be at least 1"):
+    with pytest.raises(ValueError, match="k is 0; it must be at least 1"):
         oracle.ideal("user_0", k=0)
 
 
@@ -242,9 +243,9 @@ def test_a_log_has_the_rows_that_were_asked_for():
     for n in (1, 2, 3, 10, 1_001):
         assert len(World(50, 30, seed=3).sample(n)) == n
     assert len(World(1, 1).sample(20)) == 20
-    with pytest.raises(ValueError, match="n_interactions must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="n_interactions is 0; it must be at least 1"):
         World(50, 30).sample(0)
-    with pytest.raises(ValueError, match="n_items must be at least 1, got -3"):
+    with pytest.raises(ValueError, match="n_items is -3; it must be at least 1"):
         simulate(n_items=-3)
 
 

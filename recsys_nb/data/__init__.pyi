@@ -29,6 +29,7 @@ from .columns import as_plain_column as as_plain_column
 from .columns import as_frame as as_frame
 from .columns import check_columns as check_columns
 from .columns import is_blank as is_blank
+from .columns import is_padded as is_padded
 from .columns import find_twins as find_twins
 from .columns import check_ids as check_ids
 from .columns import NearMatch as NearMatch
@@ -41,7 +42,7 @@ from .columns import describe_strangers as describe_strangers
 from .columns import compare_ids as compare_ids
 from .dataset import check_table as check_table
 from .dataset import check_positive as check_positive
-from .dataset import warn_of_twins as warn_of_twins
+from .dataset import warn_of_blanks as warn_of_blanks
 from .dataset import warn_of_negative_values as warn_of_negative_values
 from .dataset import order_by_time as order_by_time
 from .dataset import order_by_example as order_by_example
@@ -147,6 +148,7 @@ from .readers import read_delimited as read_delimited
 from .readers import find_format as find_format
 from .readers import read_frame as read_frame
 from .roles import ROLE_NAMES as ROLE_NAMES
+from .roles import EXCEL_DAYS as EXCEL_DAYS
 from .roles import plain_name as plain_name
 from .roles import guess_column as guess_column
 from .roles import guess_id_column as guess_id_column
@@ -158,7 +160,6 @@ from .shop import LoggingPolicy as LoggingPolicy
 from .shop import mark_first as mark_first
 from .shop import draw_pages as draw_pages
 from .shop import ShopSettings as ShopSettings
-from .shop import check_size as check_size
 from .shop import ClickModel as ClickModel
 from .shop import calibrate_intercept as calibrate_intercept
 from .shop import expect_events as expect_events

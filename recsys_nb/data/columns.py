@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 __all__ = ['EXACT', 'ARGUMENTS', 'ID_KINDS', 'NULL_REMEDY', 'MAX_CAPITALS', 'DataError', 'MissingColumnError',
            'AmbiguousColumnError', 'NullIdError', 'IdTypeError', 'TimestampError', 'DuplicateRowError',
            'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError', 'as_plain_column', 'as_frame',
-           'check_columns', 'is_blank', 'find_twins', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_ids',
-           'find_near_match', 'describe_near_match', 'describe_duplicates', 'describe_strangers', 'compare_ids']
+           'check_columns', 'is_blank', 'is_padded', 'find_twins', 'check_ids', 'NearMatch', 'is_numeric_id',
+           'loosen_ids', 'find_near_match', 'describe_near_match', 'describe_duplicates', 'describe_strangers',
+           'compare_ids']
 
 # %% ../../nbs/00_data.columns.ipynb #5276675b
 class DataError(ValueError):
@@ -201,6 +202,15 @@ ID_KINDS = "ids are whole numbers or strings"
 NULL_REMEDY = "drop them (unknown='drop') or fill them"
 
 
+_INVISIBLE = "\u200b\u200c\u200d\u2060\ufeff"  # signs without a width
+
+
+def _strip_blanks(text: pa.Array) -> pa.Array:
+    "Text without blanks and invisible signs around it."
+    bare = pc.utf8_trim(pc.utf8_trim_whitespace(text), _INVISIBLE)
+    return pc.utf8_trim_whitespace(bare)
+
+
 def is_blank(
     column: pd.Series,  # any values
 ) -> np.ndarray:  # bool (n,)
@@ -209,22 +219,30 @@ def is_blank(
         return np.zeros(len(column), bool)
     text = column.map(lambda value: value if isinstance(value, str) else None)
     text = pa.array(text, pa.large_string(), from_pandas=True)
-    size = pc.utf8_length(pc.utf8_trim_whitespace(text))
+    size = pc.utf8_length(_strip_blanks(text))
     return pc.equal(size, 0).fill_null(False).to_numpy(zero_copy_only=False)
+
+
+def is_padded(
+    ids: pd.Series,  # text
+) -> np.ndarray:  # bool (n,)
+    "Which ids have blanks around them."
+    text = pa.array(ids, pa.large_string(), from_pandas=True)
+    padded = pc.not_equal(_strip_blanks(text), text)
+    return padded.fill_null(False).to_numpy(zero_copy_only=False)
 
 
 def find_twins(
     ids: pd.Series,  # text
-) -> list[str]:  # distinct ids with blanks around them
+) -> list[tuple[str, str]]:  # an id with blanks around it, and the other
     "Ids that another one equals but for blanks around it."
-    text = pa.array(ids, pa.large_string(), from_pandas=True)
-    bare = pc.utf8_trim_whitespace(text)
-    padded = pc.not_equal(bare, text).fill_null(False)
-    if not pc.any(padded).as_py():
+    padded = is_padded(ids)
+    if not padded.any():
         return []
-    known = set(text.filter(pc.invert(padded)).unique().to_pylist())
-    found = text.filter(padded).unique().to_pylist()
-    return [one for one in found if one.strip() in known]
+    known = set(ids[~padded].dropna())
+    found = pa.array(ids[padded].unique(), pa.large_string())
+    pairs = zip(found.to_pylist(), _strip_blanks(found).to_pylist(), strict=True)
+    return [(one, bare) for one, bare in pairs if bare in known]
 
 
 def _whole_numbers(column, what):
@@ -332,7 +350,7 @@ def loosen_ids(
 ) -> np.ndarray:  # text, as objects
     "Ids without blanks, capitals, leading zeros and a trailing .0."
     text = pa.array(ids, pa.large_string(), from_pandas=True)
-    text = pc.utf8_lower(pc.utf8_trim_whitespace(text))
+    text = pc.utf8_lower(_strip_blanks(text))
     text = pc.replace_substring_regex(text, r"\.0$", "")
     bare = pc.utf8_ltrim(text, "0")
     is_zero = pc.equal(bare, "")

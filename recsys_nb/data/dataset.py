@@ -27,11 +27,12 @@ from recsys_nb.data.columns import (
     find_twins,
     is_blank,
     is_numeric_id,
+    is_padded,
 )
 from .times import join_date_and_time, parse_timestamps
 
 # %% auto #0
-__all__ = ['check_table', 'check_positive', 'warn_of_twins', 'warn_of_negative_values', 'order_by_time', 'order_by_example',
+__all__ = ['check_table', 'check_positive', 'warn_of_blanks', 'warn_of_negative_values', 'order_by_time', 'order_by_example',
            'Dataset']
 
 # %% ../../nbs/01_data.dataset.ipynb #d09f6932
@@ -138,17 +139,28 @@ def _check_least_value(positive, frame) -> float:
     return positive
 
 
-def warn_of_twins(
+def warn_of_blanks(
     frame: pd.DataFrame,  # the interactions, their ids checked
     level: int,  # how far above the caller stands, for the warning
 ) -> None:
-    "Point out ids that differ by blanks around them only: they count as two."
+    "Point out ids with blanks around them, which are kept as they are written."
     for key, _ in _KEYS:
-        twins = [] if is_numeric_id(frame[key]) else find_twins(frame[key])
+        if is_numeric_id(frame[key]):
+            continue
+        padded = is_padded(frame[key])
+        twins = find_twins(frame[key])
         if twins:
             warnings.warn(
-                f"{key} {twins[0]!r} and {twins[0].strip()!r} count as two ids "
+                f"{key} {twins[0][0]!r} and {twins[0][1]!r} count as two ids "
                 f"({len(twins):,} such pairs); remove the blanks where they are one",
+                stacklevel=level,
+            )
+        elif padded.any():
+            row = int(padded.argmax())
+            warnings.warn(
+                f"{key} {frame[key].iloc[row]!r} in row {row} has blanks around it "
+                f"({int(padded.sum()):,} such rows), which count as part of the id; "
+                "remove them where they are none",
                 stacklevel=level,
             )
 
@@ -332,7 +344,7 @@ class Dataset:
         tables = {"users": self.users, "items": self.items}
         self.interactions = _check_interactions(interactions, tables)
         self.positive = check_positive(positive, self.interactions)
-        warn_of_twins(self.interactions, 3)
+        warn_of_blanks(self.interactions, 3)
         if positive is None:
             warn_of_negative_values(self.interactions, 3)
         if not self.is_positive().any():

@@ -16,6 +16,7 @@ import ibis.expr.types as ir
 import pandas as pd
 from ibis.backends import BaseBackend
 
+from .arguments import check_numbers, check_seed
 from recsys_nb.data.columns import (
     ARGUMENTS,
     DataError,
@@ -156,13 +157,17 @@ def parse_share(
     sample: float | str | None,  # a number, perhaps as text from a URL; None: all
 ) -> float:
     "The share of the users that a sample takes."
-    message = "sample is a share of the users, above 0 and at most 1"
+    message = f"sample is a share of the users, above 0 and at most 1, got {sample!r}"
+    if sample is None:
+        return 1.0
+    if not isinstance(sample, str):
+        check_numbers(sample=sample)
     try:
-        share = 1.0 if sample is None else float(sample)
+        share = float(sample)
     except ValueError:
-        raise ValueError(f"{message}, got {sample!r}") from None
+        raise ValueError(message) from None
     if not 0 < share <= 1:
-        raise ValueError(f"{message}, got {sample!r}")
+        raise ValueError(message)
     return share
 
 
@@ -326,6 +331,7 @@ def read_table(
     name: str | None = None,  # shown in reports; None: the table's name
 ) -> Warehouse:
     "A log that stays in its engine, as postgres://user@host/db?table=events names it."
+    check_seed(seed)
     if unknown not in ("raise", "drop"):
         raise ValueError(f"unknown must be 'raise' or 'drop', got {unknown!r}")
     given = {"user": user, "item": item, "timestamp": timestamp}

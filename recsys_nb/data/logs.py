@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from itertools import dropwhile
 from pathlib import Path
 
 import numpy as np
@@ -165,9 +166,10 @@ def name_of_file(
 
 # %% ../../nbs/04d_data.logs.ipynb #63ee6952
 def _split_lines(path: Path, encoding=None) -> tuple[list[int], list[list[str]]]:
-    "The numbers of the lines that are not empty, and their words."
+    "The numbers of the lines below comments that are not empty, and their words."
     lines = enumerate(read_text(path, encoding).splitlines(), 1)
     found = [(number, line.split()) for number, line in lines if line.strip()]
+    found = list(dropwhile(lambda line: line[1][0] in ("#", "%"), found))
     return [number for number, _ in found], [words for _, words in found]
 
 

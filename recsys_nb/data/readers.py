@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.feather as pa_feather
 import pyarrow.parquet as pa_parquet
 
@@ -22,6 +23,31 @@ from .tables import convert_text, read_text, split_text
 __all__ = ['READERS', 'PACKED_SUFFIXES', 'read_delimited', 'find_format', 'read_frame']
 
 # %% ../../nbs/04b_data.readers.ipynb #cc4afecd
+def _is_laid_out(table: pa.Table, has_header: bool) -> bool:
+    "Whether the blanks around values belong to the layout of a file."
+    if has_header:
+        return any(name != name.strip() for name in table.column_names)
+    starts = [pc.starts_with(column, " ") for column in table.columns[1:]]
+    return bool(starts) and all(pc.all(start).as_py() for start in starts)
+
+
+_QUOTED = '^"([^"]*)"$'  # a quote behind a blank opens no field for a parser
+
+
+def _trim_columns(table: pa.Table) -> pa.Table:
+    "The columns without blanks around values, where that makes no two values one."
+    columns = []
+    for column in table.columns:
+        bare = pc.utf8_trim_whitespace(column)
+        bare = pc.replace_substring_regex(bare, _QUOTED, r"\1")
+        full = pc.not_equal(bare, "")
+        n_written = pc.count_distinct(column.filter(full)).as_py()
+        n_left = pc.count_distinct(bare.filter(full)).as_py()
+        columns.append(bare if n_left == n_written else column)
+    names = [re.sub(_QUOTED, r"\1", name.strip()) for name in table.column_names]
+    return pa.table(columns, names=names)
+
+
 def _is_id(name: str) -> bool:
     "Whether a column is named like ids: user, item, or ending in id."
     if name.endswith(":token"):
@@ -41,6 +67,8 @@ def read_delimited(
 ) -> pd.DataFrame:
     "A frame from a file of columns: csv, tsv and their kin."
     table = split_text(read_text(path, encoding), sep, header, names, path)
+    if _is_laid_out(table, has_header=names is None and header is not False):
+        table = _trim_columns(table)
     columns = {}
     for place, name in enumerate(table.column_names):
         plain = name.split(":")[0]

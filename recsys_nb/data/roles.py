@@ -20,7 +20,7 @@ from recsys_nb.data.columns import (
 from .times import looks_like_times, mentions_times
 
 # %% auto #0
-__all__ = ['ROLE_NAMES', 'plain_name', 'guess_column', 'guess_id_column', 'guess_times', 'guess_log_roles']
+__all__ = ['ROLE_NAMES', 'EXCEL_DAYS', 'plain_name', 'guess_column', 'guess_id_column', 'guess_times', 'guess_log_roles']
 
 # %% ../../nbs/04c_data.roles.ipynb #f964c056
 ROLE_NAMES = {
@@ -108,6 +108,22 @@ def _ask_how(where: str, column: object, frame: pd.DataFrame) -> AmbiguousColumn
     )
 
 
+_DATE_LIKE = re.compile(r"(?<!up)date|when|_(?:at|dt)$|^dt", re.IGNORECASE)
+EXCEL_DAYS = (32_874, 73_415)  # 1990 to 2100 in days since 1899-12-30
+
+
+def _is_called_a_time(column: pd.Series) -> bool:
+    "Whether a name tells of times where the values are text with digits, or days."
+    values = column.dropna().head(1000)
+    if not len(values) or not _TIME_LIKE.search(str(column.name)):
+        return False
+    if isinstance(values.dtype, pd.StringDtype):
+        return bool(values.str.contains(r"\d").mean() >= 0.9)
+    if not pd.api.types.is_numeric_dtype(values) or not _DATE_LIKE.search(column.name):
+        return False
+    return bool(values.between(*EXCEL_DAYS).all())
+
+
 def guess_times(
     frame: pd.DataFrame,  # a log
     columns: Sequence,  # those that play no other role
@@ -126,7 +142,7 @@ def guess_times(
     if found:
         raise _ask(where, found, frame)
     for column in columns:
-        if mentions_times(frame[column]):
+        if mentions_times(frame[column]) or _is_called_a_time(frame[column]):
             raise _ask_how(where, column, frame)
     return None
 
@@ -176,6 +192,7 @@ def _require(role, column, frame, where):
 def _find_no_numbers(text: pd.Series) -> list[str]:
     "Values that are no numbers with a point, and none with a comma, with their rows."
     plain = pd.to_numeric(text, errors="coerce").isna()
+    plain |= text != text.str.strip()
     swapped = text.str.translate(str.maketrans(".,", "?."))
     comma = pd.to_numeric(swapped, errors="coerce").isna()
     rows = dict.fromkeys(text.index[odd][0] for odd in (plain, comma) if odd.any())

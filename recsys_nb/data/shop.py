@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from .arguments import check_seed, is_whole_number
+from .arguments import check_seed, check_whole_numbers
 from .columns import UnknownIdError
 from recsys_nb.data.tastes import (
     CLICK_SEASON,
@@ -27,8 +27,8 @@ from recsys_nb.data.tastes import (
 )
 
 # %% auto #0
-__all__ = ['PILOT_VISITS', 'share_browsing', 'LoggingPolicy', 'mark_first', 'draw_pages', 'ShopSettings', 'check_size',
-           'ClickModel', 'calibrate_intercept', 'expect_events', 'Shop', 'Oracle']
+__all__ = ['PILOT_VISITS', 'share_browsing', 'LoggingPolicy', 'mark_first', 'draw_pages', 'ShopSettings', 'ClickModel',
+           'calibrate_intercept', 'expect_events', 'Shop', 'Oracle']
 
 # %% ../../nbs/06b_data.shop.ipynb #96196351
 def share_browsing(
@@ -151,7 +151,7 @@ class ShopSettings:
     popularity_weight: float = 1.0  # γ
 
     def __post_init__(self):
-        check_size(self.slots, "slots")
+        check_whole_numbers(1, slots=self.slots)
         highest = 1 / CLICK_SEASON.max()
         if not 0 < self.ceiling <= highest:
             raise ValueError(
@@ -164,18 +164,6 @@ class ShopSettings:
                 f"click_rate must be between 0 and {most:.2f}, the ceiling at the "
                 f"last of {self.slots} slots; got {self.click_rate}"
             )
-
-
-def check_size(
-    n: int,  # what was given
-    name: str,  # of the argument
-) -> int:
-    "A whole number of at least 1."
-    if not is_whole_number(n):
-        raise TypeError(f"{name} must be a whole number, got {n!r}")
-    if n < 1:
-        raise ValueError(f"{name} must be at least 1, got {n}")
-    return int(n)
 
 # %% ../../nbs/06b_data.shop.ipynb #7e720cb0
 @dataclass(frozen=True, eq=False)
@@ -268,12 +256,13 @@ class Shop:
         settings: ShopSettings | None = None,  # how it behaves; None: the defaults
     ):
         check_seed(seed)
+        check_whole_numbers(1, n_users=n_users, n_items=n_items)
         self.seed = seed
         self.settings = settings or ShopSettings()
         streams = [np.random.default_rng([seed, i]) for i in range(4)]
         group_rng, user_rng, item_rng, pilot_rng = streams
-        self.users = draw_users(check_size(n_users, "n_users"), user_rng)
-        self.items = draw_items(check_size(n_items, "n_items"), item_rng)
+        self.users = draw_users(int(n_users), user_rng)
+        self.items = draw_items(int(n_items), item_rng)
         centres = draw_centres(group_rng)
         self.traits = draw_traits(self.users, self.items, centres, *streams[:3])
         self.policy = LoggingPolicy(self.traits, centres)
@@ -376,7 +365,7 @@ class Oracle:
         k: int = 10,  # items per user
     ) -> pd.DataFrame:  # user_id, item_id, rank (from 1), score: the click probability
         "The items that each user is truly likeliest to click."
-        k = check_size(k, "k")
+        check_whole_numbers(1, k=k)
         users = np.atleast_1d(np.asarray(users, dtype=object))
         step = max(1, 2**24 // len(self.shop.items))  # users
         chunks = (users[start : start + step] for start in range(0, len(users), step))

@@ -17,7 +17,6 @@ from recsys_nb.data.shop import (
     Oracle,
     Shop,
     ShopSettings,
-    check_size,
     draw_pages,
     find_rows,
 )
@@ -247,11 +246,11 @@ class World:
         seed: int | None = None,  # the same seed draws the same log; None: the world's
     ) -> Dataset:  # user_id, item_id, event_type, timestamp, position, in order of time
         "An event log of about ten weeks from 2024-01-01."
-        n = check_size(n_interactions, "n_interactions")
+        check_whole_numbers(1, n_interactions=n_interactions)
         if seed is not None:
             check_seed(seed)
         stream = [self.seed, 4] if seed is None else [self.seed, 4, seed]
-        return draw_log(self.shop, n, np.random.default_rng(stream))
+        return draw_log(self.shop, int(n_interactions), np.random.default_rng(stream))
 
     def experiment(
         self,
@@ -267,7 +266,8 @@ class World:
         check_whole_numbers(1, k=k)
         check_seed(seed)
         n_known = len(self.users)
-        n = n_known if n_users is None else check_size(n_users, "n_users")
+        n = n_known if n_users is None else n_users
+        check_whole_numbers(1, n_users=n)
         check_trial(n, n_known, impressions, k, sessions)
         rng = np.random.default_rng([self.seed, 5, seed])
         users = rng.permutation(n_known)[:n]

@@ -189,6 +189,8 @@ _LINES = 100  # that are looked at to find the separator
 
 def _count_fields(lines: list[str], separator: str) -> list[int]:
     "How many fields each line has."
+    if len(separator) > 1:
+        return [line.count(separator) + 1 for line in lines if line.strip()]
     try:
         found = list(csv.reader(lines, delimiter=separator))
     except csv.Error:
@@ -327,7 +329,7 @@ def _name_columns(first, second, header, names, path) -> list[str]:
         if not header:
             return [f"column_{place}" for place in range(1, len(first) + 1)]
         _check_header(first, path)
-        names = first
+        names = [re.sub(r"^[#%]\s+", "", first[0]), *first[1:]]
     names = [str(name) for name in names]
     width = len(second) if second else len(names)
     if width == len(names) + 1 and second[-1] == "":
@@ -361,6 +363,33 @@ def _read_excel_line(text: str) -> tuple[str, str | None]:
     return (text[found.end() :], found[1]) if found else (text, None)
 
 
+def _is_comment(line: str, separator: str, width: int, header: bool) -> bool:
+    "Whether a marked line stands above a table whose first line has `width` fields."
+    words = line.split()
+    if _count_fields([line], separator) != [width]:
+        return True
+    if header:
+        return width == 1 and len(line.strip("#% \r\n").split()) != 1
+    return separator == " " and words[0] in ("#", "%")
+
+
+def _blank_comments(text: str, sep: str | None, header: bool) -> str:
+    "The text with an empty line for each comment at its top."
+    lines = io.StringIO(text[:_HEAD], newline="").readlines()[:_LINES]
+    full = [place for place, line in enumerate(lines) if line.strip()]
+    others = [place for place in full if lines[place].lstrip()[0] not in "#%"]
+    first = (others or full[-1:] or [0])[0]  # it is sure to be one of the table
+    if first == 0:
+        return text
+    separator = sep or find_separator("".join(lines[first:]))
+    width = _count_fields(lines[first : first + 1], separator)[0]
+    end = 0
+    for place in full[: full.index(first)]:
+        if _is_comment(lines[place], separator, width, header):
+            end = place + 1
+    return "\n" * end + text[len("".join(lines[:end])) :]
+
+
 def _check_no_second_header(table: pa.Table, header: list[str], path) -> None:
     "Raise where a row repeats the header, as in files that were joined."
     if len(header) < 2:
@@ -384,11 +413,13 @@ def split_text(
     path: str | Path = "the text",  # how errors call it
 ) -> pa.Table:  # all columns are text
     "The columns of a file of lines, each value as it is written."
+    header = names is None if header is None else header
+    text, told = _read_excel_line(text)
+    text = _blank_comments(text, sep or told, header)
     if not text.strip():
         raise EmptyLogError(f"{path} is empty.")
     if text.lstrip()[0] in "{[":
         raise DataError(f"{path} looks like JSON: pass format='jsonl'.", "format")
-    text, told = _read_excel_line(text)
     separator = sep or told or find_separator(text)
     if len(separator) > 1:
         text, separator = text.replace(separator, "\x1f"), "\x1f"
@@ -396,7 +427,6 @@ def split_text(
     closed = not quoted or _quotes_close(text, separator)
     if not closed and separator in "\t|\x1f":
         quoted, closed = False, True
-    header = names is None if header is None else header
     first, end = _first_row(text, separator, quoted)
     begin = end if header else 0
     body = text[begin:]

@@ -103,6 +103,22 @@ _YEAR_LAST = re.compile(
 )
 
 
+def _join_day(year: pd.Series, month: pd.Series, day: pd.Series) -> pd.Series:
+    "Days from digits; NaT where the calendar has none."
+    date = year + "-" + month.str.zfill(2) + "-" + day.str.zfill(2)
+    return pd.to_datetime(date, format="%Y-%m-%d", errors="coerce")
+
+
+def _clock_of(parts: pd.DataFrame) -> pd.Series:
+    "The time of day of `clock`, such as 8:26, and `half`, such as PM."
+    clock = parts["clock"].fillna("0:00")
+    clock = clock.where(clock.str.count(":") == 2, clock + ":00")
+    clock = pd.to_timedelta(clock, errors="coerce")
+    hour, half = clock.dt.components.hours, parts["half"].str.strip().str.lower()
+    clock = clock + pd.to_timedelta(12 * ((half == "pm") & (hour < 12)), unit="h")
+    return clock - pd.to_timedelta(12 * ((half == "am") & (hour == 12)), unit="h")
+
+
 def _year_last(text: pd.Series) -> tuple[pd.Series, str]:
     "Dates such as 31/12/2010 8:26, in the order that all of them admit, and why not."
     parts = text.str.extract(_YEAR_LAST)
@@ -112,16 +128,41 @@ def _year_last(text: pd.Series) -> tuple[pd.Series, str]:
         reason = "day and month are not told apart"
         return pd.Series(pd.NaT, text.index), reason
     day, month = ("a", "b") if day_first else ("b", "a")
-    date = parts["year"] + "-" + parts[month].str.zfill(2)
-    date = date + "-" + parts[day].str.zfill(2)
-    days = pd.to_datetime(date, format="%Y-%m-%d", errors="coerce")
-    clock = parts["clock"].fillna("0:00")
-    clock = clock.where(clock.str.count(":") == 2, clock + ":00")
-    clock = pd.to_timedelta(clock, errors="coerce")
-    hour, half = clock.dt.components.hours, parts["half"].str.strip().str.lower()
-    clock = clock + pd.to_timedelta(12 * ((half == "pm") & (hour < 12)), unit="h")
-    clock = clock - pd.to_timedelta(12 * ((half == "am") & (hour == 12)), unit="h")
-    return days + clock, UNREADABLE_TIME
+    days = _join_day(parts["year"], parts[month], parts[day])
+    return days + _clock_of(parts), UNREADABLE_TIME
+
+
+_MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()
+_MONTH_WORD = re.compile(rf"\b(?:{'|'.join(_MONTHS)})", re.IGNORECASE)
+_LETTERS = (
+    r"(?P<month>jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?"
+    r"|aug(?:ust)?|sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+)
+_DAY_NUMBER = r"(?P<day>\d{1,2})(?:st|nd|rd|th)?"
+_AFTER_DAY = (
+    r"(?P<year>\d{4})"
+    r"(?:,?[ T]+(?P<clock>\d{1,2}:\d{2}(?::\d{2}(?:\.\d+)?)?)(?P<half> ?[ap]m)?)?"
+    r"(?: ?(?:Z|UTC|GMT|(?P<sign>[+-])(?P<hours>\d\d):?(?P<minutes>\d\d)))?$"
+)
+_WORDED = [
+    re.compile(rf"^(?:[a-z]+,? )?{day_and_month}{_AFTER_DAY}", re.IGNORECASE)
+    for day_and_month in (
+        rf"{_DAY_NUMBER}[. /\-]+{_LETTERS}[., /\-]+",  # 1 Mar 2024
+        rf"{_LETTERS}[. ]+{_DAY_NUMBER}[, ]+",  # Mar 1, 2024
+    )
+]  # perhaps after the name of a day
+
+
+def _worded_times(text: pd.Series) -> pd.Series:
+    "Dates whose month is written in English letters; NaT where it is none."
+    first, second = (text.str.extract(form) for form in _WORDED)
+    parts = first.fillna(second)
+    number = {name: str(place) for place, name in enumerate(_MONTHS, 1)}
+    month = parts["month"].str.lower().str[:3].map(number)
+    days = _join_day(parts["year"], month, parts["day"])
+    hours, minutes = pd.to_numeric(parts["hours"]), pd.to_numeric(parts["minutes"])
+    east = (60 * hours + minutes) * np.where(parts["sign"] == "-", -1, 1)
+    return days + _clock_of(parts) - pd.to_timedelta(east.fillna(0), unit="min")
 
 
 def _iso_times(text: pd.Series) -> pd.Series:
@@ -167,7 +208,7 @@ _NAMED_ZONE = re.compile(r"(?:\s*[+-]00:?00)?\s*(?:UTC|GMT)$", re.IGNORECASE)
 
 
 def _read_the_rest(text, rest, times, reasons):
-    "Slashes after the year, a zone called UTC, and dates with the year last."
+    "Slashes after the year, zones called UTC, months in letters, and years at last."
     slashed = rest & text.str.match(r"^\d{4}/").to_numpy(bool, na_value=False)
     named = rest & text.str.contains(_NAMED_ZONE).to_numpy(bool, na_value=False)
     other = slashed | named
@@ -175,6 +216,10 @@ def _read_the_rest(text, rest, times, reasons):
         plain = text[other].str.replace(_NAMED_ZONE, "Z", regex=True)
         times[other] = _iso_times(plain.str.replace("/", "-"))
         rest &= ~(other & times.notna().to_numpy())
+    worded = rest & text.str.contains(_MONTH_WORD).to_numpy(bool, na_value=False)
+    if worded.any():
+        times[worded] = _worded_times(text[worded])
+        rest &= ~(worded & times.notna().to_numpy())
     last = rest & text.str.match(_YEAR_LAST).to_numpy(bool, na_value=False)
     if not last.any():
         return
@@ -330,16 +375,20 @@ def looks_like_times(
         return False
     _, reasons = _read_times(column.reset_index(drop=True), None)
     told = pd.Series(reasons)
-    empty = told.isin([NULL_TIME, PLACEHOLDER_TIME])
-    likely = told.isin([_OK, "day and month are not told apart"])
-    return bool((~empty).any() and likely.sum() >= 0.9 * (~empty).sum())
+    full = told[~told.isin([NULL_TIME, PLACEHOLDER_TIME])]
+    # faults such as a second unit are faults of times
+    likely = ~full.isin([UNREADABLE_TIME, OUTSIDE_YEARS])
+    return bool(len(full) and likely.sum() >= 0.9 * len(full))
 
 
 _DAY = (
-    r"\b(?:19|20)\d\d[-/.]\d{1,2}[-/.]\d{1,2}\b"  # 2024-12-31
+    r"\b(?:19|20)\d\d[-/.年]\d{1,2}[-/.月]\d{1,2}(?:\b|日)"  # 2024-12-31
     r"|\b\d{1,2}[-/.]\d{1,2}[-/.](?:19|20)\d\d\b"  # 31.12.2024
+    r"|^[0-3]?\d[-/.][0-3]?\d[-/.]\d\d(?: |$)"  # 31.12.24
+    r"|^\d{1,2}[ .\-]+[^\W\d_]{3,9}[ .\-]+(?:19|20)\d\d\b"  # 31. März 2024
+    rf"|^\d{{1,2}}[ .\-](?:{'|'.join(_MONTHS)})[a-z]*[ .\-]\d\d\b"  # 31-DEC-24
 )
-_MONTH = r"\b(?:jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*\b"
+_MONTH = rf"\b(?:{'|'.join(_MONTHS)})[a-z]*\b"
 _YEAR = r"\b(?:19|20)\d\d\b"
 _LONGEST = 40  # characters of a time: longer text only mentions one
 

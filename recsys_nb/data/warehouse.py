@@ -15,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 from ibis.backends import BaseBackend
 
+from .arguments import check_seed, check_whole_numbers
 from .columns import DataError, as_frame
 from .dataset import Dataset, check_positive
 from .engine_checks import check_columns_of
@@ -205,6 +206,7 @@ class Warehouse(Dataset):
         rows: int = 100_000,  # at most so many rows each
     ) -> Iterator[pa.RecordBatch]:  # read them to the end before the next query
         "The events as they come, without a frame of all."
+        check_whole_numbers(1, rows=rows)
         return self.engine.fetch_batches(self.events, rows)
 
     def with_events(
@@ -264,6 +266,7 @@ class Warehouse(Dataset):
         seed: int = 0,  # draws the users, by the hash of their ids
     ) -> tuple[Warehouse, Warehouse]:  # train; test, with `test.given`
         "Hold out whole users, and show the model the first part of what they did."
+        check_seed(seed)
         table = hold_last_examples(self.events, self.positive, holdout)
         chosen = choose_users(self.engine, table, test, seed)
         how = {"kind": "user", "test": test, "holdout": holdout, "seed": seed}

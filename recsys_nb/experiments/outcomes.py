@@ -201,7 +201,9 @@ def describe_text(
     what: str,  # how errors call it
 ) -> str:
     "The message for a column of text: the first value that is no number."
-    bad = pd.to_numeric(column, errors="coerce").isna() & column.notna()
+    bad = pd.to_numeric(column, errors="coerce").isna()
+    bad |= column != column.str.strip()  # read from a file with blanks
+    bad &= column.notna()
     row = int(bad.to_numpy().argmax())
     return (
         f"{what} is not numeric but text: {column.iloc[row]!r} in row {row} "

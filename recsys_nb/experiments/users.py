@@ -105,7 +105,8 @@ def read_times(
     column: str,  # its name
 ) -> pd.Series:  # datetimes without nulls, in their own zone
     "A column as times, or an error that names the first row that is none."
-    values = require_column(frame, column, " of times")
+    remedy = " of times (name yours with time='...')"
+    values = require_column(frame, column, remedy)
     if pd.api.types.is_numeric_dtype(values):
         raise ExperimentError(
             f"column {column!r} is numeric; make it a time first, e.g. "

@@ -109,7 +109,7 @@ from .processes import take_step as take_step
 from .processes import EpochInProgress as EpochInProgress
 from .sampling import BITS as BITS
 from .sampling import check_binary as check_binary
-from .sampling import check_share as check_share
+from .sampling import check_share_kept as check_share_kept
 from .sampling import hash_uniform as hash_uniform
 from .sampling import sample_negatives as sample_negatives
 from .sampling import NegativeSampling as NegativeSampling

@@ -21,7 +21,13 @@ from safetensors.torch import save_file
 from sklearn import metrics
 from torch import Tensor
 
-from ..data import DataError, MissingColumnError
+from recsys_nb.data import (
+    DataError,
+    MissingColumnError,
+    check_above_0,
+    check_seed,
+    check_whole_numbers,
+)
 from ..features import FeatureEncoder
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
 from .loop import train
@@ -30,7 +36,7 @@ from recsys_nb.training.parquet import (
     ExampleEncoder,
     natural_order,
 )
-from .sampling import correct_logit
+from .sampling import check_share_kept, correct_logit
 from .stream import ParquetStream
 from .table import table_logits
 
@@ -437,6 +443,12 @@ def train_criteo(
     progress: bool = False,  # show a progress bar
 ) -> dict[str, float]:  # auc, log_loss, clicks, mean_prediction, rows of the test
     "Train a DLRM on Criteo's logs, and judge it on the last of them."
+    check_share_kept(negatives=negatives)
+    sizes = {"dim": dim, "hidden": hidden, "epochs": epochs}
+    sizes |= {"min_count": min_count, "buckets": 1 if buckets is None else buckets}
+    check_whole_numbers(1, **sizes, batch_size=batch_size, buffer_rows=buffer_rows)
+    check_above_0(lr=lr)
+    check_seed(seed)
     folder = Path(folder)
     files = criteo_to_parquet(data, folder / "parquet")
     rows, _ = split_criteo(files, dict, buffer_rows)

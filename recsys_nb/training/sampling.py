@@ -14,11 +14,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data import DataError
+from ..data import DataError, check_numbers, check_seed
 
 # %% auto #0
-__all__ = ['BITS', 'check_binary', 'check_share', 'hash_uniform', 'sample_negatives', 'NegativeSampling', 'correct_probability',
-           'correct_logit']
+__all__ = ['BITS', 'check_binary', 'check_share_kept', 'hash_uniform', 'sample_negatives', 'NegativeSampling',
+           'correct_probability', 'correct_logit']
 
 # %% ../../nbs/27a_training.sampling.ipynb #fb72c93c
 def check_binary(
@@ -37,15 +37,17 @@ def check_binary(
     return (column == 1).to_numpy(dtype=bool)
 
 
-def check_share(
-    share: float,  # of the negatives
+def check_share_kept(
+    **given: float,  # a share of the negatives, by the name of its argument
 ) -> None:
-    "A ValueError for what is no share."
-    if not 0 < share <= 1:
-        raise ValueError(
-            f"share={share!r} is the part of the negatives that stays: "
-            "above 0, at most 1."
-        )
+    "Complain about the first argument that is no share above 0."
+    check_numbers(**given)
+    for name, share in given.items():
+        if not 0 < share <= 1:
+            raise ValueError(
+                f"{name}={share!r} is the part of the negatives that stays: "
+                "above 0, at most 1."
+            )
 
 # %% ../../nbs/27a_training.sampling.ipynb #a7fbb000
 BITS = 53  # of a random number, as many as a float64 holds exactly
@@ -71,7 +73,8 @@ def sample_negatives(
     file: str = "",  # the file of the rows: other files, other negatives
 ) -> np.ndarray:  # which rows stay, bool (n,)
     "All positives and a share of the negatives, each chosen by a hash of its own."
-    check_share(share)
+    check_seed(seed)
+    check_share_kept(share=share)
     is_positive = check_binary(labels, rows)
     uniform = hash_uniform(rows, f"{seed} {file}")
     return is_positive | (uniform < share * 2**BITS)
@@ -86,7 +89,8 @@ class NegativeSampling:
     seed: int = 0  # of which stay
 
     def __post_init__(self):
-        check_share(self.share)
+        check_seed(self.seed)
+        check_share_kept(share=self.share)
 
     def keep_rows(
         self,
@@ -104,7 +108,7 @@ def correct_probability(
     share: float,  # w, of the negatives in that sample: above 0, at most 1
 ) -> float | np.ndarray | Tensor:  # of the same kind and shape
     "The probability among all rows (He et al. 2014)."
-    check_share(share)
+    check_share_kept(share=share)
     values = torch.as_tensor(p)
     wrong = ~((values >= 0) & (values <= 1))
     if wrong.any():
@@ -120,5 +124,5 @@ def correct_logit(
     share: float,  # w, of the negatives in that sample: above 0, at most 1
 ) -> float | np.ndarray | Tensor:  # of the same kind and shape
     "The logit among all rows (He et al. 2014)."
-    check_share(share)
+    check_share_kept(share=share)
     return logit + float(np.log(share))
