@@ -37,7 +37,7 @@ from recsys_nb.recommenders.candidates import (
 from .contest import find_answer, find_answer_again
 from .evidence import ItemEvidence
 from .gate import Holdout, Verdict
-from .lists import mask_scores, top_k
+from .lists import mask_scores, take_allowed, top_k
 from .pairs import with_tables
 from .ranker import RANKERS
 from .ranker_base import BaseRanker, fill_context
@@ -289,11 +289,13 @@ class Recommender(BaseRecommender):
         items = np.full((len(histories), k), -1, np.int64)
         scores = np.full((len(histories), k), -np.inf, np.float32)
         unknown = histories.take(np.flatnonzero(cold))
-        found = answer_with_popular(self.popularity_, unknown, k, allowed)
+        may = take_allowed(allowed, cold)
+        found = answer_with_popular(self.popularity_, unknown, k, may)
         items[cold], scores[cold] = found
         if not cold.all():
             known = histories.take(np.flatnonzero(~cold))
-            found = answer.top_items(known, k, exclude_seen, allowed)
+            may = take_allowed(allowed, ~cold)
+            found = answer.top_items(known, k, exclude_seen, may)
             items[~cold], scores[~cold] = found
         return items, scores
 
