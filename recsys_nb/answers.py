@@ -27,6 +27,7 @@ from .flags import in_flags
 from .folders import interruptible, whole_file
 from .recommenders.base import BaseRecommender
 from .recommenders.questions import hint_at_near_match
+from .recommenders.rules import parse_conditions
 from .run_data import split_time_columns
 from .serving import export, serve
 from .serving.service import match_id
@@ -35,8 +36,8 @@ from .training.criteo import train_criteo
 # %% auto #0
 __all__ = ['WRITERS', 'reading_options', 'read_input', 'find_column', 'check_out', 'write_table', 'find_model', 'known_columns',
            'choose_columns', 'note', 'match_column', 'read_events', 'hint_at_items', 'read_id_list', 'find_stand_ins',
-           'gather_users', 'allowed_items', 'recommend_command', 'take_users', 'say_unknown', 'serve_command',
-           'export_command', 'criteo_command']
+           'gather_users', 'allowed_items', 'read_where', 'recommend_command', 'take_users', 'say_unknown',
+           'serve_command', 'export_command', 'criteo_command']
 
 # %% ../nbs/56_answers.ipynb #a455fc43
 _READING = ("sep", "encoding", "decimal", "header", "names", "format")
@@ -332,6 +333,16 @@ def allowed_items(
     return found
 
 
+def read_where(
+    model: BaseRecommender,  # fitted
+    options: argparse.Namespace,  # of the command line
+) -> dict | None:  # as recommend takes it
+    "The rules of --where; None where there are none."
+    if not options.where:
+        return None
+    return parse_conditions(options.where, model.items_)
+
+
 def recommend_command(
     options: argparse.Namespace,  # of the command line
 ) -> int:  # 0
@@ -349,6 +360,7 @@ def recommend_command(
         k=options.k,
         exclude_seen=not options.include_seen,
         events=take_users(events, users, stand_ins, model),
+        where=read_where(model, options),
         **allowed_items(model, options),
     )
     if stand_ins:  # then the ids are text, as they were given

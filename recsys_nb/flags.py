@@ -49,7 +49,7 @@ FLAGS = {
     | name_flags(f"{_OF_RUN} candidates max_gib trials out overwrite"),
     "recommend": READING
     | ROLE_FLAGS
-    | name_flags("users events candidates exclude k out unknown")
+    | name_flags("users events candidates exclude where k out unknown")
     | {"user_ids": "--user"},
     "evaluate": READING
     | {role: ROLE_FLAGS[role] for role in ("user", "item")}

@@ -226,6 +226,13 @@ def add_recommend(
     )
     add("--candidates", metavar="FILE", help="only these items, such as those in stock")
     add("--exclude", metavar="FILE", help="never these items")
+    add(
+        "--where",
+        action="append",
+        metavar="RULE",
+        help="a rule about a column of the items table: category=Books,Games or "
+        "price<=20 or price>=5; several times for several rules",
+    )
     add("-k", "--k", type=read_count, default=10, help="how many items (default: 10)")
     add("--include-seen", action="store_true", help="also items that the user had")
     add("--json", action="store_true", help="print JSON")

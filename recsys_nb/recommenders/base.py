@@ -5,8 +5,10 @@
 # %% ../../nbs/32_recommenders.base.ipynb #3147ab52
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,9 @@ from recsys_nb.data import (
     check_switches,
     check_whole_numbers,
 )
+from .diversity import Diversity, find_diverse
 from recsys_nb.recommenders.lists import (
+    Allowed,
     count_users_at_a_time,
     explain_short_lists,
     find_in_steps,
@@ -33,13 +37,14 @@ from recsys_nb.recommenders.lists import (
 from recsys_nb.recommenders.questions import (
     Catalogue,
     Question,
-    allow_items,
     check_some_known,
+    is_frame,
     list_distinct_ids,
     read_columns_of,
     read_question,
     sort_histories,
 )
+from .rules import read_rules
 from recsys_nb.recommenders.storage import (
     Stored,
     find_class,
@@ -66,11 +71,6 @@ def read_pairs(user_ids, candidates) -> pd.DataFrame:
     owner = users.repeat(len(items))
     item = items.take(np.tile(np.arange(len(items)), len(users)))
     return pd.DataFrame({"user_id": owner, "item_id": item})
-
-
-def is_frame(candidates) -> bool:
-    "Whether candidates are a frame of pairs: of pandas, polars or Arrow."
-    return hasattr(candidates, "columns") or hasattr(candidates, "column_names")
 
 
 def find_codes(items: pd.Series, item_ids: pd.Index) -> np.ndarray:
@@ -144,15 +144,20 @@ def answer_question(
     recommender: BaseRecommender,  # fitted
     question: Question,  # the users, with their histories
     # how many items, whether seen ones are left out, and which are allowed
-    which: tuple[int, bool, np.ndarray | None],
+    which: tuple[int, bool, Allowed | None],
     budget_gib: float,  # memory for the scores of users taken at a time
+    diversify: Diversity | None = None,  # how the lists are varied
 ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
     "The lists of all users; `attrs` say why some are short."
     item_ids = recommender.item_ids_
     step = count_users_at_a_time(budget_gib, len(item_ids), recommender.cell_bytes)
-    items, scores = find_in_steps(recommender, question, which, step)
+    if diversify is None:
+        items, scores = find_in_steps(recommender, question, which, step)
+        why = explain_short_lists(question, items, *which)
+    else:
+        found = find_diverse(recommender, question, which, step, diversify)
+        items, scores, why = found
     lists = make_lists(question, item_ids, items, scores)
-    why = explain_short_lists(question, items, *which)
     lists.attrs = {"short_lists": why} if why else {}
     return lists
 
@@ -249,7 +254,8 @@ class BaseRecommender:
         cold: np.ndarray,  # bool (n,): answered by popularity
         k: int,  # how many
         exclude_seen: bool = True,  # leave out the items of the history
-        allowed: np.ndarray | None = None,  # bool (n_items,): may be recommended
+        # bool (n_items,) or (n, n_items): may be recommended; None: all
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
         "The k best items of each history."
         scores = self.score_all(histories)
@@ -263,8 +269,14 @@ class BaseRecommender:
         exclude_seen: bool = True,  # leave out the items of the user's history
         # user_id, item_id[, timestamp, event_type]: newer events, of any user
         events: pd.DataFrame | None = None,
-        candidates=None,  # ids of the items that may be recommended; default: all
-        exclude=None,  # ids of items that may not
+        # ids of the items that may be recommended, or a frame of user_id and item_id
+        # where these differ by user; default: all
+        candidates=None,
+        exclude=None,  # ids of items that may not, or a frame of user_id and item_id
+        # columns of the items table: {"brand": ["Aro", "Bix"], "price": (None, 20)},
+        # or a boolean Series by item id
+        where: Mapping[str, Any] | pd.Series | None = None,
+        diversify: Diversity | None = None,  # vary the lists after ranking
         budget_gib: float = 1.0,  # memory for the scores of users taken at a time
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
         "The k best items for each user, best first."
@@ -272,8 +284,10 @@ class BaseRecommender:
         check_above_0(budget_gib=budget_gib)
         check_switches(exclude_seen=exclude_seen)
         question = self.ask(user_ids, events)
-        which = (k, exclude_seen, allow_items(self.item_ids_, candidates, exclude))
-        return answer_question(self, question, which, budget_gib)
+        users = question.users
+        rules = read_rules(self.catalogue_, users, candidates, exclude, where)
+        which = (k, exclude_seen, rules)
+        return answer_question(self, question, which, budget_gib, diversify)
 
     def ask(
         self,

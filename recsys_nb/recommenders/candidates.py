@@ -12,7 +12,11 @@ import numpy as np
 
 from ..data import Histories
 from .base import BaseRecommender
-from .lists import count_users_at_a_time, slice_histories
+from recsys_nb.recommenders.lists import (
+    count_users_at_a_time,
+    slice_histories,
+    take_allowed,
+)
 
 # %% auto #0
 __all__ = ['Candidates', 'list_of_source', 'SourceList', 'list_candidates', 'merge_lists', 'find_ranks', 'score_sources',
@@ -78,7 +82,8 @@ def list_of_source(
     histories: Histories,  # of the users asked for
     k: int,  # how many items
     exclude_seen: bool = True,  # leave out the items of the histories
-    allowed: np.ndarray | None = None,  # bool (n_items,): the only items to propose
+    # bool (n_items,) or (n_users, n_items): the only items to propose; None: all
+    allowed: np.ndarray | None = None,
     # bool (n_users,): who gets what is popular; None: nobody
     cold: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
@@ -89,7 +94,8 @@ def list_of_source(
     for start in range(0, max(1, len(histories)), step):
         some = slice_histories(histories, start, start + step)
         part = cold[start : start + step]
-        parts.append(source.top_items(some, part, k, exclude_seen, allowed))
+        may = take_allowed(allowed, slice(start, start + step))
+        parts.append(source.top_items(some, part, k, exclude_seen, may))
     items, scores = zip(*parts, strict=True)
     return np.concatenate(items), np.concatenate(scores)
 
@@ -109,7 +115,8 @@ def list_candidates(
     histories: Histories,  # of the users asked for
     k: int,  # how many items each source proposes to a user
     exclude_seen: bool = True,  # leave out the items of the histories
-    allowed: np.ndarray | None = None,  # bool (n_items,): the only items to propose
+    # bool (n_items,) or (n_users, n_items): the only items to propose; None: all
+    allowed: np.ndarray | None = None,
     # bool (n_users,): who gets what is popular; None: nobody
     cold: np.ndarray | None = None,
 ) -> list[SourceList]:  # one for each source
@@ -196,7 +203,8 @@ def gather_candidates(
     histories: Histories,  # of the users asked for
     k: int,  # how many items each source proposes to a user
     exclude_seen: bool = True,  # leave out the items of the histories
-    allowed: np.ndarray | None = None,  # bool (n_items,): the only items to propose
+    # bool (n_items,) or (n_users, n_items): the only items to propose; None: all
+    allowed: np.ndarray | None = None,
 ) -> Candidates:
     "What several sources propose to the same users."
     lists = list_candidates(sources, histories, k, exclude_seen, allowed)

@@ -15,8 +15,8 @@ from ..data import check_whole_numbers
 from .lists import top_k
 
 # %% auto #0
-__all__ = ['VECTORS_AT_ONCE', 'add_dimension', 'take_points', 'build_exact', 'build_cells', 'IndexPart', 'search_cells',
-           'ItemIndex', 'take_best']
+__all__ = ['VECTORS_AT_ONCE', 'POINTS_PER_CELL', 'add_dimension', 'take_points', 'build_exact', 'build_cells', 'IndexPart',
+           'widen_search', 'search_cells', 'ItemIndex', 'take_best', 'search_each']
 
 # %% ../../nbs/36_recommenders.index.ipynb #a5356888
 def add_dimension(
@@ -54,6 +54,9 @@ def build_exact(
     return index
 
 
+POINTS_PER_CELL = 64  # of the sample from which k-means learns the cells
+
+
 def build_cells(
     points: np.ndarray,  # float32 (n, d + 1), the last dimension is the bonus
 ) -> faiss.Index:
@@ -64,6 +67,7 @@ def build_cells(
         points.shape[1], f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1
+    index.cp.max_points_per_centroid = POINTS_PER_CELL
     bonus = points[:, -1].copy()
     points[:, -1] = 0  # in place, since a copy would double the memory
     index.train(points)
@@ -96,7 +100,8 @@ class IndexPart:
             options = faiss.SearchParameters(sel=selector)  # pyright: ignore
             scores, places = self.index.search(points, k, params=options)
         else:
-            scores, places = search_cells(self.index, points, k, n_probe, selector)
+            n_cells = widen_search(n_probe, len(self.codes), n_allowed)
+            scores, places = search_cells(self.index, points, k, n_cells, selector)
         return np.where(places < 0, -1, self.codes[places]), scores
 
     def make_selector(
@@ -109,6 +114,15 @@ class IndexPart:
         mine = allowed[self.codes]
         bits = np.packbits(mine, bitorder="little")
         return faiss.IDSelectorBitmap(bits), int(mine.sum())  # pyright: ignore
+
+
+def widen_search(
+    n_probe: int,  # cells to look into without a filter
+    n_points: int,  # in all cells
+    n_allowed: int,  # of these, at least 1
+) -> int:
+    "Cells that hold as many allowed points as `n_probe` cells hold points."
+    return int(np.ceil(n_probe * n_points / n_allowed))
 
 
 def search_cells(
@@ -176,15 +190,19 @@ class ItemIndex:
         self,
         queries: np.ndarray,  # float (n, d)
         k: int,  # how many
-        allowed: np.ndarray | None = None,  # bool (n_items,): which may be answered
+        # which may be answered, bool (n_items,), or (n, n_items) where queries differ
+        allowed: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:  # item codes, -1 for none, and scores (n, k)
         "The k best allowed items of each query, best first."
         check_whole_numbers(1, k=k)
-        if allowed is not None and allowed.shape != (self.n_items,):
+        shapes = (self.n_items,), (len(queries), self.n_items)
+        if allowed is not None and allowed.shape not in shapes:
             raise ValueError(
-                f"allowed must have one boolean per item, shape ({self.n_items},), "
-                f"got {allowed.shape}"
+                f"allowed must have one boolean per item, shape {shapes[0]}, or "
+                f"{shapes[1]} where queries differ, got {allowed.shape}"
             )
+        if allowed is not None and allowed.ndim == 2:
+            return search_each(self, queries, k, allowed)
         points = add_dimension(queries, 1.0)
         found = [part.search(points, k, self.n_probe, allowed) for part in self.parts]
         items = np.concatenate([codes for codes, _ in found], axis=1)
@@ -208,3 +226,20 @@ def take_best(
         best_items[:, : columns.shape[1]] = np.where(columns < 0, -1, taken)
         best_scores[:, : columns.shape[1]] = values
     return best_items, best_scores
+
+# %% ../../nbs/36_recommenders.index.ipynb #c01233bf
+def search_each(
+    index: ItemIndex,  # of all items
+    queries: np.ndarray,  # float (n, d)
+    k: int,  # how many
+    allowed: np.ndarray,  # which may be answered to each, bool (n, n_items)
+) -> tuple[np.ndarray, np.ndarray]:  # item codes, -1 for none, and scores (n, k)
+    "Search with filters that differ; queries of one filter are searched together."
+    bits = np.packbits(allowed, axis=1)
+    _, first, group = np.unique(bits, axis=0, return_index=True, return_inverse=True)
+    items = np.full((len(queries), k), -1)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    for number, row in enumerate(first):
+        some = np.flatnonzero(group.reshape(-1) == number)
+        items[some], scores[some] = index.search(queries[some], k, allowed[row])
+    return items, scores

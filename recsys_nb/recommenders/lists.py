@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ from .questions import Question
 
 # %% auto #0
 __all__ = ['CELLS', 'GROUPS', 'GIB', 'BLOCKS', 'find_limits', 'mark_best', 'find_candidates', 'top_k', 'mask_scores',
-           'slice_histories', 'count_users_at_a_time', 'rank_scores', 'slice_scores', 'find_in_steps', 'make_lists',
-           'count_left', 'explain_short_lists']
+           'take_allowed', 'slice_histories', 'count_users_at_a_time', 'rank_scores', 'slice_scores', 'mark_items',
+           'Allowed', 'find_in_steps', 'make_lists', 'count_left', 'count_left_in_steps', 'explain_short_lists']
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #d1ccd280
 CELLS = 2**20  # scores worked on at a time: 4 MiB in float32
@@ -96,15 +97,28 @@ def mask_scores(
     scores: np.ndarray,  # float (n, n_items), written into
     histories: Histories,  # of the n users
     exclude_seen: bool,  # whether items of the history may not be recommended
-    allowed: np.ndarray | None,  # bool (n_items,): may be recommended; None: all
+    # bool (n_items,) or (n, n_items): may be recommended; None: all
+    allowed: np.ndarray | None,
 ) -> None:
     "Set the scores of items that may not be recommended to -inf, in place."
-    if allowed is not None:
+    if allowed is not None and allowed.ndim == 2:
+        scores[~allowed] = -np.inf
+    elif allowed is not None:
         scores[:, ~allowed] = -np.inf
     if exclude_seen:
         owner = np.repeat(np.arange(len(histories)), np.diff(histories.offsets))
         first, last = histories.offsets[[0, -1]]
         scores[owner, histories.items[first:last]] = -np.inf
+
+# %% ../../nbs/31b_recommenders.lists.ipynb #81ed4297
+def take_allowed(
+    allowed: np.ndarray | None,  # bool (n_items,) or (n_users, n_items); None: all
+    users: np.ndarray | slice,  # some of the users
+) -> np.ndarray | None:  # for these users
+    "What is allowed to some users."
+    if allowed is None or allowed.ndim == 1:
+        return allowed
+    return allowed[users]
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #8553e251
 def slice_histories(
@@ -137,7 +151,8 @@ def rank_scores(
     popularity: np.ndarray,  # of each item, float32 (n_items,)
     k: int,  # how many
     exclude_seen: bool,  # leave out the items of the histories
-    allowed: np.ndarray | None,  # bool (n_items,): may be recommended; None: all
+    # bool (n_items,) or (n, n_items): may be recommended; None: all
+    allowed: np.ndarray | None,
 ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
     "The k best items of each row; the scores are copied a block at a time."
     k = min(k, histories.n_items)
@@ -149,7 +164,7 @@ def rank_scores(
         part = np.array(scores[rows], np.float32)  # a copy to write into
         part[cold[rows]] = popularity
         past = slice_histories(histories, start, start + step)
-        mask_scores(part, past, exclude_seen, allowed)
+        mask_scores(part, past, exclude_seen, take_allowed(allowed, rows))
         items[rows], best[rows] = top_k(part, k)
     return items, best
 
@@ -173,22 +188,68 @@ def slice_scores(
             scores[first:last] = part_scores[rows, items[first:last]]
     return scores
 
+# %% ../../nbs/31b_recommenders.lists.ipynb #8a324c16
+def mark_items(
+    lists: Histories,  # items of n users
+) -> np.ndarray:  # bool (n, n_items)
+    "Which items are in the list of each user."
+    marks = np.zeros((len(lists), lists.n_items), bool)
+    owner = np.repeat(np.arange(len(lists)), np.diff(lists.offsets))
+    marks[owner, lists.items] = True
+    return marks
+
+# %% ../../nbs/31b_recommenders.lists.ipynb #e4fb4007
+@dataclass(frozen=True, eq=False)
+class Allowed:
+    "Which items may be recommended, to everybody and to each of n users."
+
+    everybody: np.ndarray  # may be recommended at all, bool (n_items,)
+    only: Histories | None = None  # of n users: each gets nothing else; None: all
+    never: Histories | None = None  # of n users: what each does not get; None: nothing
+
+    @property
+    def differs(self) -> bool:
+        "Whether the rules of one user may differ from those of another."
+        return self.only is not None or self.never is not None
+
+    def take(
+        self,
+        users: np.ndarray,  # positions of some users, int (n,)
+    ) -> Allowed:
+        "What is allowed to some of the users."
+        only = None if self.only is None else self.only.take(users)
+        never = None if self.never is None else self.never.take(users)
+        return Allowed(self.everybody, only, never)
+
+    def table(
+        self,
+    ) -> np.ndarray:  # bool (n_items,), or (n, n_items) where users differ
+        "What is allowed, as the models take it."
+        table = self.everybody
+        if self.only is not None:
+            table = mark_items(self.only) & table
+        if self.never is not None:
+            table = ~mark_items(self.never) & table
+        return table
+
 # %% ../../nbs/31b_recommenders.lists.ipynb #5b5720aa
 def find_in_steps(
     recommender,  # fitted; its `top_items` is asked
     question: Question,  # the users, with their histories
     # how many items, whether seen ones are left out, and which are allowed
-    which: tuple[int, bool, np.ndarray | None],
+    which: tuple[int, bool, Allowed | None],
     step: int,  # users at a time
 ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n_users, k), -1: none; scores
     "The best items of all users, so many at a time; item codes and scores."
-    n_users, k = len(question.users), min(which[0], question.histories.n_items)
+    k, exclude_seen, allowed = which
+    n_users, k = len(question.users), min(k, question.histories.n_items)
     items = np.full((n_users, k), -1, np.int32)
     scores = np.zeros((n_users, k), np.float32)
     for start in range(0, n_users, step):
-        rows = slice(start, start + step)
-        past = slice_histories(question.histories, start, start + step)
-        found, best = recommender.top_items(past, question.cold[rows], *which)
+        rows = np.arange(start, min(start + step, n_users))
+        past, cold = question.histories.take(rows), question.cold[rows]
+        may = None if allowed is None else allowed.take(rows).table()
+        found, best = recommender.top_items(past, cold, k, exclude_seen, may)
         items[rows, : found.shape[1]] = found
         scores[rows, : found.shape[1]] = best
     return items, scores
@@ -218,31 +279,55 @@ def make_lists(
 def count_left(
     past: Histories,  # of n users
     exclude_seen: bool,  # leave out the items of the histories
-    allowed: np.ndarray | None,  # bool (n_items,): may be recommended; None: all
+    # bool (n_items,) or (n, n_items): may be recommended; None: all
+    allowed: np.ndarray | None,
 ) -> np.ndarray:  # int (n,)
     "How many items may still be recommended to each user."
-    may = np.ones(past.n_items, bool) if allowed is None else allowed
-    left = np.full(len(past), np.count_nonzero(may))
+    everything = np.ones(past.n_items, bool)
+    may = everything if allowed is None else allowed
+    left = np.broadcast_to(np.count_nonzero(may, axis=-1), len(past)).copy()
     if exclude_seen:
         seen = past.matrix()
-        seen.data[:] = may[seen.indices]
-        left -= np.asarray(seen.sum(axis=1)).ravel().astype(int)
+        owner = np.repeat(np.arange(len(past)), np.diff(seen.indptr))
+        taken = may[seen.indices] if may.ndim == 1 else may[owner, seen.indices]
+        left -= np.bincount(owner[taken], minlength=len(past))
     return left
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #abb7a709
+def count_left_in_steps(
+    past: Histories,  # of n users
+    exclude_seen: bool,  # leave out the items of the histories
+    allowed: Allowed | None,  # to the n users; None: everything
+) -> tuple[np.ndarray, np.ndarray]:  # left; left by the rules, seen or not, int (n,)
+    "How many items may be recommended to each user, some users at a time."
+    left, ruled = np.zeros((2, len(past)), int)
+    step = max(1, len(past))
+    if allowed is not None and allowed.differs:
+        step = max(1, CELLS // max(1, past.n_items))
+    for start in range(0, len(past), step):
+        rows = np.arange(start, min(start + step, len(past)))
+        may = None if allowed is None else allowed.take(rows).table()
+        some = past.take(rows)
+        left[rows] = count_left(some, exclude_seen, may)
+        ruled[rows] = count_left(some, False, may)
+    return left, ruled
+
+
 def explain_short_lists(
     question: Question,  # the users, with their histories
     items: np.ndarray,  # codes of the lists, -1: none, int (n_users, k)
     k: int,  # how many were asked for
     exclude_seen: bool,  # whether the items of the histories were left out
-    allowed: np.ndarray | None,  # bool (n_items,): may be recommended; None: all
+    allowed: Allowed | None,  # which items may be recommended to whom; None: all
 ) -> str | None:  # None: all lists are full
     "Why some lists have fewer than k rows; a warning where they need not."
     found = np.count_nonzero(items >= 0, axis=1)
     short = np.flatnonzero(found < k)
     if not len(short):
         return None
-    left = count_left(question.histories.take(short), exclude_seen, allowed)
+    past = question.histories.take(short)
+    may = None if allowed is None else allowed.take(short)
+    left, ruled = count_left_in_steps(past, exclude_seen, may)
     missed = short[found[short] < np.minimum(k, left)]
     if len(missed):
         first = missed[0]
@@ -251,4 +336,9 @@ def explain_short_lists(
             f"are left, e.g. {question.users[first]!r} has {found[first]:,} rows",
             stacklevel=4,
         )
-    return f"{len(short):,} users have fewer than k={k} candidates left"
+    reason = f"{len(short):,} users have fewer than k={k} candidates left"
+    if allowed is None:
+        return reason
+    least, most, n_items = ruled.min(), ruled.max(), past.n_items
+    span = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+    return f"{reason}: the rules leave them {span} of {n_items:,} items"

@@ -24,7 +24,8 @@ from ..data import check_ids as check_column
 
 # %% auto #0
 __all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known', 'hint_at_near_match', 'warn_of_near_users',
-           'list_distinct_ids', 'refuse_tables', 'read_columns_of', 'Question', 'read_question', 'allow_items']
+           'list_distinct_ids', 'refuse_tables', 'is_frame', 'read_columns_of', 'Question', 'read_question',
+           'allow_items']
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ccde2d79
 @dataclass(frozen=True, eq=False)
@@ -173,13 +174,19 @@ def refuse_tables(
     what: str,  # its name in messages
 ) -> None:
     "Complain about what holds more than one column of ids."
-    is_table = hasattr(ids, "columns") or hasattr(ids, "column_names")
-    if is_table or isinstance(ids, dict) or np.ndim(ids) > 1:
+    if is_frame(ids) or isinstance(ids, dict) or np.ndim(ids) > 1:
         kind = type(ids).__name__
         raise TypeError(
             f"{what} must be one id or a list of ids, got a {kind}; pass one column "
             "of it, such as frame['user_id']."
         )
+
+
+def is_frame(
+    table,  # anything
+) -> bool:
+    "Whether it has columns: a frame of pandas, polars or Arrow."
+    return hasattr(table, "columns") or hasattr(table, "column_names")
 
 
 def read_columns_of(
@@ -234,6 +241,14 @@ class Question:
     def cold(self) -> np.ndarray:  # bool (n_users,)
         "Of whom nothing is known."
         return self.source == "popular"
+
+    def take(
+        self,
+        rows: np.ndarray,  # positions of some of the users, int (n,)
+    ) -> Question:
+        "The same question for some of the users."
+        past = self.histories.take(rows)
+        return Question(self.users[rows], past, self.source[rows])
 
 
 def read_question(

@@ -22,7 +22,7 @@ from ..models.two_tower import TwoTowerModel
 from .base import BaseRecommender, Catalogue
 from .columns import FeatureTable
 from .index import ItemIndex, take_best
-from .lists import top_k
+from .lists import take_allowed, top_k
 from recsys_nb.recommenders.positives import (
     ndcg_and_hits,
     put_in_catalogue_order,
@@ -218,7 +218,8 @@ def search_unseen(
     vectors: np.ndarray,  # of users (n, d)
     histories: Histories,  # of these users
     k: int,  # how many
-    allowed: np.ndarray | None = None,  # bool (n_items,)
+    # bool (n_items,) or (n, n_items): may be recommended; None: all
+    allowed: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # item codes, -1 for none, and scores (n, k)
     "The k best items of each user that are not in the history."
     counts = np.diff(histories.offsets)
@@ -228,7 +229,8 @@ def search_unseen(
     for group in np.unique(groups):
         users = np.flatnonzero(groups == group)
         wanted = k + int(counts[users].max())
-        found, values = index.search(vectors[users], wanted, allowed)
+        may = take_allowed(allowed, users)
+        found, values = index.search(vectors[users], wanted, may)
         part = histories.take(users)
         lines = np.repeat(np.arange(len(users)), np.diff(part.offsets))
         seen = lines * index.n_items + part.items
@@ -372,7 +374,8 @@ class TwoTowerRetriever(BaseRecommender):
         cold,  # bool (n,): answered by what is popular
         k,  # how many items
         exclude_seen=True,  # leave out the items of the histories
-        allowed=None,  # bool (n_items,): may be recommended; None: all may
+        # bool (n_items,) or (n, n_items): may be recommended; None: all may
+        allowed=None,
     ):
         "The k best items of each history, from the index of a large catalogue."
         if self.index_ is None or cold.any():

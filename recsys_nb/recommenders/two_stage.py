@@ -31,6 +31,7 @@ from .baselines import Popularity, repeat_rate
 from .contest import find_answer, find_answer_again
 from .evidence import ItemEvidence
 from .gate import Holdout, Verdict
+from .lists import take_allowed
 from recsys_nb.recommenders.outcome import (
     FittedAnswer,
     Outcome,
@@ -217,11 +218,13 @@ class Recommender(BaseRecommender):
         items = np.full((len(histories), k), -1, np.int64)
         scores = np.full((len(histories), k), -np.inf, np.float32)
         unknown = histories.take(np.flatnonzero(cold))
-        found = answer_with_popular(self.popularity_, unknown, k, allowed)
+        may = take_allowed(allowed, cold)
+        found = answer_with_popular(self.popularity_, unknown, k, may)
         items[cold], scores[cold] = found
         if not cold.all():
             known = histories.take(np.flatnonzero(~cold))
-            found = answer.top_items(known, k, exclude_seen, allowed)
+            may = take_allowed(allowed, ~cold)
+            found = answer.top_items(known, k, exclude_seen, may)
             items[~cold], scores[~cold] = found
         return items, scores
 
