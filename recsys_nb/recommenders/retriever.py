@@ -16,11 +16,24 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Histories, UnknownIdError, check_whole_numbers
+from recsys_nb.data import (
+    Dataset,
+    Histories,
+    UnknownIdError,
+    check_numbers,
+    check_whole_numbers,
+)
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
-from .base import BaseRecommender, Catalogue
+from .base import BaseRecommender, Catalogue, check_log
 from .columns import FeatureTable
+from recsys_nb.recommenders.continuing import (
+    LongerLog,
+    carry_weights,
+    continue_settings,
+    append_log,
+    prepare_more,
+)
 from .index import ItemIndex, take_best
 from .lists import take_allowed, top_k
 from recsys_nb.recommenders.positives import (
@@ -32,6 +45,7 @@ from recsys_nb.recommenders.positives import (
 )
 from .profiles import PROFILES, RetrieverSettings, choose_sizes
 from recsys_nb.recommenders.race import (
+    RACE_COLUMNS,
     choose_bonus,
     keep_race,
     recall_race,
@@ -54,7 +68,7 @@ from ..training.settings import TrainResult
 # %% auto #0
 __all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'describe_race', 'race_once', 'train_best',
            'service_bonus', 'fit_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'find_similar',
-           'TwoTowerRetriever']
+           'check_start', 'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
@@ -274,6 +288,20 @@ def find_similar(
     return pd.DataFrame({"item_id": ids, "rank": ranks, "score": best[0]})
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #1705691e
+def check_start(
+    start: TwoTowerRetriever,  # what training goes on from
+    rehearse: float,  # share of users
+) -> None:
+    "Raise an error that names the argument which cannot be."
+    if not isinstance(start, TwoTowerRetriever):
+        kind = type(start).__name__
+        raise TypeError(f"start must be a fitted TwoTowerRetriever, got {kind}")
+    start.check_fitted()
+    check_numbers(rehearse=rehearse)
+    if not 0 <= rehearse <= 1:
+        raise ValueError(f"rehearse must be a share between 0 and 1, got {rehearse}")
+
+
 class TwoTowerRetriever(BaseRecommender):
     "A Two-Tower model over histories and features, trained on a log of positives."
 
@@ -290,6 +318,25 @@ class TwoTowerRetriever(BaseRecommender):
         self.settings = replace(settings or RetrieverSettings(), **changes)
         self.loss = loss
         self.validate = validate
+
+    def fit(
+        self,
+        train: Dataset,  # the log; all its interactions count
+        start: TwoTowerRetriever | None = None,  # fitted: go on with these newer events
+        rehearse: float = 0.1,  # share of users whose older events are learnt again
+    ) -> TwoTowerRetriever:
+        "Learn from the interactions of `train`, or go on from where `start` is."
+        if start is None:
+            return super().fit(train)
+        check_log(train)
+        check_start(start, rehearse)
+        log = append_log(start.catalogue_, train)
+        self.adopt(log.catalogue)
+        self.go_on(log, start, rehearse)
+        self.finish(
+            self.user_features_, self.item_features_, service_bonus(self, train)
+        )
+        return self
 
     def learn(
         self,
@@ -314,6 +361,28 @@ class TwoTowerRetriever(BaseRecommender):
             chosen = replace(chosen, popularity_bonus=bonus)
         self.settings_ = chosen
         return data.users, data.items
+
+    def go_on(
+        self,
+        log: LongerLog,  # what was learnt and what is new
+        start: TwoTowerRetriever,  # fitted
+        rehearse: float,  # share of users whose older events are learnt again
+    ) -> None:
+        "Train the weights of another retriever further."
+        self.settings_ = continue_settings(self.settings, start.settings_)
+        data = prepare_more(log, self.settings_, rehearse)
+        trainer = make_trainer(
+            TowerTask(self.settings_, data, self.loss, self.validate)
+        )
+        if not trainer.step_:  # else it goes on from a checkpoint
+            old = {"user": start.user_features_, "item": start.item_features_}
+            new = {"user": data.users, "item": data.items}
+            features = {side: (new[side], old[side]) for side in new}
+            carry_weights(trainer.model, start.model_, features, log)
+        self.result_ = trainer.run().finish()
+        self.model_ = trainer.model.to("cpu")
+        self.race_, self.bonuses_ = pd.DataFrame(columns=RACE_COLUMNS), None
+        self.user_features_, self.item_features_ = data.users, data.items
 
     @torch.no_grad()
     def finish(

@@ -36,7 +36,7 @@ from ..training.processes import pick_device
 # %% auto #0
 __all__ = ['SPARSE_TABLE', 'ITEMS_AT_ONCE', 'WARMUP', 'TowerData', 'move_features', 'make_features', 'prepare_data', 'make_start',
            'configure_model', 'build_model', 'TowerTask', 'encode_items', 'read_length', 'make_trainer', 'cut_examples',
-           'lay_out_histories', 'lines_per_step']
+           'lay_out_histories', 'lay_out_windows', 'read_lines', 'lines_per_step']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
 @dataclass
@@ -51,6 +51,7 @@ class TowerData:
     log_share: Tensor  # log p of each item, float32 (n_items,)
     start: Tensor  # spectral item vectors (n_items, dim)
     is_ordered: bool  # whether histories have an order
+    is_target: Tensor  # whether a place's item is learnt, bool (P,)
 
     @property
     def n_items(self) -> int:
@@ -60,7 +61,7 @@ class TowerData:
     @property
     def n_trained(self) -> int:
         "Number of positives that are learnt from."
-        return int(self.positives.trained.sum())
+        return int(self.is_target.sum())
 
     def to(
         self,
@@ -127,6 +128,7 @@ def prepare_data(
         log_share=torch.from_numpy(np.log(shares)).float(),
         start=make_start(positives, n_items, settings),
         is_ordered=is_ordered,
+        is_target=positives.trained,
     )
 
 
@@ -397,11 +399,11 @@ def cut_examples(
     task: TowerTask,  # on the device
 ) -> tuple[dict[str, Tensor], Callable]:  # rows, and the loss of some of them
     "What is learnt from: places, or the windows of whole sequences."
-    positives = task.data.positives
+    is_target = task.data.is_target
     if not task.is_sequential:
-        return {"place": positives.trained.nonzero()[:, 0]}, task.batch_loss
+        return {"place": is_target.nonzero()[:, 0]}, task.batch_loss
     lines, users = lay_out_histories(task)
-    device = positives.items.device
+    device = is_target.device
     rows = vars(lines) | {"user": users}
     return {name: t.to(device) for name, t in rows.items()}, task.sequence_loss
 
@@ -409,24 +411,51 @@ def cut_examples(
 def lay_out_histories(
     task: TowerTask,  # of sequences
 ) -> tuple[PackedHistories, Tensor]:  # lines, and the user of each or -1
-    "The trained items of all users in lines of `history_length` places."
-    positives, length = task.data.positives, task.settings.history_length
-    items = positives.items[positives.trained].cpu()
-    users = positives.users[positives.trained].cpu()
-    names, counts = users.unique_consecutive(return_counts=True)
+    "The trained items of users who are learnt from, in lines of `history_length`."
+    data, length = task.data, task.settings.history_length
+    users = data.positives.users
+    is_kept = data.positives.trained & torch.isin(users, users[data.is_target])
+    places = is_kept.nonzero()[:, 0].cpu()
+    names, counts = users[places].cpu().unique_consecutive(return_counts=True)
     offsets = F.pad(counts.cumsum(0), (1, 0))
-    if task.data.users.encoder is None:  # then several users can share a line
-        lines = pack_histories(items, offsets, length)
-        return lines, torch.full((len(lines.history),), -1)
+    if data.users.encoder is None:  # then several users can share a line
+        lines = pack_histories(places, offsets, length)
+        owners = torch.full((len(lines.history),), -1)
+    else:
+        lines, starts = lay_out_windows(places, offsets, length)
+        owners = names[torch.searchsorted(offsets, starts, right=True) - 1]
+    lines = read_lines(lines, data)
+    is_needed = (lines.targets >= 0).any(1)
+    parts = (part[is_needed] for part in vars(lines).values())
+    return PackedHistories(*parts), owners[is_needed]
+
+
+def lay_out_windows(
+    places: Tensor,  # of the items of all users, one user after the other
+    offsets: Tensor,  # where each user begins among them, and the end (n + 1,)
+    length: int,  # number of places of a line
+) -> tuple[PackedHistories, Tensor]:  # a line for each window, and its first item
+    "Lines that belong to one user each; they hold places, not yet items."
     starts, sizes = cut_windows(offsets, length)
-    places = starts[:, None] + torch.arange(length)
+    numbers = starts[:, None] + torch.arange(length)
     is_inside = torch.arange(length) < sizes[:, None]
-    last = len(items) - 1
-    history = torch.where(is_inside, items[places.clamp(max=last)], -1)
-    targets = torch.where(is_inside, items[(places + 1).clamp(max=last)], -1)
+    last = len(places) - 1
+    history = torch.where(is_inside, places[numbers.clamp(max=last)], -1)
+    targets = torch.where(is_inside, places[(numbers + 1).clamp(max=last)], -1)
     segments = torch.where(is_inside, 0, -1)
-    owners = names[torch.searchsorted(offsets, starts, right=True) - 1]
-    return PackedHistories(history.flip(1), segments.flip(1), targets), owners
+    return PackedHistories(history.flip(1), segments.flip(1), targets), starts
+
+
+def read_lines(
+    lines: PackedHistories,  # of places
+    data: TowerData,  # whose places they are
+) -> PackedHistories:  # of items; a target that is not learnt is -1
+    "The items at the places of lines."
+    items, is_target = data.positives.items.cpu(), data.is_target.cpu()
+    history = torch.where(lines.history >= 0, items[lines.history], -1)
+    is_learnt = (lines.targets >= 0) & is_target[lines.targets]
+    targets = torch.where(is_learnt, items[lines.targets], -1)
+    return PackedHistories(history, lines.segments, targets)
 
 
 def lines_per_step(

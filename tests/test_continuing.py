@@ -1,0 +1,107 @@
+"Training that goes on: what is carried over, what joins, and what is refused."
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys_nb.data import DataError, Dataset, simulate
+from recsys_nb.recommenders import Popularity, TwoTowerRetriever
+
+SMALL = {"profile": "sparse", "dim": 16, "batch_size": 64, "n_negatives": 32}
+
+
+def cut(log, tables):
+    "The log before its last two days, and these days."
+    frame = log.interactions
+    is_new = frame.timestamp >= frame.timestamp.max() - np.timedelta64(2, "D")
+    users, items = (log.users, log.items) if tables else (None, None)
+    return tuple(Dataset(frame[some], users, items) for some in (~is_new, is_new))
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["ids", "tables"])
+def parts(request):
+    log = simulate(300, 150, 6_000, seed=1).positives()
+    earlier, today = cut(log, request.param)
+    start = TwoTowerRetriever(**SMALL, epochs=2, seed=1).fit(earlier)
+    return earlier, today, start
+
+
+@pytest.fixture(scope="module", params=["mean", "attention"])
+def start_of_kind(request):
+    earlier, today = cut(simulate(300, 150, 6_000, seed=1).positives(), False)
+    start = TwoTowerRetriever(**SMALL, history=request.param, epochs=1, seed=1)
+    return start.fit(earlier), today
+
+
+def go_on(start, today, **changes):
+    return TwoTowerRetriever(seed=1, **changes).fit(today, start=start)
+
+
+def test_a_step_of_no_length_changes_no_vector(parts):
+    _, today, start = parts
+    after = go_on(start, today, epochs=1, lr=1e-12)
+    codes = after.item_ids_.get_indexer(start.item_ids_)
+    known = start.popularity_ > 0
+    assert (codes >= 0).all() and known.sum() > 50
+    mine = after.item_vectors_[codes[known]]
+    assert np.allclose(mine, start.item_vectors_[known], atol=1e-4)
+
+
+def test_both_encoders_go_on(start_of_kind):
+    start, today = start_of_kind
+    after = go_on(start, today, epochs=2)
+    assert after.settings_.history == start.settings_.history
+    assert not np.allclose(
+        after.item_vectors_[:50], start.item_vectors_[:50], atol=1e-3
+    )
+    assert len(after.recommend(today.user_ids[:5], k=3)) == 15
+
+
+def test_new_users_and_items_join(parts):
+    earlier, today, start = parts
+    frame = today.interactions.copy()
+    newest = frame.iloc[-1:].assign(user_id="user_new", item_id="item_new")
+    more = Dataset(pd.concat([frame, newest], ignore_index=True))
+    after = go_on(start, more, epochs=1)
+    assert "user_new" in after.user_ids_ and "item_new" in after.item_ids_
+    assert (after.recommend(["user_new"], k=3).source == "history").all()
+    seen = set(earlier.interactions.item_id) | set(more.interactions.item_id)
+    assert seen <= set(after.item_ids_)
+    known = after.histories_.matrix().sum()
+    assert known == len(earlier) + len(more)
+
+
+def test_the_start_stays_as_it_was(parts):
+    _, today, start = parts
+    before = start.recommend(k=5)
+    go_on(start, today, epochs=1)
+    assert before.equals(start.recommend(k=5))
+
+
+def test_the_same_seed_gives_the_same_lists_and_files_too(parts, tmp_path):
+    _, today, start = parts
+    first, second = (go_on(start, today, epochs=1) for _ in range(2))
+    lists = first.recommend(k=5)
+    assert lists.equals(second.recommend(k=5))
+    first.save(tmp_path / "model")
+    assert TwoTowerRetriever.load(tmp_path / "model").recommend(k=5).equals(lists)
+
+
+def test_a_loaded_model_goes_on(parts, tmp_path):
+    _, today, start = parts
+    start.save(tmp_path / "model")
+    loaded = TwoTowerRetriever.load(tmp_path / "model")
+    lists = go_on(start, today, epochs=1).recommend(k=5)
+    assert go_on(loaded, today, epochs=1).recommend(k=5).equals(lists)
+
+
+def test_what_cannot_be_is_refused(parts):
+    earlier, today, start = parts
+    with pytest.raises(DataError, match="only the newer events"):
+        go_on(start, earlier)
+    with pytest.raises(TypeError, match="start must be a fitted TwoTowerRetriever"):
+        go_on(Popularity().fit(earlier), today)
+    with pytest.raises(ValueError, match="dim=8"):
+        go_on(start, today, dim=8)
+    with pytest.raises(ValueError, match="rehearse"):
+        TwoTowerRetriever().fit(today, start=start, rehearse=2.0)
