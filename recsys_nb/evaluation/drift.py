@@ -105,19 +105,20 @@ def bin_alike(
     bins: int,  # at most so many
 ) -> tuple[np.ndarray, np.ndarray] | None:  # None: there is nothing to compare
     "The bins of two columns; None where nearly every value is different."
-    both = [before, now]
-    if all(pd.api.types.is_datetime64_any_dtype(column) for column in both):
-        both = [column.astype("int64").where(column.notna()) for column in both]
+    types = pd.api.types
+    both = (before, now)
+    if all(types.is_datetime64_any_dtype(column) for column in both):
+        before, now = (column.astype("int64").where(column.notna()) for column in both)
     is_number = all(
-        pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column)
-        for column in both
+        types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
+        for column in (before, now)
     )
     if is_number and before.nunique() > bins:
-        return bin_numbers(*both, bins)
+        return bin_numbers(before, now, bins)
     text = before.astype("string")
     if text.nunique() > max(bins, len(text) / 2):
         return None
-    return bin_categories(*both, bins)
+    return bin_categories(before, now, bins)
 
 
 def pair_columns(
@@ -221,7 +222,7 @@ def compare_logs(
     for log, name in ((before, "before"), (now, "now")):
         if not len(log):
             raise EmptyLogError(f"there is nothing to compare: {name} has no events.")
-    sizes = [log.interactions.user_id.nunique() for log in (before, now)]
+    n_before, n_now = (log.interactions.user_id.nunique() for log in (before, now))
     rows, left_out = [], []
     for name, columns in pair_columns(before, now).items():
         codes = bin_alike(*columns, settings.bins)
@@ -229,7 +230,7 @@ def compare_logs(
             left_out.append(name)
             continue
         index, n_bins = stability_index(*codes)
-        by_chance = chance_index(n_bins, *sizes, settings.alpha)
+        by_chance = chance_index(n_bins, n_before, n_now, settings.alpha)
         change = name_change(index, by_chance, settings)
         rows.append((name, index, by_chance, n_bins, change))
     names = ["column", "index", "by_chance", "bins", "change"]

@@ -20,8 +20,8 @@ from recsys_nb.recommenders.positives import (
     choose_held_out,
     share_of_positives,
 )
-from .questions import Catalogue, extend_histories
 from .profiles import RetrieverSettings
+from .questions import Catalogue, extend_histories
 from .towers import TowerData, make_features
 
 # %% auto #0

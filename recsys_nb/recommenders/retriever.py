@@ -29,9 +29,9 @@ from .base import BaseRecommender, Catalogue, check_log
 from .columns import FeatureTable
 from recsys_nb.recommenders.continuing import (
     LongerLog,
+    append_log,
     carry_weights,
     continue_settings,
-    append_log,
     prepare_more,
 )
 from .index import ItemIndex, take_best
@@ -323,11 +323,12 @@ class TwoTowerRetriever(BaseRecommender):
         self,
         train: Dataset,  # the log; all its interactions count
         start: TwoTowerRetriever | None = None,  # fitted: go on with these newer events
-        rehearse: float = 0.1,  # share of users whose older events are learnt again
+        rehearse: float = 0.3,  # share of users whose older events are learnt again
     ) -> TwoTowerRetriever:
         "Learn from the interactions of `train`, or go on from where `start` is."
         if start is None:
-            return super().fit(train)
+            super().fit(train)
+            return self
         check_log(train)
         check_start(start, rehearse)
         log = append_log(start.catalogue_, train)
