@@ -273,6 +273,9 @@ from .retriever import read_histories as read_histories
 from .retriever import search_unseen as search_unseen
 from .retriever import multiply_pairs as multiply_pairs
 from .retriever import find_similar as find_similar
+from .retriever import train_towers as train_towers
+from .retriever import train_further as train_further
+from .retriever import encode_users as encode_users
 from .retriever import check_start as check_start
 from .retriever import TwoTowerRetriever as TwoTowerRetriever
 from .rules import TAG_SEPARATOR as TAG_SEPARATOR

@@ -68,7 +68,7 @@ from ..training.settings import TrainResult
 # %% auto #0
 __all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'describe_race', 'race_once', 'train_best',
            'service_bonus', 'fit_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'find_similar',
-           'check_start', 'TwoTowerRetriever']
+           'train_towers', 'train_further', 'encode_users', 'check_start', 'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
@@ -288,6 +288,68 @@ def find_similar(
     return pd.DataFrame({"item_id": ids, "rank": ranks, "score": best[0]})
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #1705691e
+def train_towers(
+    recommender: TwoTowerRetriever,  # that has its catalogue
+) -> tuple[FeatureTable, FeatureTable]:  # users, items
+    "Train; what only the training needs is free when this returns."
+    settings = recommender.settings
+    data = prepare_data(recommender.catalogue_, settings)
+    functions = {"loss": recommender.loss, "validate": recommender.validate}
+    task, model, result, race = train_best(settings, data, **functions)
+    chosen, bonuses = task.settings, None
+    if chosen.popularity_bonus is None:
+        bonus = 0.0
+        if len(data.held_out):
+            bonus, bonuses = fit_bonus(task, model)
+        chosen = replace(chosen, popularity_bonus=bonus)
+    recommender.settings_, recommender.model_ = chosen, model
+    recommender.result_, recommender.race_ = result, race
+    recommender.bonuses_ = bonuses
+    return data.users, data.items
+
+
+def train_further(
+    recommender: TwoTowerRetriever,  # that has the catalogue of both logs
+    start: TwoTowerRetriever,  # fitted
+    log: LongerLog,  # what was learnt and what is new
+    rehearse: float,  # share of users whose older events are learnt again
+) -> tuple[FeatureTable, FeatureTable]:  # users, items
+    "Train the weights of another retriever on."
+    settings = continue_settings(recommender.settings, start.settings_)
+    data = prepare_more(log, settings, rehearse)
+    task = TowerTask(settings, data, recommender.loss, recommender.validate)
+    trainer = make_trainer(task)
+    if not trainer.step_:  # else it goes on from a checkpoint
+        old = {"user": start.user_features_, "item": start.item_features_}
+        new = {"user": data.users, "item": data.items}
+        features = {side: (new[side], old[side]) for side in new}
+        carry_weights(trainer.model, start.model_, features, log)
+    recommender.result_ = trainer.run().finish()
+    recommender.settings_ = settings
+    recommender.model_ = trainer.model.to("cpu")
+    recommender.race_ = pd.DataFrame(columns=RACE_COLUMNS)  # there was none
+    recommender.bonuses_ = None
+    return data.users, data.items
+
+
+def encode_users(
+    recommender: TwoTowerRetriever,  # fitted
+    histories: Histories,  # of n users
+) -> np.ndarray:  # float32 (n, dim), of length 1
+    "The vectors of users by their latest items and their row in the users table."
+    is_ordered, settings = recommender.catalogue_.ordered, recommender.settings_
+    if not is_ordered:
+        histories = put_in_catalogue_order(histories, settings.seed)
+    vectors = np.empty((len(histories), settings.dim), np.float32)
+    length = read_length(settings, is_ordered)
+    for users, history in read_histories(histories, length):
+        rows = torch.from_numpy(np.array(histories.rows[users]))
+        sparse, dense = recommender.user_features_.take(rows)
+        with torch.no_grad():
+            vectors[users] = recommender.model_.user(sparse, dense, history).numpy()
+    return vectors
+
+
 def check_start(
     start: TwoTowerRetriever,  # what training goes on from
     rehearse: float,  # share of users
@@ -333,10 +395,8 @@ class TwoTowerRetriever(BaseRecommender):
         check_start(start, rehearse)
         log = append_log(start.catalogue_, train)
         self.adopt(log.catalogue)
-        self.go_on(log, start, rehearse)
-        self.finish(
-            self.user_features_, self.item_features_, service_bonus(self, train)
-        )
+        users, items = train_further(self, start, log, rehearse)
+        self.finish(users, items, service_bonus(self, train))
         return self
 
     def learn(
@@ -344,46 +404,8 @@ class TwoTowerRetriever(BaseRecommender):
         train: Dataset,  # the log to learn from
     ) -> None:
         "Choose the open settings, train, and keep the vectors of all items."
-        users, items = self.train_towers()
+        users, items = train_towers(self)
         self.finish(users, items, service_bonus(self, train))
-
-    def train_towers(self) -> tuple[FeatureTable, FeatureTable]:  # users, items
-        "Train; what only the training needs is free when this returns."
-        data = prepare_data(self.catalogue_, self.settings)
-        task, self.model_, self.result_, self.race_ = train_best(
-            self.settings, data, loss=self.loss, validate=self.validate
-        )
-        chosen = task.settings
-        self.bonuses_ = None
-        if chosen.popularity_bonus is None:
-            bonus = 0.0
-            if len(data.held_out):
-                bonus, self.bonuses_ = fit_bonus(task, self.model_)
-            chosen = replace(chosen, popularity_bonus=bonus)
-        self.settings_ = chosen
-        return data.users, data.items
-
-    def go_on(
-        self,
-        log: LongerLog,  # what was learnt and what is new
-        start: TwoTowerRetriever,  # fitted
-        rehearse: float,  # share of users whose older events are learnt again
-    ) -> None:
-        "Train the weights of another retriever further."
-        self.settings_ = continue_settings(self.settings, start.settings_)
-        data = prepare_more(log, self.settings_, rehearse)
-        trainer = make_trainer(
-            TowerTask(self.settings_, data, self.loss, self.validate)
-        )
-        if not trainer.step_:  # else it goes on from a checkpoint
-            old = {"user": start.user_features_, "item": start.item_features_}
-            new = {"user": data.users, "item": data.items}
-            features = {side: (new[side], old[side]) for side in new}
-            carry_weights(trainer.model, start.model_, features, log)
-        self.result_ = trainer.run().finish()
-        self.model_ = trainer.model.to("cpu")
-        self.race_, self.bonuses_ = pd.DataFrame(columns=RACE_COLUMNS), None
-        self.user_features_, self.item_features_ = data.users, data.items
 
     @torch.no_grad()
     def finish(
@@ -409,16 +431,7 @@ class TwoTowerRetriever(BaseRecommender):
         histories: Histories,  # of n users
     ) -> np.ndarray:  # float32 (n, dim), of length 1
         "The vectors of users by their latest items and their row in the users table."
-        if not self.catalogue_.ordered:
-            histories = put_in_catalogue_order(histories, self.settings_.seed)
-        length = read_length(self.settings_, self.catalogue_.ordered)
-        vectors = np.empty((len(histories), self.settings_.dim), np.float32)
-        for users, history in read_histories(histories, length):
-            rows = torch.from_numpy(np.array(histories.rows[users]))
-            sparse, dense = self.user_features_.take(rows)
-            with torch.no_grad():
-                vectors[users] = self.model_.user(sparse, dense, history).numpy()
-        return vectors
+        return encode_users(self, histories)
 
     def score_all(
         self,
