@@ -29,6 +29,7 @@ EMPTY_SIGNATURE = re.compile(
     r'"```python\\n",\s*"def \w+\(\\n",\s*" *\*args, \*\*kwargs\\n",\s*"\):\\n",'
     r'\s*"```\\n",'
 )
+LINK_IN_LINK = re.compile(r"\[([^][]*)\[(`[^`]*`)\]\([^)]*\)([^][]*)\](?=\()")
 LINK_OF_CODE = re.compile(r"\[(`[^`]*`)\]\([^)]*\)")
 
 
@@ -85,12 +86,14 @@ def processed() -> Path:
 
 def tidied(text: str) -> str:
     """A processed notebook without links to private names, which have no place on the
-    pages, or within signatures, and without the empty signatures of errors."""
+    pages, within other links or within signatures, and without the empty signatures of
+    errors."""
 
     def without_links(line):
         return LINK_OF_CODE.sub(r"\1", line[0])
 
     text = re.sub(r"\[(`_\w[^`]*`)\]\([^)]*\)", r"\1", text)
+    text = LINK_IN_LINK.sub(r"[\1\2\3]", text)
     text = re.sub(r'^ *"(?:    |def |\)).*$', without_links, text, flags=re.M)
     return EMPTY_SIGNATURE.sub("", text)
 

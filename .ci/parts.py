@@ -43,7 +43,7 @@ PUBLIC = {
         reliability tsne_map""",
     "recommenders": """Recommender TwoTowerRetriever RetrieverSettings DLRMRanker
         LogisticRanker BoostedRanker Popularity Repeats ItemKNN EASE GraphFilter ALS BPR
-        BASELINES tune why""",
+        BASELINES Diversity tune why""",
     "experiments": """analyze two_proportion_test power srm_test monitor duration
         group_sequential beta_binomial team_draft interleaving_test off_policy""",
 }

@@ -16,6 +16,7 @@ from nbformat.v4 import new_markdown_cell
 
 HIDDEN = re.compile(r"^#\|\s*(hide|default_exp|export)", re.M)
 WITHOUT_CODE = re.compile(r"^#\|\s*echo:\s*false", re.M)
+WRITTEN_LINK = re.compile(r"\]\([\w./-]+\.ipynb[^)]*\)")
 MADE = "<!-- made from nbs/index.ipynb by `make sync`: edit that -->\n\n"
 
 
@@ -95,14 +96,18 @@ def find_target(link: str, page: Path, site: Path) -> Path | None:
 
 
 def broken_links(site: Path) -> list[str]:
-    "Links of the built site to pages, files or anchors of its own that are not there."
+    """Links of the built site to pages, files or anchors of its own that are not there,
+    and links that are shown as they are written."""
     cfg = get_config()
     own = f"{cfg.doc_host}{cfg.doc_baseurl}"
     files = [path.resolve() for path in site.rglob("*.html")]
-    pages = {path: _Page(path.read_text(encoding="utf-8")) for path in files}
+    texts = {path: path.read_text(encoding="utf-8") for path in files}
+    pages = {path: _Page(text) for path, text in texts.items()}
     broken = []
     for path, page in pages.items():
         name = path.relative_to(site.resolve())
+        for written in WRITTEN_LINK.findall(texts[path]):
+            broken.append(f"{name}: {written} is shown as text")
         for link in page.links:
             if link.startswith(own):
                 link = "/" + link[len(own) :].lstrip("/")

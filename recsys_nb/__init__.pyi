@@ -48,6 +48,7 @@ from .recommenders import GraphFilter as GraphFilter
 from .recommenders import ALS as ALS
 from .recommenders import BPR as BPR
 from .recommenders import BASELINES as BASELINES
+from .recommenders import Diversity as Diversity
 from .recommenders import tune as tune
 from .recommenders import why as why
 from .experiments import analyze as analyze

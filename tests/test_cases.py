@@ -646,6 +646,50 @@ def test_seeds_are_checked(capsys, command, seed):
     assert f"argument --seed: '{seed}' is no whole number" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("share", ["2", "1.001"])
+def test_a_share_of_negatives_is_checked_before_anything_is_read(say, tmp_path, share):
+    words = ["--data", tmp_path, "--out", tmp_path / "out", f"--negatives={share}"]
+    status, _, said = say("criteo", *words)
+    assert status == 2 and "--negatives" in said and len(said.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "text, told",
+    [
+        ("user,item,when_bought\n1,2,1704067200\n2,3,1704067200000\n", "when_bought"),
+        ("user,item,date_of_sale\n1,2,45352.4\n2,3,45353.1\n", "date_of_sale"),
+        ("user,item,bought_at\n1,2,1 Mar 24\n2,3,2 Mar 24\n", "bought_at"),
+    ],
+)
+def test_times_in_no_known_form_ask(write, say, tmp_path, text, told):
+    said = refuse(say, tmp_path, "--data", write("x.csv", text))
+    assert f"--time-col {told}" in said and "--time-col none" in said
+
+
+TABLE = "# exported on Monday\nuser, item, rating\nu1, 007, 4.5\nu2, 7, 3\n"
+
+
+def test_comments_and_layouts_are_none_of_a_table(write, say, read_run, padded):
+    file = write("x.csv", TABLE)
+    data = read_run("--data", file).data.interactions
+    assert data.values.tolist() == [["u1", "007", 4.5], ["u2", "7", 3.0]]
+    words = ["--recommendations", file, "--truth", file, "-k", "1", "--n-boot", "0"]
+    status, said, _ = say("evaluate", *words, "--user-col", "user")
+    assert status == 0 and "2 users" in said and "1.000" in said
+    status, said, _ = say("recommend", "--model", padded, "--events", file)
+    assert status == 0 and "u1" in said
+
+
+def test_a_metric_with_blanks_is_named(write, say):
+    rows = "".join(f"{n},{'ab'[n % 2]}, {n % 7}\n" for n in range(40))
+    file = write("x.csv", f"user_id,variant,sales\n{rows}")
+    status, _, said = say("abtest", file, "--metric", "sales")
+    assert status == 2 and "' 0' in row 0 (40 such rows" in said
+    file = write("y.csv", f"user_id,variant, sales\n{rows}")
+    assert say("abtest", file, "--metric", "sales")[0] == 0
+
+
 @pytest.mark.parametrize("alpha", ["5", "0", "1", "nan", "-.05"])
 @pytest.mark.parametrize("command", ["abtest", "monitor"])
 def test_levels_are_checked(trial, say, command, alpha):

@@ -364,7 +364,7 @@ def test_links_are_checked(house):
     (site / "sub").mkdir(parents=True)
     (site / "a.html").write_text(
         '<a href="sub/b.html#there"><a href="https://elsewhere.org/x">'
-        '<a href="#top"><p id="top">',
+        '<a href="#top"><p id="top">[<a href="a.html">load</a>](sub.b.ipynb)',
         encoding="utf-8",
     )
     (site / "sub/b.html").write_text(
@@ -382,6 +382,7 @@ print(*broken_links(Path('{site}')), sep='\\n')
     r = run("-c", code, cwd=house)
     assert r.returncode == 0, r.stderr
     assert r.stdout.splitlines() == [
+        "a.html: ](sub.b.ipynb) is shown as text",
         "sub/b.html: ../gone.png does not exist",
         "sub/b.html: ../a.html#gone has no such anchor",
         "sub/b.html: /recsys_nb/c.html does not exist",

@@ -75,6 +75,16 @@ def test_the_winner_of_a_race_is_the_model_of_its_settings(frame):
     assert np.array_equal(alone.item_vectors_, raced.item_vectors_)
 
 
+def test_a_race_that_keeps_no_training_is_the_same_race(frame, monkeypatch):
+    "As for models so large that several at once would not fit."
+    kept = TwoTowerRetriever(dim=8, epochs=3).fit(Dataset(frame))
+    monkeypatch.setattr("recsys_nb.recommenders.race.KEPT_WEIGHTS", 0)
+    anew = TwoTowerRetriever(dim=8, epochs=3).fit(Dataset(frame))
+    pd.testing.assert_frame_equal(anew.race_, kept.race_)
+    assert anew.settings_ == kept.settings_
+    assert np.array_equal(anew.item_vectors_, kept.item_vectors_)
+
+
 def test_a_killed_training_runs_no_second_race(frame, tmp_path, monkeypatch):
     "It goes on from its last whole epoch and ends where it would have ended."
     log, settings = Dataset(frame), {"dim": 8, "epochs": 4}

@@ -217,7 +217,9 @@ from .questions import read_question as read_question
 from .questions import allow_items as allow_items
 from .race import ROUNDS as ROUNDS
 from .race import RACE_COLUMNS as RACE_COLUMNS
+from .race import KEPT_WEIGHTS as KEPT_WEIGHTS
 from .race import BONUSES as BONUSES
+from .race import count_weights as count_weights
 from .race import run_race as run_race
 from .race import run_until as run_until
 from .race import score_so_far as score_so_far

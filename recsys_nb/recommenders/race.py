@@ -5,6 +5,7 @@
 # %% ../../nbs/37c_recommenders.race.ipynb #c1246adb
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,23 @@ from ..training.loop import Trainer
 from ..training.processes import find_rank, take_from_first
 
 # %% auto #0
-__all__ = ['ROUNDS', 'RACE_COLUMNS', 'BONUSES', 'run_race', 'run_until', 'score_so_far', 'cost_of_race', 'open_race', 'keep_race',
-           'recall_race', 'choose_bonus']
+__all__ = ['ROUNDS', 'RACE_COLUMNS', 'KEPT_WEIGHTS', 'BONUSES', 'count_weights', 'run_race', 'run_until', 'score_so_far',
+           'cost_of_race', 'open_race', 'keep_race', 'recall_race', 'choose_bonus']
 
 # %% ../../nbs/37c_recommenders.race.ipynb #848853a6
 # after so large a share of its training each runner is judged, and so many stay
 ROUNDS = ((0.05, 2), (0.2, 1))
 RACE_COLUMNS = ["round", "name", "steps", "score"]
+
+
+KEPT_WEIGHTS = 2**25  # of a model; the trainings of larger ones are not kept
+
+
+def count_weights(
+    trainer: Trainer,  # of a model
+) -> int:
+    "How many weights a model has."
+    return sum(weights.numel() for weights in trainer.model.parameters())
 
 
 def run_race(
@@ -48,6 +59,10 @@ def run_race(
             best = sorted(scores, key=lambda name: -scores[name])[:n_stay]
             for loser in scores.keys() - set(best):
                 trainers.pop(loser, None)  # its memory is free for the next
+            if count_weights(trainer) > KEPT_WEIGHTS:
+                trainers.clear()  # who goes on is trained anew up to here
+                del trainer
+                gc.collect()  # the parts of a training refer to each other
         names = best
     winner = names[0]
     table = pd.DataFrame(rows, columns=RACE_COLUMNS)

@@ -44,9 +44,10 @@ def check_share_kept(
     check_numbers(**given)
     for name, share in given.items():
         if not 0 < share <= 1:
-            raise ValueError(
+            raise DataError(
                 f"{name}={share!r} is the part of the negatives that stays: "
-                "above 0, at most 1."
+                "above 0, at most 1.",
+                name,
             )
 
 # %% ../../nbs/27a_training.sampling.ipynb #a7fbb000
