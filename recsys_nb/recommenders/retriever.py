@@ -367,6 +367,12 @@ def check_start(
 class TwoTowerRetriever(BaseRecommender):
     "A Two-Tower model over histories and features, trained on a log of positives."
 
+    settings_: RetrieverSettings  # with values for all
+    model_: TwoTowerModel
+    result_: TrainResult  # what each epoch said
+    race_: pd.DataFrame  # of the settings; empty where there was none
+    bonuses_: pd.DataFrame | None  # what was tried; None: nothing
+
     def __init__(
         self,
         settings: RetrieverSettings | None = None,  # None: the defaults
