@@ -243,6 +243,7 @@ from .times import parse_timestamps as parse_timestamps
 from .times import join_date_and_time as join_date_and_time
 from .times import looks_like_times as looks_like_times
 from .times import mentions_times as mentions_times
+from .warehouse import SORTED_BY as SORTED_BY
 from .warehouse import SideTables as SideTables
 from .warehouse import fetch_ids as fetch_ids
 from .warehouse import fit_positive as fit_positive

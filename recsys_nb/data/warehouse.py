@@ -31,7 +31,7 @@ from .engines import Engine, Pulled
 from .splits import check_sizes, mark_split
 
 # %% auto #0
-__all__ = ['SideTables', 'fetch_ids', 'fit_positive', 'divide_events', 'divide_users', 'Warehouse']
+__all__ = ['SORTED_BY', 'SideTables', 'fetch_ids', 'fit_positive', 'divide_events', 'divide_users', 'Warehouse']
 
 # %% ../../nbs/05e_data.warehouse.ipynb #84818b22
 class SideTables:
@@ -134,6 +134,9 @@ def divide_users(
     return train, test
 
 # %% ../../nbs/05e_data.warehouse.ipynb #c4292691
+SORTED_BY = ("timestamp", "user_id", "item_id", "event_type", "value")
+
+
 class Warehouse(Dataset):
     "A Dataset whose events stay in their engine; `read_table` makes it."
 
@@ -180,8 +183,7 @@ class Warehouse(Dataset):
     def interactions(self) -> pd.DataFrame:
         "All events, in the order of time and content."
         frame = self.engine.fetch_frame(self.events)
-        order = ["timestamp", "user_id", "item_id", "event_type", "value"]
-        present = [name for name in order if name in frame]
+        present = [name for name in SORTED_BY if name in frame]
         return frame.sort_values(present, ignore_index=True)
 
     @cached_property

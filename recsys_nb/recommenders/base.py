@@ -86,6 +86,22 @@ def find_codes(items: pd.Series, item_ids: pd.Index) -> np.ndarray:
     return codes
 
 
+def score_given(
+    recommender: BaseRecommender,  # fitted
+    user_ids,  # as in `score`
+    candidates,  # as in `score`
+    events: pd.DataFrame | None,  # as in `score`
+) -> pd.DataFrame:  # user_id, item_id, score, in the order given
+    "The pairs that are asked about, with their scores."
+    recommender.check_fitted()
+    if user_ids is None and not is_frame(candidates):
+        user_ids = recommender.ask().users
+    pairs = read_pairs(user_ids, candidates)
+    items = find_codes(pairs.item_id, recommender.item_ids_)
+    question = recommender.ask(pairs.user_id.unique(), events)
+    return pairs.assign(score=score_in_order(recommender, question, pairs, items))
+
+
 def score_in_order(recommender, question, pairs, items) -> np.ndarray:
     "Scores of pairs in the order given; by popularity where nothing is known."
     owner = question.users.get_indexer(pairs.user_id)
@@ -217,10 +233,8 @@ class BaseRecommender:
     ) -> None:
         "Take over a catalogue, before learning or after loading."
         self.catalogue_ = catalogue
-        self.user_ids_ = catalogue.user_ids
-        self.item_ids_ = catalogue.item_ids
-        self.users_ = catalogue.users
-        self.items_ = catalogue.items
+        self.user_ids_, self.item_ids_ = catalogue.user_ids, catalogue.item_ids
+        self.users_, self.items_ = catalogue.users, catalogue.items
         self.histories_ = catalogue.histories
         counts = np.bincount(self.histories_.items, minlength=len(self.item_ids_))
         self.popularity_ = counts.astype(np.float32)
@@ -284,9 +298,9 @@ class BaseRecommender:
         check_above_0(budget_gib=budget_gib)
         check_switches(exclude_seen=exclude_seen)
         question = self.ask(user_ids, events)
-        users = question.users
-        rules = read_rules(self.catalogue_, users, candidates, exclude, where)
-        which = (k, exclude_seen, rules)
+        rules = candidates, exclude, where
+        allowed = read_rules(self.catalogue_, question.users, *rules)
+        which = (k, exclude_seen, allowed)
         return answer_question(self, question, which, budget_gib, diversify)
 
     def ask(
@@ -305,13 +319,7 @@ class BaseRecommender:
         events: pd.DataFrame | None = None,  # newer events of these users
     ) -> pd.DataFrame:  # user_id, item_id, score, in the order given
         "Scores of given pairs, as recommend scores them."
-        self.check_fitted()
-        if user_ids is None and not is_frame(candidates):
-            user_ids = self.ask().users
-        pairs = read_pairs(user_ids, candidates)
-        items = find_codes(pairs.item_id, self.item_ids_)
-        question = self.ask(pairs.user_id.unique(), events)
-        return pairs.assign(score=score_in_order(self, question, pairs, items))
+        return score_given(self, user_ids, candidates, events)
 
     def check_fitted(self) -> None:
         "Complain where nothing was learnt yet."
@@ -334,8 +342,7 @@ class BaseRecommender:
         "The fitted recommender that gave this state."
         new = cls(**settings)
         new.adopt(catalogue)
-        for name in cls.learnt:
-            setattr(new, name, unpack(name, arrays))
+        vars(new).update({name: unpack(name, arrays) for name in cls.learnt})
         return new
 
     def save(
