@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 
 from .data import DataError, Dataset, explore
+from .evaluation.drift import compare_logs
 from .flags import in_flags
 from recsys_nb.folders import (
     interruptible,
@@ -49,9 +50,9 @@ from .runs import Run, RunSettings, do_once, hide_password
 from .training.processes import together
 
 # %% auto #0
-__all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'plot_of', 'choose_period', 'make_recommender',
-           'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'find_row', 'recommend_all', 'write_run',
-           'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
+__all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'compare_parts', 'plot_of', 'choose_period',
+           'make_recommender', 'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'find_row',
+           'recommend_all', 'write_run', 'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
 
 # %% ../nbs/55_pipeline.ipynb #41284460
 def explore_data(
@@ -76,6 +77,19 @@ def explore_data(
     for name, plot in draw.items():
         run.figures[name] = draw_png(partial(plot_of, plot, run.data))
     run.say(f"{len(draw)} plots of the data")
+
+
+def compare_parts(
+    run: Run,  # that is split
+) -> None:
+    "How the test part differs from the part that is learnt from."
+    found = compare_logs(run.train, run.test)
+    run.numbers["drift"] = plain_values(found.to_dict())
+    save_json(run.folder / "drift.json", run.numbers["drift"])
+    height = 1 + 0.35 * len(found.table)
+    run.figures["drift"] = draw_png(found.plot, (8, height))
+    changed = ", ".join(found.changed) or "no column"
+    run.say(f"from the training part to the test part, changed: {changed}")
 
 
 def plot_of(
@@ -281,6 +295,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "read": read_data,
     "explore": explore_data,
     "split": split_data,
+    "drift": compare_parts,
     "fit": fit_models,
     "evaluate": evaluate_models,
     "evaluate again": evaluate_again,

@@ -28,6 +28,7 @@ SMALL = (
 ).split()
 FILES = [
     "config.json",
+    "drift.json",
     "metrics.json",
     "model",
     "recommendations.parquet",

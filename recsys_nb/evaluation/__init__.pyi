@@ -30,6 +30,7 @@ from .drift import stability_index as stability_index
 from .drift import chance_index as chance_index
 from .drift import DriftSettings as DriftSettings
 from .drift import bin_alike as bin_alike
+from .drift import as_texts as as_texts
 from .drift import pair_columns as pair_columns
 from .drift import measure_shares as measure_shares
 from .drift import Drift as Drift

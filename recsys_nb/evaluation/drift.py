@@ -16,7 +16,7 @@ from ..data import Dataset, EmptyLogError, check_levels, check_whole_numbers
 
 # %% auto #0
 __all__ = ['MISSING', 'OTHER', 'bin_numbers', 'bin_categories', 'stability_index', 'chance_index', 'DriftSettings', 'bin_alike',
-           'pair_columns', 'measure_shares', 'Drift', 'name_change', 'compare_logs', 'draw_drift']
+           'as_texts', 'pair_columns', 'measure_shares', 'Drift', 'name_change', 'compare_logs', 'draw_drift']
 
 # %% ../../nbs/29b_evaluation.drift.ipynb #bc7770bc
 MISSING = -1  # the bin of missing values
@@ -29,7 +29,8 @@ def bin_numbers(
     bins: int,  # at most so many
 ) -> tuple[np.ndarray, np.ndarray]:  # the bin of each value, -1: missing
     "Numbers by the quantiles of the first period."
-    edges = np.unique(before.quantile(np.linspace(0, 1, bins + 1)[1:-1]).dropna())
+    shares = np.linspace(0, 1, bins + 1)[1:-1]
+    edges = np.unique(before.quantile(shares, interpolation="lower").dropna())
     codes = []
     for column in (before, now):
         values = column.to_numpy(dtype=float, na_value=np.nan)
@@ -39,12 +40,12 @@ def bin_numbers(
 
 
 def bin_categories(
-    before: pd.Series,  # values of the first period
-    now: pd.Series,  # values of the second
+    before: pd.Series,  # texts of the first period
+    now: pd.Series,  # texts of the second
     bins: int,  # at most so many
 ) -> tuple[np.ndarray, np.ndarray]:  # the bin of each value, -1: missing
     "The most frequent values of both periods, and the rest."
-    texts = [column.astype("string") for column in (before, now)]
+    texts = [before, now]
     counts = pd.concat(texts).value_counts()
     names = pd.Index([*counts.index[: bins - 1], OTHER])
     codes = []
@@ -108,17 +109,22 @@ def bin_alike(
     types = pd.api.types
     both = (before, now)
     if all(types.is_datetime64_any_dtype(column) for column in both):
-        before, now = (column.astype("int64").where(column.notna()) for column in both)
-    is_number = all(
-        types.is_numeric_dtype(column) and not types.is_bool_dtype(column)
-        for column in (before, now)
-    )
+        first = before.min()
+        before, now = ((column - first).dt.total_seconds() for column in both)
+    is_number = all(types.is_any_real_numeric_dtype(column) for column in (before, now))
     if is_number and before.nunique() > bins:
         return bin_numbers(before, now, bins)
-    text = before.astype("string")
-    if text.nunique() > max(bins, len(text) / 2):
+    before, now = as_texts(before), as_texts(now)
+    if before.nunique() > max(bins, len(before) / 2):
         return None
     return bin_categories(before, now, bins)
+
+
+def as_texts(
+    column: pd.Series,  # of any type
+) -> pd.Series:  # of text; missing values stay missing
+    "The values as they are written."
+    return column.astype(object).map(str, na_action="ignore").astype("string")
 
 
 def pair_columns(
