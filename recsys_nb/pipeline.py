@@ -50,7 +50,7 @@ from .runs import Run, RunSettings, do_once, hide_password
 from .training.processes import together
 
 # %% auto #0
-__all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'compare_parts', 'plot_of', 'choose_period',
+__all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'measure_drift', 'plot_of', 'choose_period',
            'make_recommender', 'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'find_row',
            'recommend_all', 'write_run', 'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
 
@@ -79,7 +79,7 @@ def explore_data(
     run.say(f"{len(draw)} plots of the data")
 
 
-def compare_parts(
+def measure_drift(
     run: Run,  # that is split
 ) -> None:
     "How the test part differs from the part that is learnt from."
@@ -295,7 +295,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "read": read_data,
     "explore": explore_data,
     "split": split_data,
-    "drift": compare_parts,
+    "drift": measure_drift,
     "fit": fit_models,
     "evaluate": evaluate_models,
     "evaluate again": evaluate_again,
