@@ -140,10 +140,10 @@ def pair_columns(
         ids = [log.interactions[key] for log in (before, now)]
         if table == "users":
             ids = [pd.Series(column.unique()) for column in ids]
-        shared = [name for name in frames[0] if name in frames[1] and name != key]
-        for name in shared:
+        frames = [frame.set_index(key) for frame in frames]
+        for name in frames[0].columns.intersection(frames[1].columns, sort=False):
             pairs = zip(ids, frames, strict=True)
-            parts = [column.map(frame.set_index(key)[name]) for column, frame in pairs]
+            parts = [column.map(frame[name]) for column, frame in pairs]
             found[f"{table}: {name}"] = tuple(parts)
     logs = before.interactions, now.interactions
     if all("event_type" in frame for frame in logs):

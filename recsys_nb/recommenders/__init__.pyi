@@ -49,6 +49,7 @@ from .contest import refuse_ranker as refuse_ranker
 from .contest import choose_wanted as choose_wanted
 from .contest import find_answer_again as find_answer_again
 from .continuing import TOO_MANY as TOO_MANY
+from .continuing import OF_A_RUN as OF_A_RUN
 from .continuing import FREE as FREE
 from .continuing import EPOCHS as EPOCHS
 from .continuing import join_ids as join_ids

@@ -15,19 +15,15 @@ from torch import Tensor, nn
 from ..data import DataError, Dataset, Histories, IdTypeError
 from ..models.two_tower import TwoTowerModel
 from .columns import FeatureTable
-from recsys_nb.recommenders.positives import (
-    Positives,
-    choose_held_out,
-    share_of_positives,
-)
+from .positives import choose_held_out
 from .profiles import RetrieverSettings
 from .questions import Catalogue, extend_histories
-from .towers import TowerData, make_features
+from .towers import TowerData, prepare_data
 
 # %% auto #0
-__all__ = ['TOO_MANY', 'FREE', 'EPOCHS', 'join_ids', 'join_tables', 'move_histories', 'count_repeated', 'LongerLog', 'append_log',
-           'prepare_more', 'name_columns', 'carry_rows', 'carry_tags', 'find_fresh', 'average_company', 'carry_weights',
-           'continue_settings']
+__all__ = ['TOO_MANY', 'OF_A_RUN', 'FREE', 'EPOCHS', 'join_ids', 'join_tables', 'move_histories', 'count_repeated', 'LongerLog',
+           'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'carry_tags', 'find_fresh', 'average_company',
+           'carry_weights', 'continue_settings']
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #dc13ed9e
 def join_ids(
@@ -163,28 +159,13 @@ def prepare_more(
 ) -> TowerData:
     "The newer events and some of the older as tensors, with some of today's held out."
     catalogue = log.catalogue
-    n_items = len(catalogue.item_ids)
     held_out = choose_held_out(log.new, settings.valid_positives, settings.seed)
-    held_out = log.find_places(held_out)
-    positives = Positives.of(catalogue.histories, held_out)
     rng = np.random.default_rng([settings.seed, 1])
     is_rehearsed = rng.random(len(catalogue.user_ids)) < rehearse
-    is_learnt = torch.from_numpy(log.is_new | is_rehearsed[positives.users.numpy()])
-    is_target = is_learnt & positives.trained
-    counts = torch.bincount(positives.items[is_target], minlength=n_items).double()
-    shares = share_of_positives(counts.numpy(), settings.id_dropout > 0)
-    users, items = make_features(catalogue)
-    return TowerData(
-        positives=positives,
-        held_out=torch.from_numpy(held_out),
-        users=users,
-        items=items,
-        counts=counts,
-        log_share=torch.from_numpy(np.log(shares)).float(),
-        start=torch.zeros(n_items, settings.dim),
-        is_ordered=True,
-        is_target=is_target,
-    )
+    lengths = np.diff(catalogue.histories.offsets)
+    is_learnt = log.is_new | np.repeat(is_rehearsed, lengths)
+    carried = replace(settings, start="random")  # vectors are carried over, not made
+    return prepare_data(catalogue, carried, log.find_places(held_out), is_learnt)
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #0e8d7b0d
 def name_columns(
@@ -290,6 +271,8 @@ def carry_weights(
         getattr(model, name).load_state_dict(getattr(old_model, name).state_dict())
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #c4d9552a
+# settings that belong to a run and not to what is learnt
+OF_A_RUN = ("seed", "device", "folder", "progress", "on_epoch")
 FREE = (
     "epochs",
     "lr",
@@ -304,12 +287,7 @@ FREE = (
     "trend_weight",
     "popularity_debias",
     "exact_to",
-    "seed",
-    "device",
     "precision",
-    "folder",
-    "progress",
-    "on_epoch",
 )  # settings that may differ from those of the model that goes on
 EPOCHS = 5  # that a continued training has, at most, where nothing is said
 
@@ -322,9 +300,11 @@ def continue_settings(
     usual, changes = RetrieverSettings(), {"epochs": EPOCHS}
     for name in (field.name for field in fields(given)):
         value = getattr(given, name)
-        if value == getattr(usual, name):
+        if name in OF_A_RUN:
+            changes[name] = value
+        elif value == getattr(usual, name):
             continue
-        if name in FREE:
+        elif name in FREE:
             changes[name] = value
         elif value != getattr(before, name):
             learnt = getattr(before, name)
@@ -332,6 +312,4 @@ def continue_settings(
                 f"{name}={value!r}: the model that goes on has {learnt!r}; leave "
                 f"{name} out, or fit all events without start=."
             )
-    for name in ("seed", "device", "folder", "progress", "on_epoch"):
-        changes[name] = getattr(given, name)
     return replace(before, **changes)

@@ -197,6 +197,7 @@ def cast_value(value, column: pd.Series, kind: str, where: str):
 def read_range(
     given: tuple,  # low and high, None: open
     column: pd.Series,  # of the items table
+    kind: str,  # what it holds, a key of COLUMN_KINDS
     where: str,  # how errors call the rule
 ) -> tuple:  # as the column is compared
     "The ends of a range, checked."
@@ -205,7 +206,6 @@ def read_range(
             f"{where} is {given!r}: a tuple is a range, (low, high) with None for an "
             "open end; write several values as a list."
         )
-    kind = find_kind(column)
     if not COLUMN_KINDS[kind].has_range:
         raise RuleError(
             f"{where} is a range, {given!r}, but the column holds {kind}: "
@@ -227,8 +227,9 @@ def match_range(
     where: str,  # how errors call the rule
 ) -> np.ndarray:  # bool (n_items,)
     "Which items lie in a range; those without a value do not."
-    low, high = read_range(given, column, where)
-    cells = COLUMN_KINDS[find_kind(column)].read(column)
+    kind = find_kind(column)
+    low, high = read_range(given, column, kind, where)
+    cells = COLUMN_KINDS[kind].read(column)
     matches = cells.notna()
     if low is not None:
         matches &= cells >= low
@@ -240,6 +241,7 @@ def match_range(
 def read_values(
     given,  # one value, or a list, set, array or Series of them
     column: pd.Series,  # of the items table
+    kind: str,  # what it holds, a key of COLUMN_KINDS
     where: str,  # how errors call the rule
 ) -> list:  # as the column is compared
     "The values that a rule allows, checked."
@@ -251,7 +253,6 @@ def read_values(
     values = list(given) if is_list_like(given) else [given]
     if not values:
         raise RuleError(f"{where} is empty: name the values allowed, or leave it out.")
-    kind = find_kind(column)
     return [cast_value(value, column, kind, where) for value in values]
 
 
@@ -261,8 +262,8 @@ def match_values(
     where: str,  # how errors call the rule
 ) -> np.ndarray:  # bool (n_items,)
     "Which items have one of the values; a value that no item has is a warning."
-    values = read_values(given, column, where)
     kind = find_kind(column)
+    values = read_values(given, column, kind, where)
     cells = COLUMN_KINDS[kind].read(column)
     if kind == "tags":
         cells = cells.explode()
@@ -426,15 +427,14 @@ def split_values(
 
 def parse_value(
     text: str,  # of the command line
-    column: pd.Series,  # of the items table
+    name: str,  # of the column
+    kind: str,  # what it holds, a key of COLUMN_KINDS
     condition: str,  # all of it, for the error
 ) -> Any:
     "A value as the column holds it."
-    kind = find_kind(column)
     try:
         return COLUMN_KINDS[kind].parse(text)
     except ValueError as error:
-        name = column.name
         raise RuleError(
             f"{condition!r}: {text!r} cannot be read; the column {name!r} holds {kind}."
         ) from error
@@ -453,9 +453,9 @@ def parse_conditions(
                 f"{condition!r} is no rule: write COLUMN=A,B or COLUMN<=X or COLUMN>=X."
             )
         name, sign, text = found.groups()
-        column = check_column_of_items(items, name)
+        kind = find_kind(check_column_of_items(items, name))
         given = split_values(text)
-        values = [parse_value(one, column, condition) for one in given]
+        values = [parse_value(one, name, kind, condition) for one in given]
         rules[name] = add_condition(rules.get(name), sign, values, condition)
     return rules
 

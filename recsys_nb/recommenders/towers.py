@@ -106,17 +106,22 @@ def make_features(
 def prepare_data(
     catalogue: Catalogue,  # ids, tables and histories
     settings: RetrieverSettings,  # of the retriever
+    held_out: np.ndarray | None = None,  # places; None: some of users' last
+    is_learnt: np.ndarray | None = None,  # bool, of each place; None: all are
 ) -> TowerData:
-    "The log as tensors, with some of users' last items held out."
+    "The log as tensors, with some places held out."
     histories = catalogue.histories
     is_ordered = catalogue.ordered
     if not is_ordered:
         histories = put_in_random_order(histories, settings.seed)
-    held_out = choose_held_out(histories, settings.valid_positives, settings.seed)
+    if held_out is None:
+        held_out = choose_held_out(histories, settings.valid_positives, settings.seed)
     positives = Positives.of(histories, held_out)
+    is_target = positives.trained
+    if is_learnt is not None:
+        is_target = is_target & torch.from_numpy(is_learnt)
     n_items = len(catalogue.item_ids)
-    trained = positives.items[positives.trained]
-    counts = torch.bincount(trained, minlength=n_items).double()
+    counts = torch.bincount(positives.items[is_target], minlength=n_items).double()
     shares = share_of_positives(counts.numpy(), settings.id_dropout > 0)
     users, items = make_features(catalogue)
     return TowerData(
@@ -128,7 +133,7 @@ def prepare_data(
         log_share=torch.from_numpy(np.log(shares)).float(),
         start=make_start(positives, n_items, settings),
         is_ordered=is_ordered,
-        is_target=positives.trained,
+        is_target=is_target,
     )
 
 
