@@ -189,7 +189,7 @@ def fit_model(name: str, train: Dataset, seed: int, tuned: bool):
     positives = train.positives()
     if tuned:
         found = tune(MODELS[name], positives, trials=15, seed=seed, progress=False)
-        return found.model, {"tuned": found.best}
+        return found.model, {"settings": found.best}
     return MODELS[name](**options).fit(positives), {}
 
 

@@ -54,11 +54,28 @@ def test_against_statsmodels(x0, n0, x1, n1):
         proportion.proportion_confint(x0, n0, alpha=0.1, method="wilson"),
         atol=1e-12,
     )
-    if min(x0, x1) > 0:
+    if min(x0, x1) > 0 and x0 < n0 and x1 < n1:
         ratio = proportion.confint_proportions_2indep(
             x1, n1, x0, n0, compare="ratio", method="log", alpha=0.1
         )
         np.testing.assert_allclose(r.lift_ci, np.array(ratio) - 1, rtol=1e-9)
+
+
+@pytest.mark.parametrize("n", [10, 50])
+@pytest.mark.parametrize("rate", [0.9, 0.97, 1])
+def test_lifts_of_nearly_full_arms_are_covered(n, rate):
+    "Exact coverage of the interval of the lift over all pairs of counts."
+    counts = np.arange(1, n + 1)
+    chances = stats.binom.pmf(counts, n, rate)
+    covered = 0.0
+    for x0, chance0 in zip(counts, chances, strict=True):
+        for x1, chance1 in zip(counts, chances, strict=True):
+            if chance0 * chance1 < 1e-6:
+                continue
+            low, high = two_proportion_test(x0, n, x1, n).lift_ci
+            assert low < high
+            covered += chance0 * chance1 * (low <= 0 <= high)
+    assert covered >= 0.93
 
 
 def test_fieller_inverts_its_test():

@@ -73,6 +73,7 @@ from .proportions import wilson_interval as wilson_interval
 from .proportions import newcombe_interval as newcombe_interval
 from .proportions import log_ratio_interval as log_ratio_interval
 from .proportions import fieller_interval as fieller_interval
+from .proportions import hybrid_ratio_interval as hybrid_ratio_interval
 from .proportions import format_percent as format_percent
 from .proportions import format_p as format_p
 from .proportions import ProportionTest as ProportionTest

@@ -17,8 +17,8 @@ from ..data import DataError, check_levels
 
 # %% auto #0
 __all__ = ['ExperimentError', 'check_count', 'check_alpha', 'pooled_z', 'wilson_interval', 'newcombe_interval',
-           'log_ratio_interval', 'fieller_interval', 'format_percent', 'format_p', 'ProportionTest',
-           'two_proportion_test']
+           'log_ratio_interval', 'fieller_interval', 'hybrid_ratio_interval', 'format_percent', 'format_p',
+           'ProportionTest', 'two_proportion_test']
 
 # %% ../../nbs/44_experiments.proportions.ipynb #660e7a6c
 class ExperimentError(DataError):
@@ -146,6 +146,25 @@ def fieller_interval(
         low = max(low, -1.0)  # a mean that is never negative cannot lose more
     return low, high
 
+# %% ../../nbs/44_experiments.proportions.ipynb #b2d6f1c8
+def hybrid_ratio_interval(
+    x0: float,  # successes of the control, above 0
+    n0: float,  # its trials
+    x1: float,  # successes of the treatment
+    n1: float,  # its trials
+    z: float,  # quantile of the normal distribution
+) -> tuple[float, float]:
+    "Donner and Zou's interval of the lift, from Wilson's intervals of both rates."
+    p0, p1 = x0 / n0, x1 / n1
+    low0, high0 = wilson_interval(x0, n0, z)
+    low1, high1 = wilson_interval(x1, n1, z)
+    product = p0 * p1
+    below = product**2 - low1 * high0 * (2 * p1 - low1) * (2 * p0 - high0)
+    above = product**2 - high1 * low0 * (2 * p1 - high1) * (2 * p0 - low0)
+    low = (product - np.sqrt(below)) / (high0 * (2 * p0 - high0))
+    high = (product + np.sqrt(above)) / (low0 * (2 * p0 - low0))
+    return float(low - 1), float(high - 1)
+
 # %% ../../nbs/44_experiments.proportions.ipynb #aa6aee9e
 def format_percent(
     value: float,  # a share, .12 for 12%
@@ -179,8 +198,10 @@ class ProportionTest:
     p_value: float  # two-sided
     ci: tuple[float, float]  # of the difference treatment - control, Newcombe
     lift: float  # treatment rate / control rate - 1; nan without clicks in the control
-    lift_ci: tuple[float, float]  # log-ratio; nan where an arm has no clicks
-    lift_fieller: tuple[float, float]  # nan too for a control near 0
+    # log-ratio, hybrid where everybody clicked; nan where an arm has no clicks
+    lift_ci: tuple[float, float]
+    # nan too for a control near 0, and where everybody clicked in an arm
+    lift_fieller: tuple[float, float]
 
     @property
     def rates(self) -> tuple[float, float]:
@@ -188,6 +209,11 @@ class ProportionTest:
         control = self.control_clicks / self.control_impressions
         treatment = self.treatment_clicks / self.treatment_impressions
         return control, treatment
+
+    @property
+    def is_full(self) -> bool:
+        "Whether everybody clicked in an arm."
+        return max(self.rates) == 1
 
     @property
     def difference(self) -> float:
@@ -230,9 +256,10 @@ def tabulate_rates(found: ProportionTest) -> pd.DataFrame:
         (name, clicks / shown, *wilson_interval(clicks, shown, z), "Wilson")
         for name, (clicks, shown) in counts.items()
     ]
+    name = "hybrid" if found.is_full else "log-ratio"
     rows += [
         ("difference", found.difference, *found.ci, "Newcombe"),
-        ("lift", found.lift, *found.lift_ci, "log-ratio"),
+        ("lift", found.lift, *found.lift_ci, name),
         ("lift", found.lift, *found.lift_fieller, "Fieller"),
     ]
     names = ["quantity", "estimate", "low", "high", "interval"]
@@ -322,12 +349,15 @@ def two_proportion_test(
     p1 = x1 / n1
     moments = (p0, p0 * (1 - p0) / n0, p1, p1 * (1 - p1) / n1, critical)
     lift = np.nan
-    log_ratio = fieller = (np.nan, np.nan)
+    ratio = fieller = (np.nan, np.nan)
     if x0 > 0:
         lift = p1 / p0 - 1
     if x0 > 0 and x1 > 0:
-        log_ratio = log_ratio_interval(*moments)
-        fieller = fieller_interval(*moments)
+        if max(p0, p1) < 1:
+            ratio = log_ratio_interval(*moments)
+            fieller = fieller_interval(*moments)
+        else:
+            ratio = hybrid_ratio_interval(x0, n0, x1, n1, critical)
     difference = newcombe_interval(x0, n0, x1, n1, critical)
     test = (alpha, z, p_value)
-    return ProportionTest(x0, n0, x1, n1, *test, difference, lift, log_ratio, fieller)
+    return ProportionTest(x0, n0, x1, n1, *test, difference, lift, ratio, fieller)

@@ -125,6 +125,7 @@ from .index import VECTORS_AT_ONCE as VECTORS_AT_ONCE
 from .index import POINTS_PER_CELL as POINTS_PER_CELL
 from .index import add_dimension as add_dimension
 from .index import take_points as take_points
+from .index import add_points as add_points
 from .index import build_exact as build_exact
 from .index import build_cells as build_cells
 from .index import IndexPart as IndexPart

@@ -15,8 +15,8 @@ from ..data import check_whole_numbers
 from .lists import top_k
 
 # %% auto #0
-__all__ = ['VECTORS_AT_ONCE', 'POINTS_PER_CELL', 'add_dimension', 'take_points', 'build_exact', 'build_cells', 'IndexPart',
-           'widen_search', 'search_cells', 'ItemIndex', 'take_best', 'search_each']
+__all__ = ['VECTORS_AT_ONCE', 'POINTS_PER_CELL', 'add_dimension', 'take_points', 'add_points', 'build_exact', 'build_cells',
+           'IndexPart', 'widen_search', 'search_cells', 'ItemIndex', 'take_best', 'search_each']
 
 # %% ../../nbs/36_recommenders.index.ipynb #a5356888
 def add_dimension(
@@ -36,21 +36,30 @@ def take_points(
     bonus: np.ndarray,  # of each item (n_items,)
     codes: np.ndarray,  # of some items (n,)
 ) -> np.ndarray:  # float32 (n, d + 1), the last dimension is the bonus
-    "The points of some items, made in slices so that nothing is copied twice."
-    points = np.empty((len(codes), vectors.shape[1] + 1), np.float32)
+    "The points of some items."
+    return add_dimension(vectors[codes], bonus[codes])
+
+
+def add_points(
+    index: Any,  # of faiss, trained
+    vectors: np.ndarray,  # float (n_items, d)
+    bonus: np.ndarray,  # of each item (n_items,)
+    codes: np.ndarray,  # of some items (n,)
+) -> None:
+    "Put the points of some items into an index, few of them copied at a time."
     for start in range(0, len(codes), VECTORS_AT_ONCE):
-        some = slice(start, start + VECTORS_AT_ONCE)
-        points[some, :-1] = vectors[codes[some]]
-    points[:, -1] = bonus[codes]
-    return points
+        some = codes[start : start + VECTORS_AT_ONCE]
+        index.add(take_points(vectors, bonus, some))
 
 
 def build_exact(
-    points: np.ndarray,  # float32 (n, d + 1), the last dimension is the bonus
+    vectors: np.ndarray,  # float (n_items, d)
+    bonus: np.ndarray,  # of each item (n_items,)
+    codes: np.ndarray,  # of some items (n,)
 ) -> faiss.Index:
     "An index that compares all points."
-    index = faiss.IndexFlatIP(points.shape[1])
-    index.add(points)
+    index = faiss.IndexFlatIP(vectors.shape[1] + 1)
+    add_points(index, vectors, bonus, codes)
     return index
 
 
@@ -58,21 +67,23 @@ POINTS_PER_CELL = 64  # of the sample from which k-means learns the cells
 
 
 def build_cells(
-    points: np.ndarray,  # float32 (n, d + 1), the last dimension is the bonus
+    vectors: np.ndarray,  # float (n_items, d)
+    bonus: np.ndarray,  # of each item (n_items,)
+    codes: np.ndarray,  # of some items (n,)
 ) -> faiss.Index:
     "An index with cells of similar vectors, whatever their bonus."
-    n_cells = max(1, int(4 * len(points) ** 0.5))
-    n_cells = min(n_cells, len(points))
+    n_cells = max(1, int(4 * len(codes) ** 0.5))
+    n_cells = min(n_cells, len(codes))
     index: Any = faiss.index_factory(
-        points.shape[1], f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT
+        vectors.shape[1] + 1, f"IVF{n_cells},Flat", faiss.METRIC_INNER_PRODUCT
     )
     index.cp.min_points_per_centroid = 1
-    index.cp.max_points_per_centroid = POINTS_PER_CELL
-    bonus = points[:, -1].copy()
-    points[:, -1] = 0  # in place, since a copy would double the memory
-    index.train(points)
-    points[:, -1] = bonus
-    index.add(points)
+    some = codes
+    if len(codes) > n_cells * POINTS_PER_CELL:
+        rng = np.random.default_rng(0)
+        some = rng.choice(codes, n_cells * POINTS_PER_CELL, replace=False)
+    index.train(add_dimension(vectors[some], 0.0))
+    add_points(index, vectors, bonus, codes)
     return index
 
 # %% ../../nbs/36_recommenders.index.ipynb #929e54f6
@@ -174,16 +185,16 @@ class ItemIndex:
         self.is_exact = n_items <= exact_to
         if self.is_exact:
             every = np.arange(n_items)
-            exact = build_exact(take_points(vectors, bonus, every))
+            exact = build_exact(vectors, bonus, every)
             self.parts = [IndexPart(every, exact)]
             return
         n_first = min(n_bonus, n_items // 10) if bonus.any() else 0
         by_bonus = np.argsort(-bonus, kind="stable")
         first, rest = np.sort(by_bonus[:n_first]), np.sort(by_bonus[n_first:])
-        cells = build_cells(take_points(vectors, bonus, rest))
+        cells = build_cells(vectors, bonus, rest)
         self.parts = [IndexPart(rest, cells)]
         if n_first:
-            exact = build_exact(take_points(vectors, bonus, first))
+            exact = build_exact(vectors, bonus, first)
             self.parts.append(IndexPart(first, exact))
 
     def search(

@@ -169,16 +169,21 @@ def rank_held_out(
 ) -> Tensor:  # long (n,); 0 is the best
     "How many items the user has not met score higher than each held-out one."
     ranks = []
-    n_rows = max(1, SLICE_CELLS // len(item_vectors))
+    n_rows = min(len(places), max(1, SLICE_CELLS // len(item_vectors)))
+    # made once: slices that come and go leave holes in memory that nothing fills
+    scores = item_vectors.new_empty(n_rows, len(item_vectors))
+    is_above = torch.empty_like(scores, dtype=torch.bool)
     for rows, users in zip(
         places.split(n_rows), user_vectors.split(n_rows), strict=True
     ):
-        scores = torch.addmm(bonus, users, item_vectors.T)
+        scores, is_above = scores[: len(rows)], is_above[: len(rows)]
+        torch.addmm(bonus, users, item_vectors.T, out=scores)
         targets = positives.items[rows]
         own = scores.gather(1, targets[:, None])
         line, seen = list_seen(positives, rows)
         scores[line, seen] = -torch.inf
-        ranks.append((scores > own).sum(1))
+        torch.gt(scores, own, out=is_above)
+        ranks.append(is_above.sum(1))
     return torch.cat(ranks)
 
 

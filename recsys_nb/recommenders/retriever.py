@@ -165,6 +165,7 @@ def train_best(
         for name, candidate in contestants.items()
     }
     winner, trainer, table = race_once(tasks, settings.folder, data)
+    data.release_start()
     trainer.progress = settings.progress
     result = trainer.run().finish()
     return tasks[winner], trainer.model.to("cpu"), result, table

@@ -49,7 +49,8 @@ class TowerData:
     items: FeatureTable  # features of all items
     counts: Tensor  # how often each item is trained on, float64 (n_items,)
     log_share: Tensor  # log p of each item, float32 (n_items,)
-    start: Tensor  # spectral item vectors (n_items, dim)
+    # spectral item vectors (n_items, dim); None once all models are built
+    start: Tensor | None
     is_ordered: bool  # whether histories have an order
     is_target: Tensor  # whether a place's item is learnt, bool (P,)
 
@@ -75,6 +76,10 @@ class TowerData:
             elif hasattr(value, "to"):
                 moved[name] = value.to(device)
         return TowerData(**moved)
+
+    def release_start(self) -> None:
+        "Free the spectral vectors, which only a model at its start reads."
+        self.start = None
 
 
 def move_features(
@@ -373,7 +378,10 @@ def make_trainer(
     "A model at the start of its training."
     settings = task.settings
     device = pick_device(settings.device)
-    task = TowerTask(settings, task.data.to(device), task.loss, task.metrics)
+    data = task.data.to(device)
+    model = build_model(settings, data)
+    data.release_start()
+    task = TowerTask(settings, data, task.loss, task.metrics)
     examples, loss = cut_examples(task)
     batch_size = settings.batch_size
     if task.is_sequential:
@@ -396,7 +404,6 @@ def make_trainer(
         options["valid"] = task.validate
         options["monitor"] = task.monitor
         options["mode"] = "max"
-    model = build_model(settings, task.data)
     return Trainer(model, loss, examples, **(options | changes))
 
 

@@ -159,7 +159,7 @@ class Trainer:
         self.result_.epochs.append(row)
         self.stepper.rate.after_epoch(row[self.settings.monitor])
         if self.result_.best_epoch == epoch.number:
-            self.best_weights_ = self.stepper.copy_weights()
+            self.best_weights_ = self.stepper.copy_weights(self.best_weights_)
         seconds = epoch.seconds + time.perf_counter() - start
         self.seconds_ += seconds
         end = report_epoch(self, seconds) or find_end(self)

@@ -74,11 +74,20 @@ class Stepper:
         with self.average.applied() if self.average else contextlib.nullcontext():
             yield
 
-    def copy_weights(self) -> dict[str, Tensor]:
+    @torch.no_grad()
+    def copy_weights(
+        self,
+        # an earlier copy, which is overwritten: no second one is kept; None: a new one
+        into: dict[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
         "A copy of the model's state, with the average where one is kept."
         with self.averaged():
             state = self.model.state_dict()
-            return {name: tensor.detach().clone() for name, tensor in state.items()}
+            if not into:
+                return {name: tensor.clone() for name, tensor in state.items()}
+            for name, tensor in state.items():
+                into[name].copy_(tensor)
+        return into
 
 # %% ../../nbs/22b_training.steps.ipynb #8d83fa8e
 class RandomStream:
