@@ -52,7 +52,7 @@ def test_saved_and_loaded(calibrated, shop, tmp_path):
 def test_exported_probabilities_are_the_calibrated_ones(calibrated, tmp_path):
     for module in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(module)
-    from recsys_nb.serving.export import Exported, export
+    from recsys_nb.serving import Exported, export
 
     served, k = Exported(export(calibrated, tmp_path / "onnx")), calibrated.ranker_
     past, items = calibrated.histories_.take(np.array([3])), np.arange(40)

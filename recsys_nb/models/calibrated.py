@@ -31,9 +31,14 @@ def follow_ramps(
     "A rising line through knots, level beyond the first and the last."
     at = torch.tensor(x, dtype=z.dtype, device=z.device)
     height = torch.tensor(y, dtype=z.dtype, device=z.device)
-    width = (at[1:] - at[:-1]).clamp(min=1e-6)
-    ramps = ((z[:, None] - at[:-1]) / width).clamp(0, 1)
-    return height[0] + (ramps * (height[1:] - height[:-1])).sum(1)
+    if len(x) == 1:
+        return height.expand(len(z))
+    # the segment of each logit; on a level one the value is exact, so that equal
+    # probabilities are equal to the last digit, in whatever program
+    left = (z[:, None] >= at[1:-1]).sum(1)
+    width = (at[left + 1] - at[left]).clamp(min=1e-6)
+    share = ((z - at[left]) / width).clamp(0, 1)
+    return height[left] + share * (height[left + 1] - height[left])
 
 
 CURVES: dict[str, Callable[..., Tensor]] = {

@@ -1,0 +1,402 @@
+"An exported folder answers as the trained model does, without torch and pandas."
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("onnxscript")
+
+from recsys_nb.data import Dataset, World  # noqa: E402
+from recsys_nb.recommenders import (  # noqa: E402
+    ALS,
+    BPR,
+    EASE,
+    BaseRecommender,
+    BoostedRanker,
+    Catalogue,
+    DLRMRanker,
+    GraphFilter,
+    ItemKNN,
+    LogisticRanker,
+    Popularity,
+    Recommender,
+    Repeats,
+    TwoTowerRetriever,
+    make_examples,
+    split_head,
+    with_tables,
+)
+from recsys_nb.recommenders.gate import Verdict  # noqa: E402
+from recsys_nb.recommenders.outcome import Outcome  # noqa: E402
+from recsys_nb.recommenders.trial import Answer  # noqa: E402
+from recsys_nb.serving import Exported, Service, export  # noqa: E402
+from recsys_nb.serving.files import FolderError, QuestionError  # noqa: E402
+
+ROUNDING = 2e-4  # scores closer than this may swap where a network is asked
+SMALL = {"dim": 8, "epochs": 1, "n_negatives": 16, "history_length": 12}
+ALONE = {
+    "Popularity": lambda: Popularity(trend_half_life=30),
+    "Repeats": Repeats,
+    "ItemKNN": lambda: ItemKNN(neighbours=20),
+    "EASE": EASE,
+    "sparse EASE": lambda: EASE(neighbours=20),
+    "GraphFilter": GraphFilter,
+    "BPR": lambda: BPR(factors=8, iterations=5),
+}
+
+
+@pytest.fixture(scope="module")
+def train():
+    return World(n_users=250, n_items=120, seed=1).sample(6_000)
+
+
+@pytest.fixture(scope="module")
+def towers(train):
+    "Both history encoders, and a large catalogue with an index."
+    kinds = {
+        "mean": {"profile": "noisy"},
+        "attention": {"profile": "sequential"},
+        "index": {"profile": "noisy", "exact_to": 20},
+    }
+    return {
+        name: TwoTowerRetriever(**SMALL, **options).fit(train.positives())
+        for name, options in kinds.items()
+    }
+
+
+@pytest.fixture(scope="module")
+def sources(train, towers):
+    positives = train.positives()
+    plain = {
+        "Popularity": Popularity(),
+        "ItemKNN": ItemKNN(),
+        "EASE": EASE(),
+        "Repeats": Repeats(),
+    }
+    fitted = {name: source.fit(positives) for name, source in plain.items()}
+    return fitted | {"Two-Tower": towers["mean"]}
+
+
+def make_questions(train, n_visitors=60):
+    "Every user by id, strangers, and visitors with events; pairs of user and events."
+    items = train.item_ids.tolist()
+    rng = np.random.default_rng(0)
+    asked = [(user, ()) for user in train.user_ids.tolist()] + [("stranger", ())]
+    for visitor in range(n_visitors):
+        drawn = rng.choice(len(items), rng.integers(1, 20))
+        events = [{"item_id": items[code]} for code in drawn]
+        known = train.user_ids.tolist()[visitor] if visitor % 3 == 0 else "visitor"
+        asked.append((known, events))
+    return asked
+
+
+def pick(answer, field="item_id"):
+    return [one[field] for one in answer["items"]]
+
+
+def is_close(expected, found):
+    "The same list, but for items whose scores lie within rounding."
+    if pick(expected) == pick(found):
+        return True
+    both = [np.array(pick(answer, "score")) for answer in (expected, found)]
+    if len(both[0]) != len(both[1]) or not np.allclose(*both, atol=ROUNDING):
+        return False
+    last = both[0][-1] + 2 * ROUNDING
+    lists = zip((expected, found), both, strict=True)
+    sure = [set(np.array(pick(answer))[own > last]) for answer, own in lists]
+    return sure[0] == sure[1]
+
+
+def compare(model, exported, questions, **options):
+    "Shares of identical lists, and of lists that are the same within rounding."
+    service = Service(model, name=exported.name)
+    identical, close = [], []
+    for user, events in questions:
+        expected = service.recommend(user, events=events, **options)
+        found = exported.recommend(user, events=events, **options)
+        assert list(found) == list(expected)
+        for name in ("user_id", "model", "source", "unknown_items"):
+            assert found[name] == expected[name], (name, user)
+        assert pick(found, "rank") == pick(expected, "rank")
+        identical.append(pick(found) == pick(expected))
+        close.append(is_close(expected, found))
+    return np.mean(identical), np.mean(close)
+
+
+@pytest.mark.parametrize("name", ALONE)
+def test_a_source_alone_gives_identical_lists(train, tmp_path, name):
+    model = ALONE[name]().fit(train.positives())
+    exported = Exported(export(model, tmp_path / "shop"))
+    questions = make_questions(train)
+    for exclude_seen in (True, False):
+        same, _ = compare(model, exported, questions, exclude_seen=exclude_seen)
+        assert same == 1
+
+
+def test_als_solves_for_the_same_users(train, tmp_path):
+    pytest.importorskip("implicit")
+    model = ALS(factors=16, iterations=3).fit(train.positives())
+    exported = Exported(export(model, tmp_path / "shop"))
+    same, close = compare(model, exported, make_questions(train))
+    assert close == 1 and same > 0.99
+
+
+@pytest.mark.parametrize("name", ["mean", "attention", "index"])
+def test_a_tower_gives_the_same_lists(train, towers, tmp_path, name):
+    exported = Exported(export(towers[name], tmp_path / "shop"))
+    same, close = compare(towers[name], exported, make_questions(train), k=7)
+    assert close == 1 and same > 0.97
+    same, close = compare(
+        towers[name], exported, make_questions(train, 20)[-60:], exclude_seen=False
+    )
+    assert close == 1 and same > 0.95
+
+
+def test_a_log_of_ids_alone_with_numbers_of_64_bits(train, tmp_path):
+    pairs = train.positives().interactions[["user_id", "item_id"]]
+    numbers = pairs.apply(lambda ids: 2**60 + 1 + pd.factorize(ids)[0])
+    log = Dataset(numbers.drop_duplicates(ignore_index=True))
+    model = TwoTowerRetriever(**SMALL, profile="noisy").fit(log)
+    exported = Exported(export(model, tmp_path / "shop"))
+    questions = make_questions(log)
+    same, close = compare(model, exported, questions)
+    assert close == 1 and same > 0.97
+    answer = exported.recommend(str(2**60 + 1))
+    assert answer["user_id"] == 2**60 + 1 and answer["source"] == "history"
+    assert all(type(one) is int for one in pick(answer))
+    assert exported.recommend("007")["source"] == "popular"
+    assert exported.item(2**60 + 1) == {"item_id": 2**60 + 1}
+
+
+def build(train, sources, answer, again):
+    "A Recommender with a given answer, as if a gate had chosen it."
+    columns = ["ndcg", "low", "high", "difference", "difference_low", "difference_high"]
+    row = {"task": "new items", "answer": "given"} | dict.fromkeys(columns, np.nan)
+    verdict = Verdict(pd.DataFrame([row | {"chosen": True}]), "given", 10, 0, [])
+    model = Recommender(candidates=30)
+    positives = with_tables(train).positives()
+    model.adopt(Catalogue.of(positives))
+    popularity = model.popularity_
+    model.take_over(Outcome(answer, again, sources, verdict, popularity, None))
+    return model
+
+
+@pytest.fixture(scope="module")
+def blend(train, sources):
+    answer = Answer(("Popularity", "EASE", "Two-Tower"), (1, 3, 5))
+    again = Answer(("Repeats", "ItemKNN"), (4, 1))
+    return build(train, sources, answer, again)
+
+
+@pytest.fixture(scope="module")
+def exported_blend(blend, tmp_path_factory):
+    return Exported(export(blend, tmp_path_factory.mktemp("models") / "shop-7"))
+
+
+def test_a_blend_and_its_second_answer(train, blend, exported_blend):
+    questions = make_questions(train)
+    same, close = compare(blend, exported_blend, questions)
+    assert close == 1 and same > 0.97
+    same, _ = compare(blend, exported_blend, questions, exclude_seen=False)
+    assert same == 1
+
+
+def test_rules_leave_full_lists(train, blend, exported_blend):
+    items = train.item_ids.tolist()
+    users = train.user_ids[:40].tolist()
+    categories = train.items.category.unique().tolist()
+    rules = [
+        {"where": {"category": categories[:2]}},
+        {"where": {"price": (None, float(train.items.price.median()))}},
+        {"where": {"category": categories[0], "price": (5, None)}},
+        {"candidates": items[::4]},
+        {"exclude": items[:60]},
+        {"candidates": items[:40], "exclude": items[:10], "where": {"price": (1, 300)}},
+    ]
+    for rule in rules:
+        frame = blend.recommend(users, k=8, **rule)
+        lists = dict(list(frame.groupby("user_id")))
+        for user in users:
+            found = exported_blend.recommend(user, k=8, **rule)
+            own = lists.get(user, frame[:0])
+            expected = {
+                "items": [
+                    {"item_id": item, "score": score}
+                    for item, score in zip(own.item_id, own.score, strict=True)
+                ]
+            }
+            assert is_close(expected, found), (rule, user)
+            assert ("reason" in found) == (len(found["items"]) < 8)
+
+
+def test_a_wrong_rule_is_a_sentence(exported_blend):
+    for rule in (
+        {"where": {"prize": 3}},
+        {"where": {"price": "cheap"}},
+        {"where": {}},
+        {"candidates": {"a": 1}},
+    ):
+        with pytest.raises(QuestionError):
+            exported_blend.recommend("user_1", **rule)
+    answer = exported_blend.recommend("user_1", candidates=["item of tomorrow"])
+    assert answer["source"] == "none" and "1 of the candidates" in answer["reason"]
+
+
+def test_similar_item_and_health(train, blend, exported_blend):
+    service = Service(blend, name="shop-7")
+    for item in train.item_ids[:20].tolist():
+        expected = service.similar(item, 6)
+        found = exported_blend.similar(item, 6)
+        assert is_close(expected, found)
+        assert (found["item_id"], found["model"]) == (item, "shop-7")
+    row = train.items.set_index("item_id").iloc[3]
+    found = exported_blend.item(train.item_ids[3])
+    assert found["category"] == row.category and found["price"] == row.price
+    with pytest.raises(KeyError, match="item of tomorrow"):
+        exported_blend.item("item of tomorrow")
+    health = exported_blend.health()
+    assert list(health) == list(service.health())
+    assert (health["n_users"], health["n_items"]) == (250, 120)
+
+
+STAGES = {  # the sources of two stages, and their ranker
+    "dlrm, isotonic": (
+        ("Popularity", "EASE", "Two-Tower"),
+        lambda: DLRMRanker(epochs=1, calibration="isotonic"),
+    ),
+    "logistic, platt": (
+        ("ItemKNN", "EASE"),
+        lambda: LogisticRanker(calibration="platt"),
+    ),
+    "boosted, isotonic": (
+        ("Popularity", "EASE"),
+        lambda: BoostedRanker(trees=10, calibration="isotonic"),
+    ),
+}
+
+
+def make_two_stages(train, sources, names, ranker, seed=0):
+    "Two stages of some sources, without a gate."
+    known = {name: sources[name] for name in names}
+    head, held = split_head(with_tables(train), 0.2, seed)
+    examples = make_examples(head, held, known, 20, "candidates", seed)
+    ranker.learn(examples, with_tables(train))
+    return build(train, sources, Answer(names, None, ranker), Answer(("Repeats",)))
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_two_stages_with_both_calibrations(train, sources, tmp_path, name):
+    names, make = STAGES[name]
+    if "Two-Tower" not in names:
+        sources = {n: s for n, s in sources.items() if n != "Two-Tower"}
+    model = make_two_stages(train, sources, names, make())
+    exported = Exported(export(model, tmp_path / "shop"))
+    same, close = compare(model, exported, make_questions(train)[::2])
+    assert close == 1 and same > 0.95
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_log_of_ids_and_times_with_isotonic_calibration(train, seed, tmp_path):
+    columns = ["user_id", "item_id", "timestamp"]
+    log = Dataset(train.interactions[columns].drop_duplicates(ignore_index=True))
+    known = {"ItemKNN": ItemKNN(), "Repeats": Repeats(), "EASE": EASE()}
+    known = {name: source.fit(log) for name, source in known.items()}
+    ranker = LogisticRanker(seed=seed, calibration="isotonic")
+    model = make_two_stages(log, known, ("ItemKNN", "EASE"), ranker, seed)
+    exported = Exported(export(model, tmp_path / "shop", seed=seed))
+    same, close = compare(model, exported, make_questions(log)[::4])
+    assert close == 1 and same > 0.95
+
+
+def test_events_of_a_kind_that_training_left_out_do_not_count(train, tmp_path):
+    log = train.replace(train.interactions)
+    kinds = log.positives().interactions.event_type.unique().tolist()
+    model = ItemKNN().fit(log.positives())
+    assert model.catalogue_.positive == tuple(log.positive)
+    exported = Exported(export(model, tmp_path / "shop"))
+    item = train.item_ids[0]
+    seen = [{"item_id": item, "event_type": "view", "timestamp": datetime(2024, 1, 1)}]
+    assert "view" not in kinds
+    assert exported.recommend("visitor", events=seen)["source"] == "popular"
+    taken = [{"item_id": item, "event_type": kinds[0]}]
+    assert exported.recommend("visitor", events=taken)["source"] == "events"
+
+
+class Cheapest(BaseRecommender):
+    "A source that nothing here knows."
+
+    def learn(self, train):
+        self.price_ = -train.items.price.to_numpy(np.float32)
+
+    def score_all(self, histories):
+        return np.tile(self.price_, (len(histories), 1))
+
+
+def test_a_source_without_an_entry_leaves_and_says_what_is_missing(train, tmp_path):
+    exported = Exported(export(Cheapest().fit(train), tmp_path / "shop"))
+    user = train.interactions.user_id[0]
+    with pytest.raises(QuestionError, match="Cheapest.*SOURCES"):
+        exported.recommend(user)
+    assert exported.recommend("stranger")["source"] == "popular"
+
+
+def test_every_changed_file_is_refused_by_name(exported_blend, tmp_path):
+    files = list(exported_blend.manifest["files"])
+    assert len(files) > 8
+    for name in files:
+        copy = shutil.copytree(exported_blend.folder, tmp_path / name)
+        content = (copy / name).read_bytes()
+        (copy / name).write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(FolderError, match=name.replace(".", r"\.")):
+            Exported(copy)
+        shutil.rmtree(copy)
+
+
+@pytest.mark.parametrize("edit", ["n_items", "answer", "files"])
+def test_an_edited_manifest_is_refused(exported_blend, tmp_path, edit):
+    copy = shutil.copytree(exported_blend.folder, tmp_path / "copy")
+    path = copy / "manifest.json"
+    about = json.loads(path.read_text())
+    about[edit] = {} if edit == "files" else "something else"
+    path.write_text(json.dumps(about))
+    with pytest.raises(FolderError, match=r"manifest\.json was edited"):
+        Exported(copy)
+
+
+WITHOUT = """
+import sys
+
+
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "pandas", "scipy", "sklearn", "pyarrow"):
+            raise ImportError(f"{name} is not installed here")
+
+
+sys.meta_path.insert(0, Refuse())
+from recsys_nb.serving.runtime import Exported
+
+shop = Exported(sys.argv[1])
+for user in ("user_1", "stranger"):
+    events = [{"item_id": "item_3"}]
+    for answer in (shop.recommend(user), shop.recommend(user, events=events)):
+        assert len(answer["items"]) == 10, answer
+shop.recommend("user_1", exclude_seen=False, where={"price": (None, 50)})
+shop.similar("item_3")
+shop.item("item_3")
+print(sorted(set(sys.modules) & {"torch", "pandas", "scipy", "sklearn", "faiss"}))
+"""
+
+
+def test_nothing_heavy_is_imported(exported_blend):
+    command = [sys.executable, "-c", WITHOUT, str(exported_blend.folder)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.strip() == "[]"
