@@ -22,7 +22,7 @@ from typing import Any
 from .traffic import require
 
 # %% auto #0
-__all__ = ['NAMES', 'ROWS_AT_A_TIME', 'RecentEvents', 'write_lines', 'read_lines', 'make_schema', 'find_types', 'compact',
+__all__ = ['NAMES', 'ROWS_AT_A_TIME', 'RecentEvents', 'write_lines', 'read_journal', 'make_schema', 'find_types', 'compact',
            'read_in_parts', 'sync', 'HourFile', 'lock_file', 'Journal', 'take_all', 'finish', 'recover', 'JournalTail',
            'EventStore', 'stamp']
 
@@ -64,7 +64,7 @@ class RecentEvents:
         with self.lock:
             return list(self.users.get(str(user_id), ()))
 
-# %% ../../nbs/50d_serving.events.ipynb #0b264f4a
+# %% ../../nbs/50d_serving.events.ipynb #6cc1666e
 def write_lines(
     rows: Sequence[dict],  # events; times in UTC
 ) -> bytes:
@@ -77,7 +77,7 @@ def write_lines(
     return "".join(lines).encode()
 
 
-def read_lines(
+def read_journal(
     path: Path,  # a journal
     start: int = 0,  # bytes that are already known
 ) -> Iterator[tuple[dict, int]]:  # an event, and where its line ends
@@ -92,7 +92,7 @@ def read_lines(
             row["timestamp"] = datetime.fromisoformat(row["timestamp"])
             yield row, start
 
-# %% ../../nbs/50d_serving.events.ipynb #5e6b1ef4
+# %% ../../nbs/50d_serving.events.ipynb #2c742d24
 NAMES = ("event_type", "request_id", "arm", "model")  # columns of text
 ROWS_AT_A_TIME = 50_000  # of a table that is written
 
@@ -114,7 +114,7 @@ def find_types(
     path: Path,  # a journal
 ) -> tuple[type, type]:  # of user ids and item ids: int or str
     "The types of the ids in a journal."
-    found = next(read_lines(path), None)
+    found = next(read_journal(path), None)
     if found is None:
         return str, str
     return type(found[0]["user_id"]), type(found[0]["item_id"])
@@ -144,13 +144,13 @@ def compact(
     journal.unlink()
     return table
 
-# %% ../../nbs/50d_serving.events.ipynb #704fe9fa
+# %% ../../nbs/50d_serving.events.ipynb #15a8f6ed
 def read_in_parts(
     journal: Path,  # of one writer and hour
 ) -> Iterator[list[dict]]:
     "The events of a journal, so many at a time."
     rows = []
-    for row, _ in read_lines(journal):
+    for row, _ in read_journal(journal):
         rows.append(row)
         if len(rows) == ROWS_AT_A_TIME:
             yield rows
@@ -330,7 +330,7 @@ def recover(
                 tables.append(compact(path, Path(folder)))
     return [table for table in tables if table is not None]
 
-# %% ../../nbs/50d_serving.events.ipynb #9e9cdbc5
+# %% ../../nbs/50d_serving.events.ipynb #94125134
 class JournalTail:
     "The new lines in the journals of other writers."
 
@@ -352,7 +352,7 @@ class JournalTail:
             end = self.read_to.get(path.name, 0)
             if not own or not path.stem.endswith(own):
                 try:
-                    for row, after in read_lines(path, end):
+                    for row, after in read_journal(path, end):
                         rows.append(row)
                         end = after
                 except FileNotFoundError:  # it has just become a table

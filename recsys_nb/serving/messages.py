@@ -24,10 +24,10 @@ from pydantic import (
 # %% auto #0
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED',
            'Identity', 'Word', 'PathId', 'ListLength', 'Number', 'Finite', 'Text', 'Value', 'Values', 'Rules', 'Ids',
-           'EARLIEST', 'LATEST', 'RequestId', 'FIELDS', 'check_id', 'Strict', 'Range', 'read_where', 'Event',
-           'Question', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported', 'Report',
-           'say_what_is_wrong', 'list_fields', 'is_known', 'Item', 'Recommendations', 'BatchAnswer', 'Similar',
-           'Explanation', 'Health', 'Version', 'Stored', 'Reloaded', 'Problem', 'Place', 'Misfit']
+           'EARLIEST', 'LATEST', 'RequestId', 'FIELDS', 'check_id', 'Strict', 'RangeRule', 'parse_where', 'Event',
+           'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported',
+           'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item', 'Recommendations', 'BatchAnswer',
+           'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded', 'Problem', 'Place', 'Misfit']
 
 # %% ../../nbs/50b_serving.messages.ipynb #9f3a03a6
 MAX_ID = 500  # the longest id, in characters
@@ -61,7 +61,7 @@ Word = Annotated[
 PathId = Annotated[str, AfterValidator(check_id)]  # of an address
 ListLength = Annotated[int, Field(ge=1, le=MAX_K)]
 
-# %% ../../nbs/50b_serving.messages.ipynb #ed24aefc
+# %% ../../nbs/50b_serving.messages.ipynb #f8dcb5b3
 Number = Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
 Finite = Annotated[StrictFloat, Field(allow_inf_nan=False)]
 Text = Annotated[StrictStr, AfterValidator(check_id)]
@@ -74,7 +74,7 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Range(Strict):
+class RangeRule(Strict):
     "A rule: from `min` to `max`, both included; one of them may be left out."
 
     min: Number | Finite | Text | None = None  # the lower end
@@ -90,12 +90,12 @@ class Range(Strict):
 
 Values = Annotated[list[Value], Field(min_length=1, max_length=MAX_VALUES)]
 Rules = Annotated[
-    dict[Text, Value | Values | Range], Field(min_length=1, max_length=MAX_RULES)
+    dict[Text, Value | Values | RangeRule], Field(min_length=1, max_length=MAX_RULES)
 ]
 Ids = Annotated[list[Identity], Field(max_length=MAX_VALUES)]
 
-# %% ../../nbs/50b_serving.messages.ipynb #1f974f65
-def read_where(
+# %% ../../nbs/50b_serving.messages.ipynb #05a5e4c8
+def parse_where(
     rules: dict[str, Any] | None,  # of a question, checked
 ) -> dict[str, Any] | None:  # as `recommend(where=)` takes them
     "The rules of a question: a range becomes a pair."
@@ -103,11 +103,11 @@ def read_where(
         return None
     where = {}
     for column, rule in rules.items():
-        is_range = isinstance(rule, Range)
+        is_range = isinstance(rule, RangeRule)
         where[column] = (rule.min, rule.max) if is_range else rule
     return where
 
-# %% ../../nbs/50b_serving.messages.ipynb #7a7bc428
+# %% ../../nbs/50b_serving.messages.ipynb #9237a9f8
 class Event(Strict):
     "Something that a user has done with an item."
 
@@ -117,7 +117,7 @@ class Event(Strict):
     event_type: Word | None = None
 
 
-class Question(Strict):
+class ListQuestion(Strict):
     "A question for the list of one user."
 
     user_id: Identity
@@ -144,16 +144,16 @@ class Question(Strict):
             "k": self.k,
             "exclude_seen": self.exclude_seen,
             "events": [event.model_dump() for event in self.events],
-            "where": read_where(self.where),
+            "where": parse_where(self.where),
             "candidates": self.candidates,
             "exclude": self.exclude,
         }
 
-# %% ../../nbs/50b_serving.messages.ipynb #dfc697d7
+# %% ../../nbs/50b_serving.messages.ipynb #f391149b
 class Batch(Strict):
     "Several questions in one request."
 
-    questions: list[Question] = Field(min_length=1, max_length=MAX_QUESTIONS)
+    questions: list[ListQuestion] = Field(min_length=1, max_length=MAX_QUESTIONS)
 
 
 class ListOptions(Strict):
@@ -178,7 +178,7 @@ class WhyQuestion(Strict):
     item_id: Identity
     events: list[Event] = Field(default=[], max_length=MAX_EVENTS)
 
-# %% ../../nbs/50b_serving.messages.ipynb #22b557c8
+# %% ../../nbs/50b_serving.messages.ipynb #46a367db
 EARLIEST, LATEST = datetime(1970, 1, 1), datetime(2200, 1, 1)  # UTC
 RequestId = Annotated[
     str, StringConstraints(strict=True, pattern=r"^[A-Za-z0-9._-]{1,100}$")
@@ -207,7 +207,7 @@ class Reported(Strict):
     position: Annotated[StrictInt, Field(ge=1, le=MAX_K)] | None = None  # in its list
 
 
-class Report(Strict):
+class EventReport(Strict):
     "What a page reports at a time."
 
     events: list[Reported] = Field(min_length=1, max_length=MAX_REPORTED)
@@ -226,11 +226,19 @@ def say_what_is_wrong(
         problems.append(problem)
     return problems[:20]
 
-# %% ../../nbs/50b_serving.messages.ipynb #f5eda588
+# %% ../../nbs/50b_serving.messages.ipynb #e78a7f15
 def list_fields() -> set[str]:  # names of fields and kinds of places
     "All names that a place may show, since this chapter gave them."
     names = {"body", "query", "path", "header"}
-    for kind in (Event, Question, Batch, ListOptions, WhyQuestion, Reported, Report):
+    for kind in (
+        Event,
+        ListQuestion,
+        Batch,
+        ListOptions,
+        WhyQuestion,
+        Reported,
+        EventReport,
+    ):
         names |= set(kind.model_fields)
     return names
 
@@ -244,7 +252,7 @@ def is_known(
     "Whether it is a position, or a name of ours and not of the client."
     return isinstance(part, int) or part in FIELDS
 
-# %% ../../nbs/50b_serving.messages.ipynb #5f1f0a06
+# %% ../../nbs/50b_serving.messages.ipynb #58188a0a
 class Item(BaseModel):
     "One item of a list."
 
@@ -307,7 +315,7 @@ class Version(BaseModel):
     models: dict[str, str]  # arm -> model
 
 
-class Stored(BaseModel):
+class StoredEvents(BaseModel):
     "What was written to disk."
 
     stored: int  # events

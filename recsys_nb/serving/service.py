@@ -22,7 +22,7 @@ from ..recommenders.rules import read_rules
 
 # %% auto #0
 __all__ = ['Id', 'match_id', 'sort_events', 'select_positives', 'match_items', 'add_events', 'read_allowed', 'tell_shortage',
-           'item_similarities', 'plain_value', 'list_answers', 'list_records', 'package_versions', 'Service',
+           'item_similarities', 'to_json_value', 'list_answers', 'list_records', 'package_versions', 'Service',
            'explain_item']
 
 # %% ../../nbs/50_serving.service.ipynb #1b34300c
@@ -149,14 +149,14 @@ def item_similarities(
     return unit @ unit[code]
 
 # %% ../../nbs/50_serving.service.ipynb #50e17583
-def plain_value(
+def to_json_value(
     value: Any,  # a cell of a table
 ) -> Any:  # text, number, truth value, list or None
     "A value as JSON has it."
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
-        return [plain_value(one) for one in value]
+        return [to_json_value(one) for one in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if value is None or value is pd.NaT or value is pd.NA:
@@ -180,7 +180,7 @@ def list_records(
 ) -> list[dict]:  # a row each
     "A table as JSON has it."
     rows = frame.to_dict("records")
-    return [{str(name): plain_value(v) for name, v in row.items()} for row in rows]
+    return [{str(name): to_json_value(v) for name, v in row.items()} for row in rows]
 
 
 def package_versions() -> dict[str, str]:  # package -> version
@@ -338,8 +338,8 @@ def explain_item(
         "user_id": user,
         "item_id": item,
         "model": service.name,
-        "score": plain_value(found.score),
-        "typical_score": plain_value(found.typical_score),
+        "score": to_json_value(found.score),
+        "typical_score": to_json_value(found.typical_score),
         "history": list_records(found.history.head(10)),
         "features": list_records(found.to_frame()),
     }

@@ -17,7 +17,7 @@ from importlib import import_module
 from types import ModuleType
 
 # %% auto #0
-__all__ = ['BUCKETS', 'KINDS', 'SHARED_FOLDER', 'REQUEST_ID', 'require', 'Traffic', 'JsonLines', 'read_request_id',
+__all__ = ['BUCKETS', 'COUNTED_KINDS', 'SHARED_FOLDER', 'REQUEST_ID', 'require', 'Traffic', 'JsonLines', 'read_request_id',
            'RequestRecord', 'answer_with']
 
 # %% ../../nbs/50c_serving.traffic.ipynb #b63d4605
@@ -32,11 +32,15 @@ def require(
         advice = "pip install 'recsys_nb[serve]'"
         raise ImportError(f"serving needs the package {package}: {advice}") from error
 
-# %% ../../nbs/50c_serving.traffic.ipynb #49501508
+# %% ../../nbs/50c_serving.traffic.ipynb #474648be
 BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-KINDS = ("impression", "click", "purchase")  # event types with a counter of their own
+COUNTED_KINDS = (
+    "impression",
+    "click",
+    "purchase",
+)  # event types with a counter of their own
 
-# %% ../../nbs/50c_serving.traffic.ipynb #23c4d164
+# %% ../../nbs/50c_serving.traffic.ipynb #289c0d46
 class Traffic:
     "The counters of one service."
 
@@ -93,7 +97,7 @@ class Traffic:
         event_type: str,  # as reported
     ) -> None:
         "Count an event that was stored; types that nobody expects count together."
-        kind = event_type if event_type in KINDS else "other"
+        kind = event_type if event_type in COUNTED_KINDS else "other"
         self.events.labels(kind).inc()
 
     def show_model(

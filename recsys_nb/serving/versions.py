@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Any, Protocol, cast
 
 # %% auto #0
-__all__ = ['OPENERS', 'Model', 'open_exported', 'open_saved', 'find_about', 'open_model', 'find_id_types', 'check_model',
+__all__ = ['MODEL_OPENERS', 'Model', 'open_exported', 'open_saved', 'find_about', 'open_model', 'find_id_types', 'check_model',
            'RefusedError', 'Arm', 'Arms', 'place_user']
 
 # %% ../../nbs/50e_serving.versions.ipynb #8fd3a399
@@ -57,7 +57,7 @@ class Model(Protocol):
         "What is served."
         ...
 
-# %% ../../nbs/50e_serving.versions.ipynb #e8e1d86c
+# %% ../../nbs/50e_serving.versions.ipynb #bfb4ddd1
 def open_exported(
     folder: Path,  # with a manifest
     name: str,  # of the folder
@@ -85,7 +85,7 @@ def open_saved(
     return service(base.load(folder), name, created)
 
 
-OPENERS: dict[str, Callable[[Path, str], Model]] = {
+MODEL_OPENERS: dict[str, Callable[[Path, str], Model]] = {
     "manifest.json": open_exported,
     "recommender.json": open_saved,
 }  # the file that tells what a folder is -> opens it
@@ -93,15 +93,15 @@ OPENERS: dict[str, Callable[[Path, str], Model]] = {
 
 def find_about(
     folder: str | Path,  # of a model; may be a link
-) -> Path:  # a file that OPENERS names
+) -> Path:  # a file that MODEL_OPENERS names
     "The file that says what a folder holds."
     place = Path(folder).expanduser().resolve()
-    for name in OPENERS:
+    for name in MODEL_OPENERS:
         if (place / name).is_file():
             return place / name
     raise FileNotFoundError(
-        f"{folder} holds no model ({' or '.join(OPENERS)}); give the --out of a run, "
-        "or a folder that save or export wrote."
+        f"{folder} holds no model ({' or '.join(MODEL_OPENERS)}); give the --out of a "
+        "run, or a folder that save or export wrote."
     )
 
 
@@ -114,7 +114,7 @@ def open_model(
     home = about.parent
     # the folder `model` of a run is called as the run
     run = home.parent if home.name == "model" else home
-    return OPENERS[about.name](home, name or run.name)
+    return MODEL_OPENERS[about.name](home, name or run.name)
 
 # %% ../../nbs/50e_serving.versions.ipynb #dc46e9d7
 def find_id_types(
