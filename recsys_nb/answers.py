@@ -29,7 +29,7 @@ from .recommenders.base import BaseRecommender
 from .recommenders.questions import hint_at_near_match
 from .recommenders.rules import parse_conditions
 from .run_data import split_time_columns
-from .serving import export, serve
+from .serving import AppSettings, export, read_token, serve
 from .serving.service import match_id
 from .training.criteo import train_criteo
 
@@ -413,7 +413,19 @@ def serve_command(
     options: argparse.Namespace,  # of the command line
 ) -> int:  # 0
     "`recsys-nb serve`."
-    serve(find_model(options.model), host=options.host, port=options.port)
+    folders = [find_model(folder) for folder in options.model]
+    if len(folders) > 2:
+        raise DataError(f"there are {len(folders)} models; give one or two.")
+    token = None if options.token_file is None else read_token(options.token_file)
+    settings = AppSettings(token, options.events, options.split, options.salt)
+    serve(
+        folders[0],
+        host=options.host,
+        port=options.port,
+        other=(folders + [None])[1],
+        settings=settings,
+        workers=options.workers,
+    )
     return 0
 
 

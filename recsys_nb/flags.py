@@ -66,7 +66,8 @@ FLAGS = {
     },
     "monitor": READING | _TEST | name_flags(_OF_WATCH),
     "export": name_flags("out"),
-    "serve": name_flags("host port"),
+    "serve": name_flags("host port workers events salt")
+    | {"share": "--split", "token": "--token-file"},
     "criteo": name_flags("data out negatives min_count buckets dim epochs seed"),
 }  # command -> argument -> flag
 

@@ -404,9 +404,43 @@ def add_serve(
 ) -> None:
     "The flags of `recsys-nb serve`."
     add = parser.add_argument
-    add("--model", required=True, help="the --out of a run, or any saved recommender")
+    add(
+        "--model",
+        required=True,
+        action="append",
+        help="the --out of a run, a saved recommender, an export, or a link to one, "
+        "which is watched for new versions; twice: the two arms of an experiment",
+    )
     add("--host", default="127.0.0.1", help="the address to listen on")
     add("--port", type=int, default=8000, help="its port (default: 8000)")
+    add(
+        "--workers",
+        type=read_count,
+        metavar="N",
+        help="processes that share a model (default: WEB_CONCURRENCY, else 1)",
+    )
+    add(
+        "--token-file",
+        metavar="FILE",
+        help="a file with the bearer token that every request must bring",
+    )
+    add(
+        "--events",
+        metavar="FOLDER",
+        help="where reported events are written, as a log that --data can read",
+    )
+    add(
+        "--split",
+        type=read_amount,
+        default=0.5,
+        metavar="SHARE",
+        help="of users who get the second model (default: 0.5)",
+    )
+    add(
+        "--salt",
+        default="recsys-nb",
+        help="of the experiment: another one deals users to arms anew",
+    )
 
 
 def add_export(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from recsys_nb.data import DataError
+from recsys_nb.data import DataError, as_plain_column
 from recsys_nb.recommenders.columns import (
     ROLES,
     ColumnLimits,
@@ -201,3 +201,10 @@ def test_the_encoder_is_the_one_of_the_table():
     assert encoder.cardinalities == made.cardinalities[1:]
     features = encoder.transform(prepare_columns(frame, guess))
     assert torch.equal(features.sparse, made.sparse[:, 1:])
+
+
+@pytest.mark.parametrize("dtype", ["Int64", "Float64", "boolean"])
+def test_a_column_that_holds_nothing_but_nulls_is_read(dtype):
+    plain = as_plain_column(pd.Series([None, None], dtype=dtype))
+    assert plain.isna().all()
+    assert isinstance(plain.dtype, np.dtype)

@@ -28,7 +28,7 @@ from recsys_nb.recommenders import (  # noqa: E402
 from recsys_nb.serving.http import create_app  # noqa: E402
 
 SERVE = (
-    "import sys; from recsys_nb.serving.http import serve; "
+    "import sys; from recsys_nb.serving.server import serve; "
     "serve(sys.argv[1], port=int(sys.argv[2]))"
 )
 

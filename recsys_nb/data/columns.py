@@ -107,7 +107,7 @@ def _plain_numbers(column: pd.Series) -> pd.Series:
         return column.astype(column.dtype.numpy_dtype)
     if pd.api.types.is_bool_dtype(column.dtype):
         return column.astype(object).where(column.notna(), None)
-    if column.abs().max() < EXACT:
+    if (column.dropna().abs() < EXACT).all():
         return column.astype("float64")
     return column
 

@@ -5,24 +5,27 @@
 # %% ../../nbs/50_serving.service.ipynb #342c649d
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from datetime import datetime, timezone
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, datetime, timezone
 from importlib.metadata import version
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ..data import Histories, check_whole_numbers
-from ..recommenders import BaseRecommender, top_k
+from ..recommenders import BaseRecommender, Recommender, top_k, why
+from ..recommenders.rules import read_rules
 
 # %% auto #0
-__all__ = ['MAX_K', 'Id', 'match_id', 'sort_events', 'find_events', 'add_events', 'item_similarities', 'package_versions',
-           'list_answers', 'Service']
+__all__ = ['Id', 'match_id', 'sort_events', 'select_positives', 'match_items', 'add_events', 'read_allowed', 'tell_shortage',
+           'item_similarities', 'to_json_value', 'list_answers', 'list_records', 'package_versions', 'Service',
+           'explain_item']
 
 # %% ../../nbs/50_serving.service.ipynb #1b34300c
-MAX_K = 1000  # the longest list that is given in one answer
 Id = int | str  # an id as JSON has it
 
 # %% ../../nbs/50_serving.service.ipynb #78071905
@@ -55,12 +58,23 @@ def sort_events(
     return [events[i] for i in order]
 
 # %% ../../nbs/50_serving.service.ipynb #05f555f9
-def find_events(
-    events: Sequence[dict],  # as in `sort_events`
+def select_positives(
+    events: Sequence[dict],  # {"item_id": ...[, "event_type": text]}
+    positive: tuple | float | None,  # which events count, as in Dataset
+) -> list[dict]:
+    "The events of the types that count; those without a type all count."
+    if not isinstance(positive, tuple):
+        return list(events)
+    kinds = {None, *map(str, positive)}
+    return [event for event in events if event.get("event_type") in kinds]
+
+
+def match_items(
+    given: Sequence[Id],  # ids from a request
     item_ids: pd.Index,  # the catalogue
-) -> tuple[np.ndarray, list[Id]]:  # item codes, int32 (n,); ids not in the catalogue
-    "The items that the model knows, the oldest first, and those that it does not know."
-    items = [match_id(event["item_id"], item_ids) for event in sort_events(events)]
+) -> tuple[np.ndarray, list[Id]]:  # codes of those known, int32; those unknown
+    "The codes of items, and the ids that are not in the catalogue."
+    items = [match_id(item, item_ids) for item in given]
     codes = item_ids.get_indexer(pd.Index(items, dtype=object))
     unknown = [item for item, code in zip(items, codes, strict=True) if code < 0]
     return codes[codes >= 0].astype(np.int32), list(dict.fromkeys(unknown))
@@ -69,7 +83,7 @@ def find_events(
 def add_events(
     model: BaseRecommender,  # fitted
     user: Id,  # as `match_id` gives it
-    codes: np.ndarray,  # of new items, int32 (n,)
+    codes: np.ndarray,  # of new items, the oldest first, int32 (n,)
 ) -> tuple[Histories, str]:  # one history; 'events', 'history' or 'popular'
     "A user's history with the new items behind it, and what an answer rests on."
     row = model.user_ids_.get_indexer(pd.Index([user], dtype=object))
@@ -80,6 +94,42 @@ def add_events(
     if len(codes):
         return history, "events"
     return history, "history" if known else "popular"
+
+# %% ../../nbs/50_serving.service.ipynb #8a956383
+def read_allowed(
+    model: BaseRecommender,  # fitted
+    where: Mapping[str, Any] | None,  # columns -> values, or a pair of ends
+    candidates: Sequence[Id] | None,  # only these items; None: all
+    exclude: Sequence[Id] | None,  # never these items
+) -> np.ndarray | None:  # bool (n_items,); None: there are no rules
+    "Which items of the catalogue may be recommended."
+    ids = model.item_ids_
+    only, never = (
+        None if given is None else ids[match_items(given, ids)[0]]
+        for given in (candidates, exclude)
+    )
+    nobody = model.user_ids_[:0]
+    if only is not None and not len(only):
+        return np.zeros(len(ids), bool)
+    if never is not None and not len(never):
+        never = None
+    allowed = read_rules(model.catalogue_, nobody, only, never, where)
+    return None if allowed is None else allowed.table()
+
+
+def tell_shortage(
+    n_found: int,  # items in the list
+    allowed: np.ndarray | None,  # bool (n_items,); None: all
+    n_items: int,  # size of the catalogue
+) -> str:
+    "Why a list has fewer items than it should have."
+    if allowed is None:
+        return f"only {n_found:,} of {n_items:,} items are left for this user"
+    n_allowed = int(np.count_nonzero(allowed))
+    return (
+        f"only {n_found:,} items are left for this user: the rules allow "
+        f"{n_allowed:,} of {n_items:,}"
+    )
 
 # %% ../../nbs/50_serving.service.ipynb #dbf1a41d
 def item_similarities(
@@ -99,9 +149,21 @@ def item_similarities(
     return unit @ unit[code]
 
 # %% ../../nbs/50_serving.service.ipynb #50e17583
-def package_versions() -> dict[str, str]:  # package -> version
-    "What an answer was computed with."
-    return {p: version(p) for p in ("recsys_nb", "torch", "numpy", "pandas")}
+def to_json_value(
+    value: Any,  # a cell of a table
+) -> Any:  # text, number, truth value, list or None
+    "A value as JSON has it."
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
+        return [to_json_value(one) for one in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, date):  # datetimes and timestamps of pandas, too
+        return value.isoformat()
+    return value if isinstance(value, (bool, int, str)) else str(value)
 
 
 def list_answers(
@@ -111,6 +173,19 @@ def list_answers(
     "A list as JSON has it."
     pairs = enumerate(zip(items, scores, strict=True), 1)
     return [{"item_id": i, "rank": rank, "score": s} for rank, (i, s) in pairs]
+
+
+def list_records(
+    frame: pd.DataFrame,  # any table
+) -> list[dict]:  # a row each
+    "A table as JSON has it."
+    rows = frame.to_dict("records")
+    return [{str(name): to_json_value(v) for name, v in row.items()} for row in rows]
+
+
+def package_versions() -> dict[str, str]:  # package -> version
+    "What an answer was computed with."
+    return {p: version(p) for p in ("recsys_nb", "torch", "numpy", "pandas")}
 
 # %% ../../nbs/50_serving.service.ipynb #3da8e9e0
 class Service:
@@ -139,35 +214,53 @@ class Service:
         user_id: Id,  # an unknown one gets what is popular
         k: int = 10,  # how many items
         exclude_seen: bool = True,  # leave out the items of the user's history
-        # newer history: {"item_id": ...[, "timestamp": datetime]}
+        # newer history: {"item_id": ...[, "timestamp": datetime][, "event_type": text]}
         events: Sequence[dict] = (),
+        *,
+        # columns of the items table -> a value, a list of values, or a pair of ends
+        where: Mapping[str, Any] | None = None,
+        candidates: Sequence[Id] | None = None,  # only these items; None: all
+        exclude: Sequence[Id] | None = None,  # never these items
     ) -> dict:  # user_id, model, source ('none': no item is left), items, unknown_items
-        "The answer for one user."
+        "The answer for one user; `reason` says why there are fewer than k items."
         check_whole_numbers(1, k=k)
         model = self.model
         user = match_id(user_id, model.user_ids_)
-        codes, unknown = find_events(events, model.item_ids_)
+        codes, unknown = self.read_events(events)
         with self.lock:
+            allowed = read_allowed(model, where, candidates, exclude)
             history, source = add_events(model, user, codes)
             cold = np.array([source == "popular"])
-            (items,), (scores,) = model.top_items(history, cold, k, exclude_seen)
+            rules = k, exclude_seen, allowed
+            (items,), (scores,) = model.top_items(history, cold, *rules)
         found = items >= 0
         ids = model.item_ids_[items[found]].tolist()
-        return {
+        answer = {
             "user_id": user,
             "model": self.name,
             "source": source if found.any() else "none",
             "items": list_answers(ids, scores[found].tolist()),
             "unknown_items": unknown,
         }
+        if len(ids) < k:
+            n_items = len(model.item_ids_)
+            answer["reason"] = tell_shortage(len(ids), allowed, n_items)
+        return answer
 
-    def similar(
+    def read_events(
+        self,
+        events: Sequence[dict],  # as in `recommend`
+    ) -> tuple[np.ndarray, list[Id]]:  # codes, the oldest first; unknown items
+        "The items of the events that count."
+        positive = self.model.catalogue_.positive
+        events = select_positives(sort_events(events), positive)
+        return match_items([e["item_id"] for e in events], self.model.item_ids_)
+
+    def find_item(
         self,
         item_id: Id,  # an item of the catalogue
-        k: int = 10,  # how many others
-    ) -> dict:  # item_id, model, items
-        "The items most like one: by item vectors where the model has them."
-        check_whole_numbers(1, k=k)
+    ) -> tuple[Id, int]:  # its id as the training data has it; its code
+        "An item of the catalogue, or a KeyError."
         ids = self.model.item_ids_
         item = match_id(item_id, ids)
         code = ids.get_indexer(pd.Index([item], dtype=object))[0]
@@ -176,14 +269,42 @@ class Service:
                 f"there is no item {item_id!r} among the {len(ids):,} "
                 f"of the catalogue of {self.name}."
             )
+        return item, int(code)
+
+    def similar(
+        self,
+        item_id: Id,  # an item of the catalogue
+        k: int = 10,  # how many others
+    ) -> dict:  # item_id, model, items
+        "The items most like one: by item vectors where the model has them."
+        check_whole_numbers(1, k=k)
+        item, code = self.find_item(item_id)
         with self.lock:
             source = getattr(self.model, "retriever_", None) or self.model
             scores = item_similarities(source, code)
         scores[code] = -np.inf
         (columns,), (best,) = top_k(scores[None], k)
         found = columns >= 0
-        items = list_answers(ids[columns[found]].tolist(), best[found].tolist())
+        ids = self.model.item_ids_[columns[found]].tolist()
+        items = list_answers(ids, best[found].tolist())
         return {"item_id": item, "model": self.name, "items": items}
+
+    def item(
+        self,
+        item_id: Id,  # an item of the catalogue
+    ) -> dict:  # item_id, and the columns of the items table
+        "What the items table says of an item."
+        item, code = self.find_item(item_id)
+        table = self.model.items_
+        row = {} if table is None else list_records(table.iloc[[code]])[0]
+        return row | {"item_id": item}
+
+    @property
+    def why(self) -> Callable[..., dict] | None:
+        "Explains a list, where the model is one that can be explained."
+        if not isinstance(self.model, Recommender):
+            return None
+        return lambda *question: explain_item(self, *question)
 
     def health(self) -> dict:  # status, model, created, n_users, n_items, versions
         "What is served."
@@ -195,3 +316,30 @@ class Service:
             "n_items": len(self.model.item_ids_),
             "versions": package_versions(),
         }
+
+# %% ../../nbs/50_serving.service.ipynb #66c715ed
+def explain_item(
+    service: Service,  # of a Recommender
+    user_id: Id,  # somebody with a history, or with events
+    item_id: Id,  # an item of the catalogue
+    events: Sequence[dict] = (),  # newer history, as in `Service.recommend`
+) -> dict:  # user_id, item_id, model, score, typical_score, history, features
+    "Why an item has its place in the list of a user."
+    model = service.model
+    user = match_id(user_id, model.user_ids_)
+    item, _ = service.find_item(item_id)
+    codes, _ = service.read_events(events)
+    new = None
+    if len(codes):
+        new = pd.DataFrame({"user_id": user, "item_id": model.item_ids_[codes]})
+    with service.lock:
+        found = why(model, user, item, new)
+    return {
+        "user_id": user,
+        "item_id": item,
+        "model": service.name,
+        "score": to_json_value(found.score),
+        "typical_score": to_json_value(found.typical_score),
+        "history": list_records(found.history.head(10)),
+        "features": list_records(found.to_frame()),
+    }
