@@ -34,6 +34,7 @@ from .columns import Guess as Guess
 from .columns import read_attribute as read_attribute
 from .columns import read_dates as read_dates
 from .columns import guess_roles as guess_roles
+from .columns import prepare_column as prepare_column
 from .columns import prepare_columns as prepare_columns
 from .columns import guess_encoder as guess_encoder
 from .columns import count_memory as count_memory
