@@ -380,17 +380,7 @@ class DLRM(nn.Module):
 
     def _logits(self, dense: Tensor | None, sparse: Tensor | None) -> Tensor:
         codes = self.rows_of(dense, sparse)
-        x = None if self.bottom is None else self.bottom(self.take_numbers(dense))
-        vectors = []
-        if codes is not None:
-            dtype = find_product_type(next(self.top.parameters()))
-            vectors.append(pick_vectors(self.table, codes, x, dtype))
-        elif x is not None:
-            vectors.append(x.unsqueeze(1))
-        blocks = zip(self.config.vector_blocks, self.projections, strict=True)
-        for (start, stop), project in blocks:
-            vectors.append(project(dense[:, start:stop]).unsqueeze(1))
-        vectors = vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)
+        vectors = torch.cat(self.list_vectors(dense, codes), 1)
         if self.config.embedding_dropout:
             vectors = F.dropout(vectors, self.config.embedding_dropout, self.training)
         logits = self.top(self.interaction(vectors)).squeeze(1).float()
@@ -398,14 +388,27 @@ class DLRM(nn.Module):
             logits = logits + self.wide(dense, codes)
         return logits
 
-    def take_numbers(
+    def list_vectors(
         self,
-        dense: Tensor,  # float (B, D)
-    ) -> Tensor:
-        "The dense columns that belong to no vector."
-        if not self.config.vector_blocks:
-            return dense
-        return dense.index_select(1, self.number_columns)
+        dense: Tensor | None,  # float (B, D)
+        codes: Tensor | None,  # rows of the table, long (B, S)
+    ) -> list[Tensor]:  # (B, n, d) each; F in all
+        "What meets: of numbers and codes, and then of each block."
+        blocks, x = self.config.vector_blocks, None
+        if self.bottom is not None:
+            numbers = dense
+            if blocks:
+                numbers = dense.index_select(1, self.number_columns)
+            x = self.bottom(numbers)
+        vectors = []
+        if codes is not None:
+            dtype = find_product_type(next(self.top.parameters()))
+            vectors.append(pick_vectors(self.table, codes, x, dtype))
+        elif x is not None:
+            vectors.append(x.unsqueeze(1))
+        for (start, stop), project in zip(blocks, self.projections, strict=True):
+            vectors.append(project(dense[:, start:stop]).unsqueeze(1))
+        return vectors
 
     @run_uncompiled  # on a CPU the compiler calls it and does not look inside
     def _run(self, *inputs: Tensor | None) -> Tensor:
