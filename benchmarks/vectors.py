@@ -45,12 +45,12 @@ def read_simulated(seed: int) -> tuple[Dataset, list[str], str]:
 
 
 def read_movielens(seed: int) -> tuple[Dataset, list[str], str]:
-    "MovieLens small: films with vectors of the words in genres, titles and tags."
+    "MovieLens small: films with vectors of the words in their genres and tags."
     log = load("movielens-small", positive=4.0).positives()
     path = Path(log_folder()) / "ml-latest-small" / "tags.csv"
     tags = pd.read_csv(path).groupby("movieId").tag.agg(" ".join)
     items = log.items
-    text = items.title.fillna("") + " " + items.genres.fillna("").str.replace("|", " ")
+    text = items.genres.fillna("").str.replace("|", " ")
     text = text + " " + items.item_id.map(tags).fillna("")
     words = TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(text)
     vectors = TruncatedSVD(TOPICS, random_state=0).fit_transform(words)
