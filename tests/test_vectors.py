@@ -1,5 +1,6 @@
 "Columns of vectors: read, refused, encoded, learnt from, saved and exported."
 
+import argparse
 import json
 import re
 import subprocess
@@ -16,9 +17,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_nb.data import DataError, Dataset, World
+from recsys_nb.data import DataError, World
 from recsys_nb.features import FeatureEncoder
 from recsys_nb.models import DLRM, DLRMConfig
+from recsys_nb.options import add_data
 from recsys_nb.recommenders import DLRMRanker, Recommender, TwoTowerRetriever
 from recsys_nb.recommenders.base import BaseRecommender
 from recsys_nb.recommenders.baselines import Popularity
@@ -28,7 +30,9 @@ from recsys_nb.recommenders.columns import (
     FeatureTable,
     guess_roles,
 )
+from recsys_nb.recommenders.continuing import rescale_vectors
 from recsys_nb.recommenders.explain import group_inputs
+from recsys_nb.recommenders.ranker import RANKERS
 from recsys_nb.serving.networks import describe_ranker, describe_tower, write_network
 
 SMALL = {"dim": 8, "epochs": 2, "profile": "sparse", "valid_positives": 100}
@@ -315,8 +319,6 @@ def test_loaded_models_answer_as_before(log, retriever, tmp_path):
 
 @pytest.mark.parametrize("name", ["dlrm", "logistic", "boosted"])
 def test_rankers_read_vectors_and_are_exported(name, log, retriever, tmp_path):
-    from recsys_nb.recommenders.ranker import RANKERS
-
     changes = {"epochs": 1} if name == "dlrm" else {}
     ranker = RANKERS[name](candidates=20, **changes).fit(log, retriever)
     features = ranker.features_
@@ -372,9 +374,6 @@ def test_run_takes_the_roles(ending, tmp_path):
 
 
 def test_the_flag_names_every_role():
-    import argparse
-
-    from recsys_nb.options import add_data
 
     parser = argparse.ArgumentParser()
     add_data(parser)
@@ -382,8 +381,23 @@ def test_the_flag_names_every_role():
     assert all(role in text for role in ROLES)
 
 
-def test_the_log_reads_tables_of_vectors_with_other_names():
-    frame = pd.DataFrame({"u": ["a", "b", "a"], "i": [1, 2, 2]})
-    items = pd.DataFrame({"i": [1, 2], "emb": [[0.1, 0.2], [0.3, 0.4]]})
-    log = Dataset.from_frame(frame, user="u", item="i", items=items)
-    assert log.items.emb.tolist() == [[0.1, 0.2], [0.3, 0.4]]
+@pytest.mark.parametrize("length", [6, 200])
+def test_training_goes_on_where_mean_and_scale_have_moved(length):
+    rng = np.random.default_rng(0)
+    early = pd.DataFrame({"emb": list(rng.normal(1, 1, (30, length)))})
+    late = pd.DataFrame({"emb": list(rng.normal(3, 2, (40, length)))})
+    both = pd.concat([early, late], ignore_index=True)
+    roles = {"emb": 16} if length > 16 else ["emb"]
+    old = FeatureEncoder(vector=roles).fit(early)
+    new = FeatureEncoder(vector=roles).fit(both)
+    weight = torch.randn(4, len(old.dense_names))
+    expected = old.transform(both).dense @ weight.T
+    rescale_vectors(weight, new, old)
+    found = new.transform(both).dense @ weight.T
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
+    shorter = FeatureEncoder(vector=["emb"]).fit(
+        pd.DataFrame({"emb": list(rng.normal(size=(9, 3)))})
+    )
+    weight = torch.randn(4, 4)
+    rescale_vectors(weight, shorter, old)
+    assert not weight.any()
