@@ -139,7 +139,7 @@ def add_data(
         nargs="+",
         default=[],
         metavar="COLUMN=ROLE",
-        help="of the tables' columns: number, category, tags, date or ignore",
+        help="of the tables' columns: number, category, tags, date, vector or ignore",
     )
     add(
         "--unknown",

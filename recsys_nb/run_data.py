@@ -24,7 +24,7 @@ from recsys_nb.data import (
 )
 from .flags import in_flags
 from .folders import checksum
-from .recommenders.columns import PREPARE, guess_roles, plain_column
+from .recommenders.columns import PREPARE, guess_roles, prepare_column
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
 from .runs import Run, RunSettings, make_kept, read_roles
@@ -182,10 +182,10 @@ def check_fit(
     roles: dict[str, str],  # column of it -> role
 ) -> None:
     "Raise where values of a column do not fit the role given to it."
+    key = "user_id" if "user_id" in table else "item_id"
     for name, role in roles.items():
-        prepare = PREPARE.get(role)  # None: the column is left out
-        if prepare is not None:
-            prepare(plain_column(table[name]))
+        if role in PREPARE:  # others are left out
+            prepare_column(table, name, role, key)
 
 
 def note_roles(

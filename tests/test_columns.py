@@ -165,8 +165,8 @@ def test_vectors_are_no_tags():
     roles, told = roles_of(
         embedding=list(vectors), pixels=list(codes), brands=[[1], [2, 3]] * 1_000
     )
-    assert roles == {"embedding": "ignore", "pixels": "ignore", "brands": "tags"}
-    assert "vectors of 64 numbers" in told
+    assert roles == {"embedding": "vector", "pixels": "vector", "brands": "tags"}
+    assert not told
 
 
 def test_whole_numbers_are_categories_where_they_are_few():

@@ -30,3 +30,8 @@ from .values import hash_values as hash_values
 from .values import ValueCounts as ValueCounts
 from .values import Moments as Moments
 from .values import QuantileCounts as QuantileCounts
+from .vectors import parse_vector as parse_vector
+from .vectors import parse_vectors as parse_vectors
+from .vectors import VectorMoments as VectorMoments
+from .vectors import draw_projection as draw_projection
+from .vectors import VectorEncoder as VectorEncoder

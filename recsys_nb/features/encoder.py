@@ -27,6 +27,7 @@ from recsys_nb.features.encoders import (
     ScaleEncoder,
     TagEncoder,
 )
+from .vectors import VectorEncoder
 
 # %% auto #0
 __all__ = ['Features', 'FeatureEncoder']
@@ -42,12 +43,22 @@ def make_encoders(roles: FeatureEncoder) -> list[ColumnEncoder]:
         *(ScaleEncoder(name) for name in roles.numeric),
         *(ScaleEncoder(name, log=True) for name in roles.log),
         *(TagEncoder(name, roles.separator, rare) for name in roles.multi),
+        *(VectorEncoder(name, width) for name, width in roles.vector.items()),
     ]
 
 
 def list_names(names: Sequence[str] | str) -> list[str]:
     "Names as a list; a single text is one name."
     return [names] if isinstance(names, str) else list(names)
+
+
+def list_widths(
+    columns: Sequence[str] | Mapping[str, int | None],
+) -> dict[str, int | None]:
+    "Columns of vectors with their widths; None: as long as they are."
+    if not isinstance(columns, Mapping):
+        return dict.fromkeys(list_names(columns))
+    return {name: width and index(width) for name, width in columns.items()}
 
 
 def check_roles(roles: FeatureEncoder) -> None:
@@ -59,6 +70,9 @@ def check_roles(roles: FeatureEncoder) -> None:
             f"column {twice[0]!r} has two roles; give it one, or copy it under "
             "another name."
         )
+    for name, width in roles.vector.items():
+        if width is not None and width < 1:
+            raise ValueError(f"column {name!r} has width {width}; it needs at least 1.")
     for name, n in [*roles.hashed.items(), *roles.bucketed.items()]:
         if n < 1:
             raise ValueError(f"column {name!r} has {n} buckets; it needs at least 1.")
@@ -194,6 +208,8 @@ class FeatureEncoder:
     multi: Sequence[str] = ()
     min_count: int = 1  # values and tags seen in fewer training rows are unknown
     separator: str = "|"  # between the tags of a text
+    # columns of lists of numbers; or column -> width to project longer ones to
+    vector: Sequence[str] | Mapping[str, int | None] = ()
 
     def __post_init__(self):
         for role in ("categorical", "numeric", "log", "multi"):
@@ -201,6 +217,7 @@ class FeatureEncoder:
         for role in ("hashed", "bucketed"):
             buckets = getattr(self, role) or {}
             setattr(self, role, {name: index(n) for name, n in buckets.items()})
+        self.vector = list_widths(self.vector)
         self.min_count = index(self.min_count)
         check_roles(self)
 
@@ -274,8 +291,18 @@ class FeatureEncoder:
 
     @property
     def dense_names(self) -> list[str]:
-        "The columns of `dense`: numeric, log, and each tag as 'column=tag'."
+        "The columns of `dense`: numeric, log, 'column=tag', 'column[0]' of vectors."
         return [name for encoder in self.encoders("dense") for name in encoder.names]
+
+    @property
+    def vector_blocks(self) -> dict[str, tuple[int, int]]:
+        "Where each vector stands in `dense`: its first column, and the one behind it."
+        blocks, end = {}, 0
+        for encoder in self.encoders("dense"):
+            start, end = end, end + len(encoder.names)
+            if encoder.role == "vector":
+                blocks[encoder.name] = (start + 1, end)  # the flag comes first
+        return blocks
 
     def to_frame(self) -> pd.DataFrame:  # feature, role, tensor, position, codes
         "One row for each column of the tensors; codes are missing for numbers."

@@ -68,6 +68,9 @@ class DLRMConfig:
     # 'mlp', or 'final': the mean of two streams of factorised layers; a key of `HEADS`
     head: str = "mlp"
     linear: bool = False  # add a logistic regression on codes and numbers to the logit
+    # dense columns that are vectors, as (first, the one behind the last): a layer for
+    # each projects it to length d, and it meets the others as they meet
+    vector_blocks: Sequence[tuple[int, int]] = ()
 
     def __post_init__(self):
         for name in ("sparse_cardinalities", "bottom_mlp_dims", "top_mlp_dims"):
@@ -77,19 +80,29 @@ class DLRMConfig:
             object.__setattr__(
                 self, "num_sparse_features", len(self.sparse_cardinalities)
             )
+        blocks = tuple((int(start), int(stop)) for start, stop in self.vector_blocks)
+        object.__setattr__(self, "vector_blocks", blocks)
         check_dlrm_features(self)
+        check_vector_blocks(self)
         check_dlrm_widths(self)
         check_dlrm_options(self)
 
     @property
     def num_vectors(self) -> int:
-        "F, the vectors of an example: one for each code, one for all numbers."
-        return self.num_sparse_features + (self.num_dense_features > 0)
+        "F, the vectors of an example: of each code, of all numbers, of each block."
+        of_numbers = len(self.number_columns) > 0
+        return self.num_sparse_features + of_numbers + len(self.vector_blocks)
+
+    @property
+    def number_columns(self) -> list[int]:
+        "The dense columns that belong to no vector."
+        inside = {j for block in self.vector_blocks for j in range(*block)}
+        return [j for j in range(self.num_dense_features) if j not in inside]
 
     @property
     def vector_dim(self) -> int:
         "The length of the vectors."
-        if self.num_sparse_features:
+        if self.num_sparse_features or self.vector_blocks:
             return self.sparse_embedding_dim
         return self.bottom_mlp_dims[-1]
 
@@ -127,6 +140,21 @@ def check_dlrm_features(
             "or both"
         )
 
+# %% ../../nbs/18_models.dlrm.ipynb #5f94002e
+def check_vector_blocks(
+    config: DLRMConfig,  # to be checked
+) -> None:
+    "Raise a ValueError for blocks that are empty, overlap or lie outside `dense`."
+    end = 0
+    for start, stop in sorted(config.vector_blocks):
+        if not end <= start < stop <= config.num_dense_features:
+            raise ValueError(
+                f"vector_blocks {config.vector_blocks} must be (first, behind the "
+                f"last) columns of the {config.num_dense_features} dense ones, none "
+                "in two blocks"
+            )
+        end = stop
+
 # %% ../../nbs/18_models.dlrm.ipynb #5dc847d3
 # settings that hold sizes
 SIZES = (
@@ -149,8 +177,9 @@ def check_dlrm_widths(
         if any(size < 1 for size in torch.atleast_1d(torch.tensor(value)).tolist()):
             raise ValueError(f"{name} must be 1 or more everywhere, got {value}")
     bottom, dim = config.bottom_mlp_dims, config.sparse_embedding_dim
-    has_both = config.num_sparse_features and config.num_dense_features
-    if config.num_dense_features and not bottom:
+    n_numbers = len(config.number_columns)
+    has_both = n_numbers and config.num_vectors > 1
+    if n_numbers and not bottom:
         raise ValueError(
             f"bottom_mlp_dims is empty, but there are {config.num_dense_features} "
             "dense features for the bottom MLP"
@@ -197,7 +226,7 @@ def make_dots(
     config: DLRMConfig,  # of the model
 ) -> DotInteraction:
     "Dot products; x goes up too where there are numbers or nothing to multiply."
-    first = config.num_dense_features > 0 or config.num_vectors == 1
+    first = len(config.number_columns) > 0 or config.num_vectors == 1
     return DotInteraction(
         config.num_vectors, config.vector_dim, first, config.self_interaction
     )
@@ -305,6 +334,7 @@ class DLRM(nn.Module):
 
     cardinalities: Tensor  # codes of each sparse feature, long (S,)
     offsets: Tensor  # the row of each feature's code 0 in the table, long (S,)
+    number_columns: Tensor  # dense columns that belong to no vector, long
     table: Any  # an nn.Embedding, what `shard_tables` puts there, or None
 
     def __init__(
@@ -314,7 +344,7 @@ class DLRM(nn.Module):
     ):
         super().__init__()
         self.config = config
-        dim, numbers = config.sparse_embedding_dim, config.num_dense_features
+        dim, numbers = config.sparse_embedding_dim, len(config.number_columns)
         rows = sum(config.sparse_cardinalities)
         cardinalities = torch.tensor(config.sparse_cardinalities, dtype=torch.long)
         offsets = cardinalities.cumsum(0) - cardinalities
@@ -327,11 +357,15 @@ class DLRM(nn.Module):
             self.bottom = ReluLayers(dims, norm=config.norm)
         if rows:
             self.table = nn.Embedding(rows, dim, sparse=is_sparse)
+        columns = torch.tensor(config.number_columns, dtype=torch.long)
+        self.register_buffer("number_columns", columns, persistent=False)
+        lengths = [stop - start for start, stop in config.vector_blocks]
+        self.projections = nn.ModuleList(nn.Linear(n, dim) for n in lengths)
         self.interaction = INTERACTIONS[config.interaction](config)
         dims = (self.interaction.out_features, *config.top_mlp_dims)
         self.top = HEADS[config.head](dims, config.dropout, config.norm)
         if config.linear:
-            self.wide = LinearTerm(rows, numbers, is_sparse)
+            self.wide = LinearTerm(rows, config.num_dense_features, is_sparse)
         initialise(self)
 
     def forward(
@@ -346,18 +380,35 @@ class DLRM(nn.Module):
 
     def _logits(self, dense: Tensor | None, sparse: Tensor | None) -> Tensor:
         codes = self.rows_of(dense, sparse)
-        x = None if self.bottom is None else self.bottom(dense)
-        if codes is None:
-            vectors = x.unsqueeze(1)
-        else:
-            dtype = find_product_type(next(self.top.parameters()))
-            vectors = pick_vectors(self.table, codes, x, dtype)
+        vectors = torch.cat(self.list_vectors(dense, codes), 1)
         if self.config.embedding_dropout:
             vectors = F.dropout(vectors, self.config.embedding_dropout, self.training)
         logits = self.top(self.interaction(vectors)).squeeze(1).float()
         if self.wide is not None:
             logits = logits + self.wide(dense, codes)
         return logits
+
+    def list_vectors(
+        self,
+        dense: Tensor | None,  # float (B, D)
+        codes: Tensor | None,  # rows of the table, long (B, S)
+    ) -> list[Tensor]:  # (B, n, d) each; F in all
+        "What meets: of numbers and codes, and then of each block."
+        blocks, x = self.config.vector_blocks, None
+        if self.bottom is not None:
+            numbers = dense
+            if blocks:
+                numbers = dense.index_select(1, self.number_columns)
+            x = self.bottom(numbers)
+        vectors = []
+        if codes is not None:
+            dtype = find_product_type(next(self.top.parameters()))
+            vectors.append(pick_vectors(self.table, codes, x, dtype))
+        elif x is not None:
+            vectors.append(x.unsqueeze(1))
+        for (start, stop), project in zip(blocks, self.projections, strict=True):
+            vectors.append(project(dense[:, start:stop]).unsqueeze(1))
+        return vectors
 
     @run_uncompiled  # on a CPU the compiler calls it and does not look inside
     def _run(self, *inputs: Tensor | None) -> Tensor:

@@ -21,10 +21,11 @@ from recsys_nb.data import (
     check_whole_numbers,
 )
 from ..features import FeatureEncoder
+from ..features.vectors import cut_rows, parse_vectors
 
 # %% auto #0
-__all__ = ['ROLES', 'ColumnLimits', 'Guess', 'read_attribute', 'read_dates', 'guess_roles', 'prepare_columns', 'guess_encoder',
-           'count_memory', 'FeatureTable']
+__all__ = ['ROLES', 'ColumnLimits', 'Guess', 'read_attribute', 'read_dates', 'guess_roles', 'prepare_column', 'prepare_columns',
+           'guess_encoder', 'count_memory', 'FeatureTable']
 
 # %% ../../nbs/33_recommenders.columns.ipynb #77255c6c
 @dataclass(frozen=True)
@@ -35,8 +36,11 @@ class ColumnLimits:
     max_categories: int = 1000  # text with more distinct values is left out
     max_tags: int = 1000  # tags with more distinct values are left out
     max_gib: float = 1.0  # memory for the encoded table, GiB
+    vector_width: int | None = 128  # longer vectors are projected to this; None: never
 
     def __post_init__(self):
+        if self.vector_width is not None:
+            check_whole_numbers(1, vector_width=self.vector_width)
         check_whole_numbers(2, buckets=self.buckets)
         sizes = {"max_categories": self.max_categories, "max_tags": self.max_tags}
         check_whole_numbers(1, **sizes)
@@ -57,6 +61,7 @@ ROLES = {
     "category": "a code for each distinct value",
     "tags": "one 0/1 column for each tag",
     "date": "the age in days at the column's latest date, then as a number",
+    "vector": "its numbers, centred, behind a flag that says if there are any",
     "ignore": "not used",
 }
 
@@ -152,21 +157,54 @@ def judge_tags(cells: pd.Series, limits: ColumnLimits) -> Guess:
 VECTOR_LENGTH = 8  # equally long lists of more whole numbers are vectors
 
 
+SAMPLE = 1000  # cells that say whether lists are vectors
+
+
 def guess_list(column: pd.Series, limits: ColumnLimits) -> Guess:
-    "Lists: tags, if they hold text or codes."
-    cells = column.dropna().map(list)
-    entries = cells.explode().dropna()
-    kind = infer_dtype(entries, skipna=True)
-    if kind in ("empty", "string"):
+    "Lists: tags, if they hold text or codes, vectors, if they hold other numbers."
+    present = column[column.notna()]
+    if is_vectors(present.iloc[:SAMPLE]):
+        return guess_vector(column)
+    cells = present.map(list)
+    kind = infer_dtype(cells.explode().dropna(), skipna=True)
+    if kind in ("empty", "string", "integer", "boolean"):
         return judge_tags(cells, limits)
-    lengths = cells.map(len)
-    equal = lengths.nunique() == 1 and lengths.max() > VECTOR_LENGTH
-    if kind in ("floating", "mixed-integer-float", "decimal") or equal:
-        return Guess("ignore", f"vectors of {lengths.max():,} numbers", warn=True)
-    if kind in ("integer", "boolean"):
-        return judge_tags(cells, limits)
+    if kind in FRACTIONS:
+        return guess_vector(column)
     row = int(column.notna().to_numpy().argmax())
     return Guess("ignore", f"lists of {kind} values, first in row {row}", warn=True)
+
+
+FRACTIONS = ("floating", "mixed-integer-float", "decimal")  # kinds of numbers
+
+
+def is_vectors(cells: pd.Series) -> bool:
+    "Whether lists hold fractions, or many whole numbers of the same count."
+    kind = infer_dtype(cells.map(list).explode().dropna(), skipna=True)
+    lengths = cells.map(len)
+    equal = lengths.nunique() == 1 and lengths.max() > VECTOR_LENGTH
+    return kind in FRACTIONS or (equal and kind in ("integer", "boolean"))
+
+
+def guess_vector(column: pd.Series) -> Guess:
+    "Vectors of one length, or the first row that does not fit."
+    length, fault = measure_vectors(column)
+    if fault is not None:
+        return Guess("ignore", fault, warn=True)
+    return Guess("vector", f"vectors of {length:,} numbers")
+
+
+def measure_vectors(column: pd.Series) -> tuple[int | None, str | None]:
+    "The length of the vectors, and what is wrong in the first row that does not fit."
+    length = None
+    for rows in cut_rows(len(column)):
+        try:
+            vectors, known = parse_vectors(column.iloc[rows], length)
+        except DataError as error:
+            return length, str(error).removeprefix(f"column {column.name!r}: ")
+        if known.any():
+            length = vectors.shape[1]
+    return length, None
 
 # %% ../../nbs/33_recommenders.columns.ipynb #3e1883d0
 def guess_boolean(column: pd.Series, limits: ColumnLimits) -> Guess:
@@ -233,7 +271,8 @@ def guess_roles(
         if name in roles:
             found = Guess(roles[name], "as you said")
         else:
-            found = guess_attribute(plain_column(frame[name]), limits)
+            column = plain_column(frame[name])
+            found = guess_attribute(column, limits)
         if found.warn:
             warnings.warn(
                 f"column {name!r} is left out: {found.why}. Convert it, or say what "
@@ -306,6 +345,14 @@ def prepare_tags(column: pd.Series) -> pd.Series:
     return cells.astype(object)
 
 
+def prepare_vector(column: pd.Series) -> pd.Series:
+    "Vectors as they are, after a look at each."
+    fault = measure_vectors(column)[1]
+    if fault is not None:
+        raise refuse(column, "vector", fault.rstrip("."))
+    return column.reset_index(drop=True)
+
+
 def refuse(column: pd.Series, role: str, why: str) -> DataError:
     "The error for a column that does not fit the role given to it."
     return DataError(
@@ -319,17 +366,32 @@ PREPARE = {
     "date": prepare_date,
     "category": prepare_category,
     "tags": prepare_tags,
+    "vector": prepare_vector,
 }
 
 # %% ../../nbs/33_recommenders.columns.ipynb #34a2496c
+def prepare_column(
+    frame: pd.DataFrame,  # the table
+    name: str,  # of the column
+    role: str,  # a key of PREPARE
+    key: str | None = None,  # the id column, for errors
+) -> pd.Series:  # with a fresh index
+    "A column as the encoder reads it; a DataError where it does not fit its role."
+    column = plain_column(frame[name])
+    if role == "vector" and key in frame:
+        column.index = pd.Index(frame[key], name=key)
+    return PREPARE[role](column)
+
+
 def prepare_columns(
     frame: pd.DataFrame,  # the table
     guess: pd.DataFrame,  # of guess_roles
+    key: str | None = None,  # the id column, for errors
 ) -> pd.DataFrame:  # the columns that are used
-    "The columns as the encoder reads them: numbers, text or lists of tags."
+    "The columns as the encoder reads them: numbers, text or lists."
     used = guess[guess.role != "ignore"]
     columns = {
-        name: PREPARE[role](plain_column(frame[name]))
+        name: prepare_column(frame, name, role, key)
         for name, role in zip(used.column, used.role, strict=True)
     }
     return pd.DataFrame(columns, index=range(len(frame)))
@@ -345,14 +407,20 @@ def guess_encoder(
     return make_encoder(guess_roles(frame, key, roles, limits), limits)
 
 # %% ../../nbs/33_recommenders.columns.ipynb #412117bb
-def make_encoder(guess: pd.DataFrame, limits: ColumnLimits) -> FeatureEncoder:
-    "The encoder for roles as guessed."
+def make_encoder(
+    guess: pd.DataFrame,
+    limits: ColumnLimits,
+    widths: Mapping[str, int | None] | None = None,
+) -> FeatureEncoder:
+    "The encoder for roles as guessed; `widths` of vectors as `fit_vectors` says."
     named = {role: guess.column[guess.role == role].tolist() for role in ROLES}
     numbers = named["number"] + named["date"]
+    usual = dict.fromkeys(named["vector"], limits.vector_width)
     return FeatureEncoder(
         categorical=named["category"],
         bucketed=dict.fromkeys(numbers, limits.buckets),
         multi=named["tags"],
+        vector=usual | dict(widths or {}),
     )
 
 # %% ../../nbs/33_recommenders.columns.ipynb #c6d9fe22
@@ -360,9 +428,10 @@ def count_memory(
     n_rows: int,  # users or items
     n_codes: int,  # columns that become one code
     n_tags: int,  # tags of all other columns
+    n_numbers: int = 0,  # of all vectors of a row
 ) -> float:  # GiB
     "Memory that encoding a table takes at its peak."
-    return n_rows * (16 * n_codes + 12 * n_tags) / 2**30
+    return n_rows * (16 * n_codes + 12 * n_tags + 8 * n_numbers) / 2**30
 
 # %% ../../nbs/33_recommenders.columns.ipynb #dc82596e
 def count_tags(prepared: pd.DataFrame, guess: pd.DataFrame) -> dict[str, int]:
@@ -371,10 +440,15 @@ def count_tags(prepared: pd.DataFrame, guess: pd.DataFrame) -> dict[str, int]:
     return {name: prepared[name].explode().nunique() for name in names}
 
 
+def count_codes(guess: pd.DataFrame) -> int:
+    "The number of columns that become one code."
+    return int((~guess.role.isin(["ignore", "tags", "vector"])).sum())
+
+
 def fit_memory(guess, prepared, limits: ColumnLimits) -> pd.DataFrame:
     "The guess without the widest tags that do not fit the memory."
     tags = count_tags(prepared, guess)
-    n_codes = len(prepared.columns) - len(tags)
+    n_codes = count_codes(guess)
     for name in sorted(tags, key=tags.__getitem__, reverse=True):
         gib = count_memory(len(prepared), n_codes, sum(tags.values()))
         if gib <= limits.max_gib:
@@ -385,6 +459,29 @@ def fit_memory(guess, prepared, limits: ColumnLimits) -> pd.DataFrame:
         guess = guess.copy()
         guess.loc[guess.column == name, ["role", "why"]] = ["ignore", why]
     return guess
+
+# %% ../../nbs/33_recommenders.columns.ipynb #c61cf302
+def fit_vectors(guess, prepared, limits: ColumnLimits) -> dict[str, int | None]:
+    "The width of each column of vectors, so that all fit the memory."
+    lengths = {}
+    for name in guess.column[guess.role == "vector"]:
+        present = prepared[name].dropna()
+        lengths[name] = len(present.iloc[0]) if len(present) else 0
+    width = limits.vector_width
+    numbers = sum(min(n, width or n) for n in lengths.values())
+    tags = sum(count_tags(prepared, guess[guess.role == "tags"]).values())
+    others = count_memory(len(prepared), count_codes(guess), tags)
+    gib = others + count_memory(len(prepared), 0, 0, numbers)
+    if gib <= limits.max_gib or not lengths:
+        return dict.fromkeys(lengths, width)
+    left = max(0.0, limits.max_gib - others) * 2**30 / (8 * len(prepared))
+    width = max(1, int(left / len(lengths)))
+    warnings.warn(
+        f"the vectors {', '.join(lengths)} have {numbers:,} numbers: {gib:.2g} GiB, "
+        f"above {limits.max_gib:g}; they are projected to {width:,} numbers each",
+        stacklevel=3,
+    )
+    return dict.fromkeys(lengths, width)
 
 # %% ../../nbs/33_recommenders.columns.ipynb #44af1c8d
 class FeatureTable:
@@ -403,14 +500,15 @@ class FeatureTable:
         self.columns = pd.DataFrame(columns=["column", "role", "why"])
         self.encoder = None  # fitted; None where no column is used
         self.sparse = first  # codes, long (n, S)
-        self.dense = torch.zeros(len(first), 0)  # 0/1 of tags, float32 (n, D)
+        self.dense = torch.zeros(len(first), 0)  # tags and vectors, float32 (n, D)
         self.cardinalities = [n_first]  # codes of each column of `sparse`
         if table is None:
             return
         guess = guess_roles(table, key, roles, limits)
-        prepared = prepare_columns(table, guess)
+        prepared = prepare_columns(table, guess, key)
         self.columns = fit_memory(guess, prepared, limits)
-        encoder = make_encoder(self.columns, limits)
+        widths = fit_vectors(self.columns, prepared, limits)
+        encoder = make_encoder(self.columns, limits, widths)
         if (self.columns.role == "ignore").all() or not len(table):
             return
         self.encoder = encoder.fit(prepared)
@@ -418,6 +516,13 @@ class FeatureTable:
         self.sparse = torch.cat([first, features.sparse], dim=1)
         self.dense = features.dense
         self.cardinalities += encoder.cardinalities
+
+    @property
+    def vector_blocks(self) -> list[tuple[int, int]]:
+        "Where vectors stand in `dense`: the first column, and the one behind it."
+        if self.encoder is None:
+            return []
+        return list(self.encoder.vector_blocks.values())
 
     def __repr__(self):
         return f"FeatureTable of {len(self.sparse):,} rows\n{self.columns.to_string()}"
@@ -434,7 +539,7 @@ class FeatureTable:
     def take(
         self,
         rows: torch.Tensor,  # positions, long (m,); -1: unknown
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # codes; tags, None without any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # codes; numbers, None without any
         "The features of rows; of an unknown row code 0 and number 0 throughout."
         known = (rows >= 0)[:, None]
         rows = rows.clamp(min=0)

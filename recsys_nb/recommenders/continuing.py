@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import DataError, Dataset, Histories, IdTypeError
+from ..features import FeatureEncoder
 from ..models.two_tower import TwoTowerModel
 from .columns import FeatureTable
 from .positives import choose_held_out
@@ -22,8 +23,8 @@ from .towers import TowerData, prepare_data
 
 # %% auto #0
 __all__ = ['TOO_MANY', 'OF_A_RUN', 'FREE', 'EPOCHS', 'join_ids', 'join_tables', 'move_histories', 'count_repeated', 'LongerLog',
-           'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'carry_tags', 'find_fresh', 'average_company',
-           'carry_weights', 'continue_settings']
+           'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'rescale_vectors', 'carry_tags', 'find_fresh',
+           'average_company', 'carry_weights', 'continue_settings']
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #dc13ed9e
 def join_ids(
@@ -201,12 +202,35 @@ def carry_rows(
         weight[seen] = sums[seen] / counts[seen, None]
 
 
+def rescale_vectors(
+    weight: Tensor,  # of the numbers, by the old encoder's scale; changed in place
+    new: FeatureEncoder,  # fitted on the table of both logs
+    old: FeatureEncoder,  # fitted on the table that was learnt
+) -> None:
+    "Let the weights of vectors give what they gave before another mean and scale."
+    before = {column.name: column for column in old.encoders("dense")}
+    after = {column.name: column for column in new.encoders("dense")}
+    for name, (start, stop) in new.vector_blocks.items():
+        if name not in old.vector_blocks:
+            continue
+        one, other = before[name], after[name]
+        if len(one.names) != len(other.names):  # made by another model
+            weight[:, start - 1 : stop] = 0
+            continue
+        gap = (other.mean_ - one.mean_) / one.scale_
+        if other.projection_ is not None:
+            gap = gap @ other.projection_
+        moved = weight[:, start:stop] @ torch.from_numpy(gap).float()
+        weight[:, start - 1] += moved  # of the flag: where there is a vector
+        weight[:, start:stop] *= other.scale_ / one.scale_
+
+
 def carry_tags(
     layer: nn.Linear | None,  # of the new tower; changed in place
     old_layer: nn.Linear | None,  # of the old tower
     features: tuple[FeatureTable, FeatureTable],  # new and old
 ) -> None:
-    "Let each tag keep its weights; a new tag starts at 0."
+    "Let each tag and vector keep its weights; a new one starts at 0."
     if layer is None or old_layer is None:
         return
     new, old = features
@@ -214,6 +238,7 @@ def carry_tags(
     places = torch.from_numpy(old_names.get_indexer(new.encoder.dense_names))
     weight = torch.zeros(layer.weight.shape)
     weight[:, places >= 0] = old_layer.weight[:, places[places >= 0]]
+    rescale_vectors(weight, new.encoder, old.encoder)
     layer.weight.copy_(weight)
     layer.bias.copy_(old_layer.bias)
 

@@ -191,6 +191,16 @@ class PairFeatures:
         tables = self.users.cardinalities[1:] + self.items.cardinalities[1:]
         return tables + [CONTEXT[name] for name in self.usual]
 
+    @property
+    def vector_blocks(self) -> list[tuple[int, int]]:
+        "Where vectors stand among the numbers: the first, and the one behind it."
+        end = 5 + 2 * len(self.source_names)
+        blocks = []
+        for table in (self.users, self.items):
+            blocks += [(end + i, end + j) for i, j in table.vector_blocks]
+            end += table.dense.shape[1]
+        return blocks
+
     def dense_names(self) -> list[str]:
         "What each number is."
         names = ["history length", *ItemEvidence.names, "goes with the history"]
@@ -248,6 +258,8 @@ class PairFeatures:
         mean = dense.nan_to_num(0).sum(0) / count
         spread = ((dense - mean).nan_to_num(0).square().sum(0) / count).sqrt()
         self.mean_ = mean.float()
+        for start, stop in self.vector_blocks:  # one scale, so that angles stay
+            spread[start:stop] = spread[start:stop].square().mean().sqrt()
         self.scale_ = torch.where(spread < 1e-4, 1.0, spread).float()
         return self
 

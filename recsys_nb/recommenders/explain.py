@@ -96,7 +96,8 @@ def group_inputs(
     for side, table in (("user", features.users), ("item", features.items)):
         if table.encoder is None:
             continue
-        columns = [name.split("=")[0] for name in table.encoder.dense_names]
+        encoders = table.encoder.encoders("dense")
+        columns = [encoder.name for encoder in encoders for _ in encoder.names]
         numbers += [f"{side}: {column}" for column in columns]
         codes += [f"{side}: {column}" for column in table.encoder.sparse_names]
     codes += list(features.usual)

@@ -85,8 +85,8 @@ class RetrieverSettings:
     learn_temperature: bool = False  # learn T from there
     dropout: float | None = None  # share of units dropped in training
     # share of items whose id is hidden in training, so that new ones are known by
-    # their features; 1: features only
-    id_dropout: float = 0.0
+    # their features; 1: features only; None: 0.2 where items have vectors, else 0
+    id_dropout: float | None = None
     n_negatives: int | None = None  # random negatives per batch
     log_q: bool = True  # correct the softmax for how often each item is drawn
     # c: logits of training and service are u·v/T + c log p, p an item's share

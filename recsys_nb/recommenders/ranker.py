@@ -310,6 +310,7 @@ class DLRMRanker(BaseRanker):
             sparse_cardinalities=data.cardinalities,
             sparse_embedding_dim=settings.dim,
             num_dense_features=data.dense.shape[1],
+            vector_blocks=data.vector_blocks,
             bottom_mlp_dims=(*settings.bottom_mlp_dims, settings.dim),
             top_mlp_dims=(*settings.top_mlp_dims, 1),
             dropout=settings.dropout,

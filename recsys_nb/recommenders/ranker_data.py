@@ -5,6 +5,7 @@
 # %% ../../nbs/38e_recommenders.ranker_data.ipynb #17dd276e
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,6 +39,8 @@ class RankerData:
     label: Tensor  # float32 (n,)
     held: Tensor  # bool (n,): examples of the users that training leaves out
     cardinalities: list[int]  # number of codes of each column of `sparse`
+    # columns of `dense` that are vectors: (first, the one behind the last) of each
+    vector_blocks: Sequence[tuple[int, int]] = ()
 
     def part(
         self,
@@ -98,6 +101,7 @@ def prepare_examples(
         torch.tensor(examples.label),
         held,
         features.cardinalities,
+        features.vector_blocks,
     )
     evidence = examples.evidence.of_longer(train)
     return Prepared(features, data, examples.users, evidence)

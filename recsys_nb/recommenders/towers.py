@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -34,8 +34,9 @@ from ..training.loop import Trainer
 from ..training.processes import pick_device
 
 # %% auto #0
-__all__ = ['SPARSE_TABLE', 'ITEMS_AT_ONCE', 'WARMUP', 'TowerData', 'move_features', 'make_features', 'prepare_data', 'make_start',
-           'configure_model', 'build_model', 'TowerTask', 'encode_items', 'read_length', 'make_trainer', 'cut_examples',
+__all__ = ['ID_DROPOUT', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'WARMUP', 'TowerData', 'move_features', 'make_features',
+           'choose_id_dropout', 'prepare_data', 'make_start', 'configure_model', 'build_model', 'quiet_new_items',
+           'prepare_draws', 'TowerTask', 'encode_items', 'read_length', 'make_trainer', 'cut_examples',
            'lay_out_histories', 'lay_out_windows', 'read_lines', 'lines_per_step']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
@@ -108,6 +109,19 @@ def make_features(
     return users, items
 
 
+ID_DROPOUT = 0.2  # where items have vectors
+
+
+def choose_id_dropout(
+    settings: RetrieverSettings,  # whose `id_dropout` may be open
+    items: FeatureTable,  # features of all items
+) -> RetrieverSettings:
+    "Hide some ids in training where vectors can speak for new items."
+    if settings.id_dropout is not None:
+        return settings
+    return replace(settings, id_dropout=ID_DROPOUT if items.vector_blocks else 0.0)
+
+
 def prepare_data(
     catalogue: Catalogue,  # ids, tables and histories
     settings: RetrieverSettings,  # of the retriever
@@ -127,8 +141,9 @@ def prepare_data(
         is_target = is_target & torch.from_numpy(is_learnt)
     n_items = len(catalogue.item_ids)
     counts = torch.bincount(positives.items[is_target], minlength=n_items).double()
-    shares = share_of_positives(counts.numpy(), settings.id_dropout > 0)
     users, items = make_features(catalogue)
+    is_open = choose_id_dropout(settings, items).id_dropout > 0
+    shares = share_of_positives(counts.numpy(), is_open)
     return TowerData(
         positives=positives,
         held_out=torch.from_numpy(held_out),
@@ -208,9 +223,40 @@ def build_model(
         if settings.start == "spectral":
             # a little noise, so that no two items are the same
             table[: data.n_items].mul_(0.1).add_(data.start.to(table.device))
+        if data.items.vector_blocks:
+            quiet_new_items(model, data)
     return model
 
+
+@torch.no_grad()
+def quiet_new_items(
+    model: TwoTowerModel,  # at the start of its training; changed in place
+    data: TowerData,  # whose items have vectors
+) -> None:
+    "Let ids that are not learnt begin at zero, and features small."
+    table, dense = model.item_tower.table.weight, model.item_tower.dense
+    table[: data.n_items][data.counts == 0] = 0
+    table[data.n_items] = 0
+    dense.weight.mul_(0.1)
+    dense.bias.zero_()
+
 # %% ../../nbs/37b_recommenders.towers.ipynb #1798bc01
+def prepare_draws(
+    settings: RetrieverSettings,  # with values for all
+    data: TowerData,  # the log
+) -> tuple[Tensor, Tensor]:  # log q, float32 (n_items,); negatives to draw from, long
+    "What is drawn as a negative, and how likely each item is in a batch."
+    if settings.id_dropout > 0:
+        pool = (data.counts > 0).nonzero()[:, 0]  # others are new, not disliked
+    else:
+        pool = torch.arange(data.n_items, device=data.counts.device)
+    counts = data.counts[pool].clamp(min=1e-6)
+    size = min(settings.batch_size, data.n_trained)
+    log_q = torch.zeros(data.n_items, device=data.counts.device)
+    log_q[pool] = log_draw(counts, size, settings.n_negatives).float()
+    return log_q, pool
+
+
 class TowerTask:
     "What a Two-Tower model is trained to do with a log, and how it is judged."
 
@@ -221,13 +267,12 @@ class TowerTask:
         loss: Callable[..., Tensor] = sampled_softmax_loss,  # of vectors
         validate: Callable[[Tensor], dict] = ndcg_and_hits,  # of ranks
     ):
+        settings = choose_id_dropout(settings, data.items)
         self.settings = settings
         self.data = data
         self.loss = loss
         self.metrics = validate
-        counts = data.counts.clamp(min=1e-6)
-        size = min(settings.batch_size, data.n_trained)
-        self.log_q = log_draw(counts, size, settings.n_negatives).float()
+        self.log_q, self.pool = prepare_draws(settings, data)
         if not settings.log_q:
             self.log_q = torch.zeros_like(self.log_q)
         self.known_logits = settings.popularity_weight * data.log_share
@@ -288,8 +333,9 @@ class TowerTask:
     ) -> tuple[Tensor, Tensor, Tensor | None]:  # codes, and features
         "The items of the batch and random negatives."
         n_items, device = self.data.n_items, targets.device
-        negatives = torch.randint(n_items, (self.settings.n_negatives,), device=device)
-        columns = torch.cat([targets, negatives])
+        shape = (self.settings.n_negatives,)
+        negatives = torch.randint(len(self.pool), shape, device=device)
+        columns = torch.cat([targets, self.pool[negatives]])
         sparse, dense = self.data.items.take(columns)
         if self.settings.id_dropout:
             is_hidden = torch.rand(len(columns), device=device)

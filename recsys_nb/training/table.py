@@ -70,6 +70,7 @@ class TableSettings:
             sparse_cardinalities=encoder.cardinalities,
             sparse_embedding_dim=self.dim,
             num_dense_features=len(encoder.dense_names),
+            vector_blocks=tuple(encoder.vector_blocks.values()),
             bottom_mlp_dims=(*self.bottom_mlp_dims, self.dim),
             top_mlp_dims=(*self.top_mlp_dims, 1),
             interaction=self.interaction,

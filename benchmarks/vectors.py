@@ -1,0 +1,208 @@
+"""New items, found by what is known of them: a fifth of the items is held out with all
+their events, and a retriever that has never met them is asked which of them each user
+takes. The items are known by vectors, by categories, by both, or by their ids only.
+
+    python benchmarks/vectors.py                   # both logs, three seeds
+    python benchmarks/vectors.py --data simulated --seeds 0
+    python benchmarks/vectors.py --part valid      # for choices: without test items
+
+With `--part valid` the items asked for are another fifth, and the test items are in no
+log. Every row is written to results/vectors.json as soon as it is there. RECSYS_NB_DATA
+names the folder of the logs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from _common import keep
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from recsys_nb.data import Dataset, World, load
+from recsys_nb.evaluation import compare, evaluate
+from recsys_nb.recommenders import TwoTowerRetriever
+
+RESULTS = Path(__file__).parent / "results" / "vectors.json"
+DIMENSIONS = 32  # of the vectors of the simulated shop
+NOISE = 0.15  # standard deviation of each number; the true tastes have length 1
+TOPICS = 64  # of the vectors of films
+K = (10, 50)
+# the settings of the race that fits each log, so that all ways are trained alike
+PROFILES = {"simulated": "noisy", "movielens-small": "dense"}
+
+
+def read_simulated(seed: int) -> tuple[Dataset, list[str], str]:
+    "A simulated shop whose items have a noisy view of their true taste."
+    world = World(n_users=3_000, n_items=1_500, seed=seed)
+    log = world.sample(100_000).positives()
+    rng = np.random.default_rng([seed, 1])
+    tastes = world.shop.traits.vectors
+    turned = np.linalg.qr(rng.normal(size=(DIMENSIONS, DIMENSIONS)))[0]
+    vectors = tastes @ turned[: tastes.shape[1]]
+    vectors = vectors + rng.normal(0, NOISE, vectors.shape)
+    items = log.items.drop(columns="popularity")  # which no shop knows of new items
+    log.items = items.assign(emb=list(vectors.astype(np.float32)))
+    return log, ["category", "price"], "category"
+
+
+def read_movielens(seed: int) -> tuple[Dataset, list[str], str]:
+    "MovieLens small: films with vectors of the words in their genres and tags."
+    log = load("movielens-small", positive=4.0).positives()
+    path = Path(log_folder()) / "ml-latest-small" / "tags.csv"
+    tags = pd.read_csv(path).groupby("movieId").tag.agg(" ".join)
+    items = log.items
+    text = items.genres.fillna("").str.replace("|", " ")
+    text = text + " " + items.item_id.map(tags).fillna("")
+    words = TfidfVectorizer(min_df=2, sublinear_tf=True).fit_transform(text)
+    vectors = TruncatedSVD(TOPICS, random_state=0).fit_transform(words)
+    log.items = items.assign(emb=list(vectors.astype(np.float32)))
+    return log, ["genres", "year"], "genres"
+
+
+def log_folder() -> str:
+    "The folder of the logs."
+    return os.environ["RECSYS_NB_DATA"]
+
+
+LOGS: dict[str, Callable] = {
+    "simulated": read_simulated,
+    "movielens-small": read_movielens,
+}
+
+
+def split_items(log: Dataset, part: str, seed: int) -> tuple[Dataset, pd.DataFrame]:
+    "The log without the items asked for, and what users took of these."
+    ids = np.random.default_rng([seed, 2]).permutation(np.sort(log.item_ids))
+    fifth = len(ids) // 5
+    test, valid = ids[:fifth], ids[fifth : 2 * fifth]
+    asked = test if part == "test" else valid
+    hidden = test if part == "test" else np.concatenate([test, valid])
+    events = log.interactions
+    known = log.replace(events[~events.item_id.isin(hidden)])
+    truth = events[events.item_id.isin(asked)]
+    truth = truth[truth.user_id.isin(known.interactions.user_id)]
+    return known, truth.drop_duplicates(["user_id", "item_id"]), asked
+
+
+def with_columns(log: Dataset, columns: list[str]) -> Dataset:
+    "The log with these columns of its items only."
+    new = log.replace(log.interactions)
+    new.items = log.items[["item_id", *columns]]
+    return new
+
+
+def rank_by_category(log: Dataset, asked: np.ndarray, category: str) -> pd.Series:
+    "For each new item how often an item of its category is taken on average."
+    counts = log.interactions.item_id.value_counts()
+    items = log.items.assign(count=log.items.item_id.map(counts).fillna(0))
+    groups = items[category].fillna("").astype(str).str.split("|")
+    rows = items.assign(group=groups).explode("group")
+    known = rows[~rows.item_id.isin(asked)]
+    rate = known.groupby("group")["count"].mean()
+    new = rows[rows.item_id.isin(asked)]
+    return new.group.map(rate).fillna(0).groupby(new.item_id).mean()
+
+
+def list_by(scores: pd.Series, users: np.ndarray, seed: int) -> pd.DataFrame:
+    "The items with the best scores for every user, ties in random order by user."
+    rng, k = np.random.default_rng([seed, 3]), max(K)
+    noise = rng.random((len(users), len(scores)))
+    order = np.lexsort((noise, np.broadcast_to(-scores.to_numpy(), noise.shape)))
+    best = order[:, :k]
+    return pd.DataFrame(
+        {
+            "user_id": np.repeat(users, best.shape[1]),
+            "item_id": scores.index.to_numpy()[best.ravel()],
+            "rank": np.tile(np.arange(1, best.shape[1] + 1), len(users)),
+        }
+    )
+
+
+def list_by_model(
+    log: Dataset, users: np.ndarray, asked: np.ndarray, seed: int, profile: str
+) -> tuple[pd.DataFrame, float]:
+    "Lists of new items, and the share of new items in lists of all items."
+    model = TwoTowerRetriever(seed=seed, profile=profile).fit(log)
+    anything = model.recommend(users, k=max(K))
+    lists = model.recommend(users, k=max(K), candidates=asked)
+    return lists, float(anything.item_id.isin(asked).mean())
+
+
+def describe(report) -> dict:
+    "Recall with its interval, for JSON."
+    found = {}
+    for row in report.to_frame().itertuples():
+        name = f"{row.metric}@{row.k}"
+        found[name] = round(row.value, 5)
+        found[f"{name} low"] = round(row.low, 5)
+        found[f"{name} high"] = round(row.high, 5)
+    return found
+
+
+def judge(data: str, seed: int, part: str) -> list[dict]:
+    "All ways to know the new items of a log, with the differences to vectors."
+    log, columns, category = LOGS[data](seed)
+    known, truth, asked = split_items(log, part, seed)
+    users = truth.user_id.unique()
+    ways = {
+        "vectors": ["emb"],
+        "categories": columns,
+        "vectors and categories": ["emb", *columns],
+        "ids only": [],
+    }
+    lists, shares = {}, {}
+    for way, chosen in ways.items():
+        part_log = with_columns(known, chosen)
+        lists[way], shares[way] = list_by_model(
+            part_log, users, asked, seed, PROFILES[data]
+        )
+        print(data, seed, way, "done", flush=True)
+    by_category = rank_by_category(known, asked, category)
+    lists["popularity of the category"] = list_by(by_category, users, seed)
+    lists["random"] = list_by(0 * by_category, users, seed)
+    reports = {
+        way: evaluate(found, truth, k=K, metrics="recall", name=way, seed=seed)
+        for way, found in lists.items()
+    }
+    rows = []
+    for way, report in reports.items():
+        row = {"data": data, "seed": seed, "part": part, "way": way}
+        row |= {"users": len(users), "new items": len(asked), "taken": len(truth)}
+        row |= {"share of new in lists of all": shares.get(way)} | describe(report)
+        if way != "vectors":
+            gaps = compare(report, reports["vectors"]).to_frame()
+            for line in gaps.itertuples():
+                name = f"vectors minus this, recall@{line.k}"
+                found = (line.difference, line.low, line.high)
+                row[name] = [round(float(value), 5) for value in found]
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    "All logs and seeds that are asked for."
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", nargs="+", default=list(LOGS), choices=list(LOGS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--part", default="test", choices=["test", "valid"])
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    for data in args.data:
+        for seed in args.seeds:
+            rows = judge(data, seed, args.part)
+            keep(args.out, rows, of=("data", "seed", "part", "way"))
+            print(pd.DataFrame(rows)[["way", "recall@10", "recall@50"]].to_string())
+
+
+if __name__ == "__main__":
+    main()
