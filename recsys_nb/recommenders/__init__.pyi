@@ -34,6 +34,7 @@ from .columns import Guess as Guess
 from .columns import read_attribute as read_attribute
 from .columns import read_dates as read_dates
 from .columns import guess_roles as guess_roles
+from .columns import prepare_column as prepare_column
 from .columns import prepare_columns as prepare_columns
 from .columns import guess_encoder as guess_encoder
 from .columns import count_memory as count_memory
@@ -61,6 +62,7 @@ from .continuing import append_log as append_log
 from .continuing import prepare_more as prepare_more
 from .continuing import name_columns as name_columns
 from .continuing import carry_rows as carry_rows
+from .continuing import rescale_vectors as rescale_vectors
 from .continuing import carry_tags as carry_tags
 from .continuing import find_fresh as find_fresh
 from .continuing import average_company as average_company
@@ -341,16 +343,20 @@ from .storage import read_folder as read_folder
 from .storage import read_about as read_about
 from .storage import name_class as name_class
 from .storage import find_class as find_class
+from .towers import ID_DROPOUT as ID_DROPOUT
 from .towers import SPARSE_TABLE as SPARSE_TABLE
 from .towers import ITEMS_AT_ONCE as ITEMS_AT_ONCE
 from .towers import WARMUP as WARMUP
 from .towers import TowerData as TowerData
 from .towers import move_features as move_features
 from .towers import make_features as make_features
+from .towers import choose_id_dropout as choose_id_dropout
 from .towers import prepare_data as prepare_data
 from .towers import make_start as make_start
 from .towers import configure_model as configure_model
 from .towers import build_model as build_model
+from .towers import quiet_new_items as quiet_new_items
+from .towers import prepare_draws as prepare_draws
 from .towers import TowerTask as TowerTask
 from .towers import encode_items as encode_items
 from .towers import read_length as read_length
