@@ -53,13 +53,15 @@ def run_race(
             if name not in trainers:
                 trainers[name] = makers[name]()
             trainer = trainers[name]
+            is_large = count_weights(trainer) > KEPT_WEIGHTS
+            trainer.keeps_best = not is_large
             run_until(trainer, share)
             scores[name] = score_so_far(trainer)
             rows.append((number, name, trainer.step_, scores[name]))
             best = sorted(scores, key=lambda name: -scores[name])[:n_stay]
             for loser in scores.keys() - set(best):
                 trainers.pop(loser, None)  # its memory is free for the next
-            if count_weights(trainer) > KEPT_WEIGHTS:
+            if is_large:
                 trainers.clear()  # who goes on is trained anew up to here
                 del trainer
                 gc.collect()  # the parts of a training refer to each other

@@ -74,6 +74,7 @@ class Trainer:
         self.on_epoch = on_epoch
         self.progress = progress
         self.source = open_source(data, pick_device(self.settings.device))
+        self.keeps_best = True  # False: the run is judged only, and never finished
         self.best_weights_: dict[str, Tensor] = {}
         self.epoch_: EpochInProgress | None = None
         self.seconds_ = 0.0  # in the steps and validations of closed epochs
@@ -131,6 +132,8 @@ class Trainer:
                 self._close_epoch()
         if not self.result_.epochs:
             raise ValueError("nothing has been trained yet: call run() before finish()")
+        if not self.best_weights_:
+            raise ValueError("this run kept no weights: keeps_best was False")
         self.result_.stopped = self.result_.stopped or "finish"
         self.model.load_state_dict(self.best_weights_)
         self.model.eval()
@@ -158,7 +161,7 @@ class Trainer:
         row |= self.validate()
         self.result_.epochs.append(row)
         self.stepper.rate.after_epoch(row[self.settings.monitor])
-        if self.result_.best_epoch == epoch.number:
+        if self.keeps_best and self.result_.best_epoch == epoch.number:
             self.best_weights_ = self.stepper.copy_weights(self.best_weights_)
         seconds = epoch.seconds + time.perf_counter() - start
         self.seconds_ += seconds
