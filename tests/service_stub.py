@@ -48,7 +48,7 @@ def write_stub(folder: Path, items) -> Path:
 
 
 if __name__ == "__main__":
-    from recsys_nb.serving.http import AppSettings
+    from recsys_nb.serving.parts import AppSettings
     from recsys_nb.serving.server import serve
 
     folder, port, options = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
