@@ -6,7 +6,7 @@
 __all__ = ['MORE_SECONDS', 'LOGGING', 'ServerLimits', 'Patience', 'make_protocol', 'make_server', 'end_later', 'count_workers',
            'Workers', 'follow_parent', 'forget_counters', 'serve', 'read_token']
 
-# %% ../../nbs/51b_serving.server.ipynb #c8fd477e
+# %% ../../nbs/51b_serving.server.ipynb #283cae1e
 import gc
 import logging
 import os
@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .http import AppSettings, create_app
+from .http import create_app
+from .parts import AppSettings
 from .traffic import SHARED_FOLDER, require
 
 # %% ../../nbs/51b_serving.server.ipynb #26843008

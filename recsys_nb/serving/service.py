@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timezone
 from importlib.metadata import version
 from threading import Lock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
@@ -333,7 +333,7 @@ def explain_item(
     if len(codes):
         new = pd.DataFrame({"user_id": user, "item_id": model.item_ids_[codes]})
     with service.lock:
-        found = why(model, user, item, new)
+        found = why(cast(Recommender, model), user, item, new)
     return {
         "user_id": user,
         "item_id": item,

@@ -1,0 +1,197 @@
+"No body, however odd, is answered with an error of the service or with its own words."
+
+import json
+import warnings
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+pytest.importorskip("fastapi")
+
+from fastapi.testclient import TestClient  # noqa: E402
+
+from recsys_nb.data import World  # noqa: E402
+from recsys_nb.recommenders import EASE, Popularity, Recommender  # noqa: E402
+from recsys_nb.serving.http import create_app  # noqa: E402
+
+JSON = {"content-type": "application/json"}
+SECRET = "zxqsecretqxz"
+
+
+@pytest.fixture(scope="module")
+def client():
+    log = World(n_users=100, n_items=50, seed=1).sample(2_000)
+    model = Recommender([EASE(), Popularity()], answer="EASE").fit(log)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a rule may name a value that no item has
+        with TestClient(create_app(model), raise_server_exceptions=False) as client:
+            yield client
+
+
+def nest(depth):
+    return "[" * depth + "]" * depth
+
+
+def fill(template, text=SECRET):
+    "A body with a text in the place of §."
+    return template.replace("§", text)
+
+
+BODIES = {
+    "nothing": "",
+    "null": "null",
+    "a list": "[]",
+    "not UTF-8": b"\xff\xfe{",
+    "a byte order mark": b"\xef\xbb\xbf{}",
+    "NaN as an id": '{"user_id": NaN}',
+    "minus infinity as an id": '{"user_id": -Infinity}',
+    "1e400 as an id": '{"user_id": 1e400}',
+    "5,000 digits": fill('{"user_id": §}', "9" * 5_000),
+    "4,000 digits": fill('{"user_id": §}', "9" * 4_000),
+    "a lone surrogate": '{"user_id": "\\ud800"}',
+    "a lone surrogate as a column": '{"user_id": 1, "where": {"\\udfff": 1}}',
+    "a lone surrogate as a field": '{"user_id": 1, "\\udfff": 1}',
+    "100,000 brackets": fill('{"user_id": §}', nest(100_000)),
+    "900 brackets": fill('{"user_id": §}', nest(900)),
+    "NaN in a rule": '{"user_id": 1, "where": {"price": NaN}}',
+    "1e400 in a range": '{"user_id": 1, "where": {"price": {"max": 1e400}}}',
+    "a long number in a rule": fill(
+        '{"user_id": 1, "where": {"price": 1§}}', "0" * 400
+    ),
+    "an unknown column": fill('{"user_id": 1, "where": {"§": 1}}'),
+    "a value of another type": fill('{"user_id": 1, "where": {"price": "§"}}'),
+    "an empty range": '{"user_id": 1, "where": {"price": {"min": 9, "max": 1}}}',
+    "a range of words": '{"user_id": 1, "where": {"category": {"min": "a"}}}',
+    "an unknown field": fill('{"user_id": 1, "§": 1}'),
+    "a time of another kind": fill(
+        '{"user_id": 1, "events": [{"item_id": 1, "timestamp": "§"}]}'
+    ),
+    "a time beyond all": '{"user_id": 1, "events": [{"item_id": 1, '
+    '"timestamp": 1e300}]}',
+    "k as a text": fill('{"user_id": 1, "k": "§"}'),
+    "k beyond all": fill('{"user_id": 1, "k": 1§}', "0" * 30),
+    "an id that is too long": fill('{"user_id": "§"}', SECRET * 100),
+}
+
+
+@pytest.mark.parametrize("body", BODIES.values(), ids=list(BODIES))
+@pytest.mark.parametrize("path", ["/recommend", "/recommend/batch", "/why", "/events"])
+def test_a_hand_found_body_is_refused_without_an_echo(client, path, body):
+    answer = client.post(path, content=body, headers=JSON)
+    assert answer.status_code == 422, answer.text
+    assert SECRET not in answer.text
+    assert answer.json()["detail"]
+
+
+GOOD = {
+    "a rule": {"where": {"category": ["Books"]}},
+    "a range": {"where": {"price": {"min": 1, "max": 1e9}}},
+    "a value that no item has": {"where": {"category": "Rockets"}},
+    "unknown candidates": {"candidates": ["nothing"]},
+    "unknown exclusions": {"exclude": ["nothing", 17]},
+    "reasons": {"explain": True, "k": 2},
+    "an early time": {
+        "events": [
+            {"item_id": "item_1", "timestamp": "0001-01-01T00:00:00+14:00"},
+            {"item_id": "item_2", "timestamp": "9999-12-31T23:59:59-14:00"},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("fields", GOOD.values(), ids=list(GOOD))
+def test_an_odd_but_valid_question_is_answered(client, fields):
+    body = {"user_id": "user_1"} | fields
+    answer = client.post("/recommend", json=body)
+    assert answer.status_code == 200, answer.text
+    asked = body.get("k", 10)
+    assert len(answer.json()["items"]) == asked or answer.json()["reason"]
+    assert ("why" in answer.text) == ("explain" in fields)
+
+
+def test_too_large_is_refused_before_it_is_read(client):
+    large = json.dumps({"user_id": SECRET * 100_000})
+    answer = client.post("/recommend", content=large, headers=JSON)
+    assert answer.status_code == 413
+    assert SECRET not in answer.text
+
+    def parts():
+        for _ in range(20):
+            yield b" " * 100_000
+
+    assert client.post("/recommend", content=parts()).status_code == 413
+
+
+def test_reasons_and_items(client):
+    answer = client.post("/why", json={"user_id": "user_1", "item_id": "item_2"})
+    assert answer.status_code == 200
+    assert {"history", "features", "score"} <= set(answer.json())
+    nobody = client.post("/why", json={"user_id": "new", "item_id": "item_2"})
+    assert nobody.status_code == 422
+    absent = client.post("/why", json={"user_id": "user_1", "item_id": "gone"})
+    assert absent.status_code == 404
+    assert client.get("/items/item_2").json()["category"]
+
+
+FIELDS = """user_id item_id events k exclude_seen where candidates exclude explain
+timestamp event_type request_id position questions min max price category""".split()
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(10**400), 10**400),
+    st.floats(),
+    st.text(max_size=8),
+    st.sampled_from(["user_1", "item_1", "Books", "2024-05-01", "\ud800", "0", ""]),
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=3)
+    ),
+    max_leaves=12,
+)
+bodies = st.dictionaries(st.sampled_from(FIELDS), values, max_size=4)
+known = {"user_id": "user_1", "item_id": "item_1", "event_type": "click"}
+
+
+@settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    derandomize=True,
+)
+@given(st.sampled_from(["recommend", "batch", "why", "events"]), bodies)
+def test_any_json_is_answered_or_refused(client, kind, body):
+    single = known | body
+    if kind in ("recommend", "why"):
+        dropped = {"recommend": ("item_id", "event_type"), "why": ("event_type",)}
+        single = {n: v for n, v in single.items() if n not in dropped[kind]}
+    path, body = {
+        "recommend": ("/recommend", single),
+        "batch": ("/recommend/batch", {"questions": [single]}),
+        "why": ("/why", single),
+        "events": ("/events", {"events": [single]}),
+    }[kind]
+    text = json.dumps(body).encode("ascii")
+    answer = client.post(path, content=text, headers=JSON)
+    assert answer.status_code in (200, 404, 422), answer.text
+    answer.json()
+
+
+@pytest.mark.parametrize("user", ["a/b", "%00", "%ED%A0%80", "..", "x" * 501, "%F0"])
+def test_any_address_is_answered_or_refused(client, user):
+    for path in (f"/recommend/{user}", f"/item/{user}/similar", f"/items/{user}"):
+        assert client.get(path).status_code in (200, 404, 422)
+
+
+def test_openapi_names_what_may_come(client):
+    schema = client.get("/openapi.json").json()
+    for path, methods in schema["paths"].items():
+        for about in methods.values():
+            statuses = set(about["responses"])
+            assert {"400", "401", "404", "413", "422", "503"} <= statuses, path
+    question = schema["components"]["schemas"]["ListQuestion"]
+    assert question["additionalProperties"] is False
+    assert "where" in question["properties"]
