@@ -236,7 +236,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--items", type=int, nargs="*", default=[5_000, 100_000])
-    parser.add_argument("--questions", type=int, default=300)
+    parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--exact-to", type=int, default=50_000)
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()

@@ -8,8 +8,10 @@ from .answering import code_events as code_events
 from .answering import Proposals as Proposals
 from .answering import describe_items as describe_items
 from .answering import PairInputs as PairInputs
+from .answering import gain_of_ranks as gain_of_ranks
 from .answering import Answers as Answers
 from .answering import is_single as is_single
+from .answering import read_similarity as read_similarity
 from .answering import read_scorer as read_scorer
 from .answering import refuse_source as refuse_source
 from .export import TABLES as TABLES
@@ -19,6 +21,7 @@ from .export import write_arrays as write_arrays
 from .export import list_sources as list_sources
 from .export import list_answers_of as list_answers_of
 from .export import describe_answer as describe_answer
+from .export import find_same_similarity as find_same_similarity
 from .export import collect_ranker as collect_ranker
 from .export import write_people as write_people
 from .export import write_ordered as write_ordered
