@@ -173,6 +173,7 @@ from .traffic import RequestRecord as RequestRecord
 from .traffic import answer_with as answer_with
 from .versions import MODEL_OPENERS as MODEL_OPENERS
 from .versions import Model as Model
+from .versions import ServeError as ServeError
 from .versions import open_exported as open_exported
 from .versions import open_saved as open_saved
 from .versions import find_about as find_about
