@@ -57,23 +57,23 @@ class Model(Protocol):
         "What is served."
         ...
 
-# %% ../../nbs/50e_serving.versions.ipynb #8a527799
+# %% ../../nbs/50e_serving.versions.ipynb #4c8fd2f4
 class ServeError(ValueError):
     "A service cannot start so; the message says what to change."
 
 
 def open_exported(
     folder: Path,  # with a manifest
-    name: str,  # of the folder
+    name: str,  # what answers call the model
 ) -> Model:
     "An exported model, run by ONNX Runtime."
-    exported = import_module("recsys_nb.serving").Exported(folder)
-    if not hasattr(exported, "recommend"):
+    kind = import_module("recsys_nb.serving").Exported
+    if not hasattr(kind, "recommend"):
         raise ServeError(
             f"{folder} holds networks that cannot answer by themselves: serve the "
             "saved recommender that was exported."
         )
-    return cast(Model, exported)
+    return cast(Model, kind(folder, name=name))
 
 
 def open_saved(
