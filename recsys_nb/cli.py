@@ -116,6 +116,8 @@ _REFUSED = {
     "data": ("DataError",),
     "training.checkpoints": ("CheckpointError",),
     "training.processes": ("ProcessError",),
+    "serving.files": ("FolderError",),
+    "serving.versions": ("ServeError",),
 }  # module -> errors that say what is wrong with the input
 
 

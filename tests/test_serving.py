@@ -228,3 +228,35 @@ def test_every_recommender_can_be_saved_and_served(tmp_path):
         answer = TestClient(app).get("/recommend/user_1?k=5").json()
         expected = fitted.recommend(["user_1"], k=5).item_id.tolist()
         assert [item["item_id"] for item in answer["items"]] == expected
+
+
+def test_the_command_hands_all_flags_over(folder, tmp_path, monkeypatch, capsys):
+    from recsys_nb import answers
+    from recsys_nb.cli import main
+
+    given = {}
+
+    def note(folder, **options):
+        given.update(options, folder=folder)
+
+    monkeypatch.setattr(answers, "serve", note)
+    token = tmp_path / "token"
+    token.write_text("a token of many characters\n")
+    words = ["serve", "--model", str(folder), "--model", str(folder)]
+    words += ["--workers", "3", "--token-file", str(token), "--split", ".1"]
+    words += ["--events", str(tmp_path / "events"), "--salt", "may", "--port", "1"]
+    assert main(words) == 0
+    assert (given["folder"], given["other"], given["port"]) == (folder, folder, 1)
+    settings = given["settings"]
+    assert (settings.share, settings.salt) == (0.1, "may")
+    assert settings.token == "a token of many characters"
+    assert settings.events == str(tmp_path / "events")
+    assert given["workers"] == 3
+    token.write_text("short")
+    assert main(words) == 2
+    assert "16 characters" in capsys.readouterr().err
+    token.unlink()
+    assert main(words) == 2
+    assert "token" in capsys.readouterr().err
+    assert main(["serve", *["--model", str(folder)] * 3]) == 2
+    assert "3 models" in capsys.readouterr().err

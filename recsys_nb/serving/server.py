@@ -6,7 +6,7 @@
 __all__ = ['MORE_SECONDS', 'LOGGING', 'ServerLimits', 'Patience', 'make_protocol', 'make_server', 'end_later', 'count_workers',
            'Workers', 'follow_parent', 'forget_counters', 'serve', 'read_token']
 
-# %% ../../nbs/51b_serving.server.ipynb #283cae1e
+# %% ../../nbs/51b_serving.server.ipynb #777e4218
 import gc
 import logging
 import os
@@ -23,8 +23,9 @@ from typing import Any
 from .http import create_app
 from .parts import AppSettings
 from .traffic import SHARED_FOLDER, require
+from .versions import ServeError
 
-# %% ../../nbs/51b_serving.server.ipynb #26843008
+# %% ../../nbs/51b_serving.server.ipynb #0cc23165
 @dataclass(frozen=True)
 class ServerLimits:
     "How long a server waits, and for how many; it checks itself."
@@ -37,7 +38,7 @@ class ServerLimits:
     def __post_init__(self):
         for name, value in vars(self).items():
             if not value > 0:
-                raise ValueError(f"{name} is {value}; it must be above 0.")
+                raise ServeError(f"{name}={value} must be above 0.")
 
 # %% ../../nbs/51b_serving.server.ipynb #4347f220
 class Patience:
@@ -163,16 +164,16 @@ def end_later(
     timer.daemon = True
     timer.start()
 
-# %% ../../nbs/51b_serving.server.ipynb #06579452
+# %% ../../nbs/51b_serving.server.ipynb #9d0a34e8
 def count_workers(
     given: int | None,  # of the caller; None: those that the environment says
 ) -> int:
     "How many processes answer: WEB_CONCURRENCY is what platforms set."
     text = os.environ.get("WEB_CONCURRENCY", "1") if given is None else str(given)
     if not text.isdigit() or int(text) < 1:
-        raise ValueError(f"workers (WEB_CONCURRENCY) is {text!r}: give at least 1.")
+        raise ServeError(f"workers={text} (or WEB_CONCURRENCY): give at least 1.")
     if int(text) > 1 and not hasattr(os, "fork"):
-        raise ValueError("several workers need a system with fork; give one.")
+        raise ServeError("several workers need a system with fork; give workers=1.")
     return int(text)
 
 # %% ../../nbs/51b_serving.server.ipynb #8ae346a5
@@ -258,7 +259,7 @@ def forget_counters(
     if os.environ.get(SHARED_FOLDER):
         require("prometheus_client.multiprocess").mark_process_dead(process)
 
-# %% ../../nbs/51b_serving.server.ipynb #2627f867
+# %% ../../nbs/51b_serving.server.ipynb #4a9b74a6
 def serve(
     folder: str | Path,  # of a saved recommender or an export; may be a link
     # the address to listen on; "0.0.0.0": all of this machine's
@@ -298,5 +299,5 @@ def read_token(
     "The token of a file, so that it stands in no list of processes."
     token = Path(path).expanduser().read_text(encoding="utf-8").strip()
     if not token:
-        raise ValueError(f"{path} is empty: write a token into it.")
+        raise ServeError(f"{path} is empty: write a token into it.")
     return token

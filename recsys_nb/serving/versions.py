@@ -17,8 +17,8 @@ from threading import Lock
 from typing import Any, Protocol, cast
 
 # %% auto #0
-__all__ = ['MODEL_OPENERS', 'Model', 'open_exported', 'open_saved', 'find_about', 'open_model', 'find_id_types', 'check_model',
-           'RefusedError', 'Arm', 'Arms', 'place_user']
+__all__ = ['MODEL_OPENERS', 'Model', 'ServeError', 'open_exported', 'open_saved', 'find_about', 'open_model', 'find_id_types',
+           'check_model', 'RefusedError', 'Arm', 'Arms', 'place_user']
 
 # %% ../../nbs/50e_serving.versions.ipynb #8fd3a399
 class Model(Protocol):
@@ -57,19 +57,23 @@ class Model(Protocol):
         "What is served."
         ...
 
-# %% ../../nbs/50e_serving.versions.ipynb #bfb4ddd1
+# %% ../../nbs/50e_serving.versions.ipynb #4c8fd2f4
+class ServeError(ValueError):
+    "A service cannot start so; the message says what to change."
+
+
 def open_exported(
     folder: Path,  # with a manifest
-    name: str,  # of the folder
+    name: str,  # what answers call the model
 ) -> Model:
     "An exported model, run by ONNX Runtime."
-    exported = import_module("recsys_nb.serving").Exported(folder)
-    if not hasattr(exported, "recommend"):
-        raise ValueError(
+    kind = import_module("recsys_nb.serving").Exported
+    if not hasattr(kind, "recommend"):
+        raise ServeError(
             f"{folder} holds networks that cannot answer by themselves: serve the "
             "saved recommender that was exported."
         )
-    return cast(Model, exported)
+    return cast(Model, kind(folder, name=name))
 
 
 def open_saved(
@@ -204,7 +208,7 @@ class Arm:
             self.model_name = model.health()["model"]
             return True
 
-# %% ../../nbs/50e_serving.versions.ipynb #f67c368b
+# %% ../../nbs/50e_serving.versions.ipynb #89f078f4
 @dataclass(frozen=True, eq=False)
 class Arms:
     "The models that answer, and who gets which."
@@ -215,9 +219,9 @@ class Arms:
 
     def __post_init__(self):
         if not 1 <= len(self.arms) <= 2:
-            raise ValueError(f"there are {len(self.arms)} models; give one or two.")
+            raise ServeError(f"there are {len(self.arms)} models; give one or two.")
         if not 0 < self.share < 1:
-            raise ValueError(f"share is {self.share}; it lies between 0 and 1.")
+            raise ServeError(f"share={self.share} must lie between 0 and 1.")
 
     def of(
         self,
