@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_nb.data import DataError, World
+from recsys_nb.data import DataError, Dataset, World
 from recsys_nb.features import FeatureEncoder
 from recsys_nb.models import DLRM, DLRMConfig
 from recsys_nb.options import add_data
@@ -252,10 +252,9 @@ def test_shuffled_rows_give_the_same_model(log):
 
 def test_an_ignored_vector_gives_the_model_without_it(log):
     train = log.positives()
-    ignored, without = train.replace(train.interactions), None
-    ignored.items = train.items.copy()
-    ignored.items.attrs["roles"] = {"emb": "ignore"}
-    ignored.users = train.users.drop(columns="taste")
+    roles = {"emb": "ignore", "taste": "ignore"}
+    tables = {"users": train.users, "items": train.items}
+    ignored = Dataset(train.interactions, **tables, roles=roles)
     without = train.replace(train.interactions)
     without.items = train.items.drop(columns="emb")
     without.users = train.users.drop(columns="taste")
@@ -401,3 +400,16 @@ def test_training_goes_on_where_mean_and_scale_have_moved(length):
     weight = torch.randn(4, 4)
     rescale_vectors(weight, shorter, old)
     assert not weight.any()
+
+
+def test_a_dataset_notes_the_roles():
+    frame = pd.DataFrame({"u": ["a", "b", "a"], "i": [1, 2, 2]})
+    items = pd.DataFrame({"i": [1, 2], "emb": [[0.1, 0.2], [0.3, 0.4]]})
+    names = {"user": "u", "item": "i", "items": items}
+    log = Dataset.from_frame(frame, **names, roles={"emb": "ignore"})
+    assert log.items.attrs["roles"] == {"emb": "ignore"}
+    assert "roles" not in items.attrs
+    assert log.positives().items.attrs == log.items.attrs
+    assert guess_roles(log.items, "item_id").role.tolist() == ["ignore"]
+    with pytest.raises(DataError, match="roles names column 'embb'"):
+        Dataset.from_frame(frame, **names, roles={"embb": "ignore"})
