@@ -264,11 +264,11 @@ def test_an_ignored_vector_gives_the_model_without_it(log):
 
 
 def test_new_items_are_found_by_their_vectors():
-    log = make_log(600, 200, 30_000, seed=3).positives()
+    log = make_log(400, 150, 16_000, seed=3).positives()
     log.users = log.users.drop(columns="taste")
     events = log.interactions
     rng = np.random.default_rng(0)
-    new = rng.permutation(np.sort(log.item_ids))[:40]
+    new = rng.permutation(np.sort(log.item_ids))[:30]
     known = log.replace(events[~events.item_id.isin(new)])
     truth = events[events.item_id.isin(new)]
     users = truth.user_id[truth.user_id.isin(known.interactions.user_id)].unique()
@@ -318,7 +318,7 @@ def test_loaded_models_answer_as_before(log, retriever, tmp_path):
 
 @pytest.mark.parametrize("name", ["dlrm", "logistic", "boosted"])
 def test_rankers_read_vectors_and_are_exported(name, log, retriever, tmp_path):
-    changes = {"epochs": 1} if name == "dlrm" else {}
+    changes = {"dlrm": {"epochs": 1}, "boosted": {"trees": 10}}.get(name, {})
     ranker = RANKERS[name](candidates=20, **changes).fit(log, retriever)
     features = ranker.features_
     assert len(features.vector_blocks) == 2
@@ -364,6 +364,7 @@ def test_run_takes_the_roles(ending, tmp_path):
     command = [sys.executable, "-m", "recsys_nb.cli", "run"]
     command += ["--data", "log.csv", "--items", f"items.{ending}", "--out", "out"]
     command += ["--roles", "emb=vector,title=ignore", "--epochs", "1"]
+    command += ["--quick", "--no-ranker"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "emb=vector" in done.stdout
