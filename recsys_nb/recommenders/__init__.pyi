@@ -355,6 +355,7 @@ from .towers import make_start as make_start
 from .towers import configure_model as configure_model
 from .towers import build_model as build_model
 from .towers import quiet_new_items as quiet_new_items
+from .towers import quiet_numbers as quiet_numbers
 from .towers import prepare_draws as prepare_draws
 from .towers import TowerTask as TowerTask
 from .towers import encode_items as encode_items
