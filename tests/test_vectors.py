@@ -17,7 +17,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recsys_nb.data import DataError, World
+from recsys_nb.data import DataError, Dataset, World
 from recsys_nb.features import FeatureEncoder
 from recsys_nb.models import DLRM, DLRMConfig
 from recsys_nb.options import add_data
@@ -252,10 +252,9 @@ def test_shuffled_rows_give_the_same_model(log):
 
 def test_an_ignored_vector_gives_the_model_without_it(log):
     train = log.positives()
-    ignored, without = train.replace(train.interactions), None
-    ignored.items = train.items.copy()
-    ignored.items.attrs["roles"] = {"emb": "ignore"}
-    ignored.users = train.users.drop(columns="taste")
+    roles = {"emb": "ignore", "taste": "ignore"}
+    tables = {"users": train.users, "items": train.items}
+    ignored = Dataset(train.interactions, **tables, roles=roles)
     without = train.replace(train.interactions)
     without.items = train.items.drop(columns="emb")
     without.users = train.users.drop(columns="taste")
@@ -265,11 +264,11 @@ def test_an_ignored_vector_gives_the_model_without_it(log):
 
 
 def test_new_items_are_found_by_their_vectors():
-    log = make_log(600, 200, 30_000, seed=3).positives()
+    log = make_log(400, 150, 16_000, seed=3).positives()
     log.users = log.users.drop(columns="taste")
     events = log.interactions
     rng = np.random.default_rng(0)
-    new = rng.permutation(np.sort(log.item_ids))[:40]
+    new = rng.permutation(np.sort(log.item_ids))[:30]
     known = log.replace(events[~events.item_id.isin(new)])
     truth = events[events.item_id.isin(new)]
     users = truth.user_id[truth.user_id.isin(known.interactions.user_id)].unique()
@@ -319,7 +318,7 @@ def test_loaded_models_answer_as_before(log, retriever, tmp_path):
 
 @pytest.mark.parametrize("name", ["dlrm", "logistic", "boosted"])
 def test_rankers_read_vectors_and_are_exported(name, log, retriever, tmp_path):
-    changes = {"epochs": 1} if name == "dlrm" else {}
+    changes = {"dlrm": {"epochs": 1}, "boosted": {"trees": 10}}.get(name, {})
     ranker = RANKERS[name](candidates=20, **changes).fit(log, retriever)
     features = ranker.features_
     assert len(features.vector_blocks) == 2
@@ -365,6 +364,7 @@ def test_run_takes_the_roles(ending, tmp_path):
     command = [sys.executable, "-m", "recsys_nb.cli", "run"]
     command += ["--data", "log.csv", "--items", f"items.{ending}", "--out", "out"]
     command += ["--roles", "emb=vector,title=ignore", "--epochs", "1"]
+    command += ["--quick", "--no-ranker"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "emb=vector" in done.stdout
@@ -401,3 +401,16 @@ def test_training_goes_on_where_mean_and_scale_have_moved(length):
     weight = torch.randn(4, 4)
     rescale_vectors(weight, shorter, old)
     assert not weight.any()
+
+
+def test_a_dataset_notes_the_roles():
+    frame = pd.DataFrame({"u": ["a", "b", "a"], "i": [1, 2, 2]})
+    items = pd.DataFrame({"i": [1, 2], "emb": [[0.1, 0.2], [0.3, 0.4]]})
+    names = {"user": "u", "item": "i", "items": items}
+    log = Dataset.from_frame(frame, **names, roles={"emb": "ignore"})
+    assert log.items.attrs["roles"] == {"emb": "ignore"}
+    assert "roles" not in items.attrs
+    assert log.positives().items.attrs == log.items.attrs
+    assert guess_roles(log.items, "item_id").role.tolist() == ["ignore"]
+    with pytest.raises(DataError, match="roles names column 'embb'"):
+        Dataset.from_frame(frame, **names, roles={"embb": "ignore"})

@@ -41,6 +41,7 @@ from .columns import describe_duplicates as describe_duplicates
 from .columns import describe_strangers as describe_strangers
 from .columns import compare_ids as compare_ids
 from .dataset import check_table as check_table
+from .dataset import note_roles as note_roles
 from .dataset import check_positive as check_positive
 from .dataset import warn_of_blanks as warn_of_blanks
 from .dataset import warn_of_negative_values as warn_of_negative_values

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from numbers import Integral, Real
 
@@ -17,6 +17,7 @@ from recsys_nb.data.columns import (
     DataError,
     DuplicateRowError,
     EmptyLogError,
+    MissingColumnError,
     UnknownIdError,
     as_frame,
     check_columns,
@@ -32,8 +33,8 @@ from recsys_nb.data.columns import (
 from .times import join_date_and_time, parse_timestamps
 
 # %% auto #0
-__all__ = ['check_table', 'check_positive', 'warn_of_blanks', 'warn_of_negative_values', 'order_by_time', 'order_by_example',
-           'Dataset']
+__all__ = ['check_table', 'note_roles', 'check_positive', 'warn_of_blanks', 'warn_of_negative_values', 'order_by_time',
+           'order_by_example', 'Dataset']
 
 # %% ../../nbs/01_data.dataset.ipynb #d09f6932
 def check_table(
@@ -54,6 +55,26 @@ def check_table(
             describe_duplicates(key, what, example, int(twice.sum()))
         )
     return table
+
+# %% ../../nbs/01_data.dataset.ipynb #740a1dd7
+def note_roles(
+    tables: Mapping[str, pd.DataFrame | None],  # users and items; changed in place
+    roles: Mapping[str, str],  # column -> what models take it for
+) -> None:
+    "Note in each table the roles of its columns, where models look for them."
+    tables = [table for table in tables.values() if table is not None]
+    for table in tables:
+        own = {name: role for name, role in roles.items() if name in table}
+        if own:
+            table.attrs["roles"] = table.attrs.get("roles", {}) | own
+    columns = [name for table in tables for name in table.columns]
+    unknown = [name for name in roles if name not in columns]
+    if unknown:
+        raise MissingColumnError(
+            f"roles names column {unknown[0]!r}; the tables of users and items have "
+            f"{columns}.",
+            "roles",
+        )
 
 # %% ../../nbs/01_data.dataset.ipynb #567583ac
 _KEYS = (("user_id", "users"), ("item_id", "items"))
@@ -337,11 +358,15 @@ class Dataset:
         items: pd.DataFrame | None = None,  # one row per item: item_id and attributes
         positive: Sequence | float | None = None,  # event types, or the least value
         name: str = "data",  # shown in reports
+        # column of the tables -> what models take it for, such as "ignore", "vector" or
+        # "category", see `recommenders.columns.ROLES`; others are guessed
+        roles: Mapping[str, str] | None = None,
     ):
         self.name = name
         self.users = check_table(users, "user_id", "users")
         self.items = check_table(items, "item_id", "items")
         tables = {"users": self.users, "items": self.items}
+        note_roles(tables, roles or {})
         self.interactions = _check_interactions(interactions, tables)
         self.positive = check_positive(positive, self.interactions)
         warn_of_blanks(self.interactions, 3)
@@ -374,18 +399,19 @@ class Dataset:
         unknown: str = "raise",  # "drop": leave out rows without a known id or a time
         name: str = "data",  # shown in reports
         time_format: str | None = None,  # how times are written, as in strftime
+        roles: Mapping[str, str] | None = None,  # as in `Dataset`
     ) -> Dataset:  # with the canonical column names; all other columns are kept
         "A Dataset from a frame with any column names."
-        roles = {"user_id": user, "item_id": item, "timestamp": timestamp}
-        roles |= {"event_type": event, "value": value}
+        names = {"user_id": user, "item_id": item, "timestamp": timestamp}
+        names |= {"event_type": event, "value": value}
         tables = {"users": users, "items": items}
         given = {"user": user, "item": item, "timestamp": timestamp}
         given |= {"event": event, "value": value, "time_format": time_format}
-        frame, tables = _prepare(df, roles, tables, unknown, time_format)
+        frame, tables = _prepare(df, names, tables, unknown, time_format)
         try:
-            log = cls(frame, **tables, positive=positive, name=name)
+            log = cls(frame, **tables, positive=positive, name=name, roles=roles)
         except DataError as error:
-            raise _in_your_words(error, _named_roles(roles)) from None
+            raise _in_your_words(error, _named_roles(names)) from None
         log.columns = given
         return log
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ..models.history import PackedHistories, cut_windows, pack_histories
 from ..models.sampled_softmax import log_draw, sampled_softmax_loss
+from ..models.tower import Tower
 from ..models.two_tower import TwoTowerConfig, TwoTowerModel
 from .base import Catalogue
 from .columns import FeatureTable
@@ -36,7 +37,7 @@ from ..training.processes import pick_device
 # %% auto #0
 __all__ = ['ID_DROPOUT', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'WARMUP', 'TowerData', 'move_features', 'make_features',
            'choose_id_dropout', 'prepare_data', 'make_start', 'configure_model', 'build_model', 'quiet_new_items',
-           'prepare_draws', 'TowerTask', 'encode_items', 'read_length', 'make_trainer', 'cut_examples',
+           'quiet_numbers', 'prepare_draws', 'TowerTask', 'encode_items', 'read_length', 'make_trainer', 'cut_examples',
            'lay_out_histories', 'lay_out_windows', 'read_lines', 'lines_per_step']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
@@ -223,8 +224,14 @@ def build_model(
         if settings.start == "spectral":
             # a little noise, so that no two items are the same
             table[: data.n_items].mul_(0.1).add_(data.start.to(table.device))
-        if data.items.vector_blocks:
-            quiet_new_items(model, data)
+    if data.items.vector_blocks:
+        quiet_new_items(model, data)
+    for tower, table in (
+        (model.user_tower, data.users),
+        (model.item_tower, data.items),
+    ):
+        if table.vector_blocks:
+            quiet_numbers(tower)
     return model
 
 
@@ -233,12 +240,19 @@ def quiet_new_items(
     model: TwoTowerModel,  # at the start of its training; changed in place
     data: TowerData,  # whose items have vectors
 ) -> None:
-    "Let ids that are not learnt begin at zero, and features small."
-    table, dense = model.item_tower.table.weight, model.item_tower.dense
+    "Let ids that are not learnt begin at zero."
+    table = model.item_tower.table.weight
     table[: data.n_items][data.counts == 0] = 0
     table[data.n_items] = 0
-    dense.weight.mul_(0.1)
-    dense.bias.zero_()
+
+
+@torch.no_grad()
+def quiet_numbers(
+    tower: Tower,  # that reads vectors; changed in place
+) -> None:
+    "Let the projection of numbers begin small, as features beside the id do."
+    tower.dense.weight.mul_(0.1)
+    tower.dense.bias.zero_()
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #1798bc01
 def prepare_draws(
