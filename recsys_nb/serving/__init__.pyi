@@ -118,7 +118,7 @@ from .networks import describe_tower as describe_tower
 from .networks import name_codes as name_codes
 from .networks import describe_ranker as describe_ranker
 from .networks import write_network as write_network
-from .parts import WHOLE_NUMBER as WHOLE_NUMBER
+from .parts import WRITTEN_NUMBER as WRITTEN_NUMBER
 from .parts import INT64 as INT64
 from .parts import AppSettings as AppSettings
 from .parts import Parts as Parts
