@@ -152,6 +152,7 @@ from .service import sort_events as sort_events
 from .service import select_positives as select_positives
 from .service import match_items as match_items
 from .service import add_events as add_events
+from .service import match_rule as match_rule
 from .service import read_allowed as read_allowed
 from .service import tell_shortage as tell_shortage
 from .service import item_similarities as item_similarities
@@ -159,6 +160,8 @@ from .service import to_json_value as to_json_value
 from .service import list_answers as list_answers
 from .service import list_records as list_records
 from .service import package_versions as package_versions
+from .service import read_new_items as read_new_items
+from .service import look_up_item as look_up_item
 from .service import Service as Service
 from .service import explain_item as explain_item
 from .traffic import BUCKETS as BUCKETS
