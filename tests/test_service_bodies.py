@@ -13,6 +13,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from recsys_nb.data import World  # noqa: E402
 from recsys_nb.recommenders import EASE, Popularity, Recommender  # noqa: E402
+from recsys_nb.serving import Exported, export  # noqa: E402
 from recsys_nb.serving.http import create_app  # noqa: E402
 
 JSON = {"content-type": "application/json"}
@@ -20,9 +21,23 @@ SECRET = "zxqsecretqxz"
 
 
 @pytest.fixture(scope="module")
-def client():
+def model():
     log = World(n_users=100, n_items=50, seed=1).sample(2_000)
-    model = Recommender([EASE(), Popularity()], answer="EASE").fit(log)
+    return Recommender([EASE(), Popularity()], answer="EASE").fit(log)
+
+
+@pytest.fixture(scope="module")
+def exported(model, tmp_path_factory):
+    pytest.importorskip("onnxruntime")
+    if not hasattr(Exported, "recommend"):
+        pytest.skip("an export holds networks alone, which do not answer")
+    folder = export(model, tmp_path_factory.mktemp("models") / "v1")
+    with TestClient(create_app(folder), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def client(model):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a rule may name a value that no item has
         with TestClient(create_app(model), raise_server_exceptions=False) as client:
@@ -84,6 +99,13 @@ def test_a_hand_found_body_is_refused_without_an_echo(client, path, body):
     assert answer.json()["detail"]
 
 
+@pytest.mark.parametrize("body", BODIES.values(), ids=list(BODIES))
+def test_an_export_refuses_the_same(exported, body):
+    answer = exported.post("/recommend", content=body, headers=JSON)
+    assert answer.status_code == 422, answer.text
+    assert SECRET not in answer.text
+
+
 GOOD = {
     "a rule": {"where": {"category": ["Books"]}},
     "a range": {"where": {"price": {"min": 1, "max": 1e9}}},
@@ -108,6 +130,15 @@ def test_an_odd_but_valid_question_is_answered(client, fields):
     asked = body.get("k", 10)
     assert len(answer.json()["items"]) == asked or answer.json()["reason"]
     assert ("why" in answer.text) == ("explain" in fields)
+
+
+@pytest.mark.parametrize("fields", GOOD.values(), ids=list(GOOD))
+def test_an_export_answers_the_same(client, exported, fields):
+    body = {"user_id": "user_1"} | fields | {"explain": False}
+    answers = [c.post("/recommend", json=body) for c in (client, exported)]
+    assert {answer.status_code for answer in answers} == {200}
+    lists = [[i["item_id"] for i in answer.json()["items"]] for answer in answers]
+    assert lists[0] == lists[1]
 
 
 def test_too_large_is_refused_before_it_is_read(client):

@@ -26,7 +26,7 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['WHOLE_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_why', 'NotFoundError',
+__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_why', 'NotFoundError',
            'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm', 'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
@@ -134,8 +134,8 @@ def ask_about_item(
     except KeyError as error:
         raise NotFoundError("there is no such item in the catalogue") from error
 
-# %% ../../nbs/50g_serving.parts.ipynb #3b137264
-WHOLE_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+# %% ../../nbs/50g_serving.parts.ipynb #17f52362
+WRITTEN_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 INT64 = range(-(2**63), 2**63)
 
 
@@ -147,7 +147,7 @@ def match_type(
     text = str(given)
     if kind is str:
         return text
-    if not WHOLE_NUMBER.fullmatch(text) or int(text) not in INT64:
+    if not WRITTEN_NUMBER.fullmatch(text) or int(text) not in INT64:
         raise ValueError("the ids of this model are whole numbers of 64 bits")
     return int(text)
 

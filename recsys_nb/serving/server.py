@@ -176,7 +176,7 @@ def count_workers(
         raise ServeError("several workers need a system with fork; give workers=1.")
     return int(text)
 
-# %% ../../nbs/51b_serving.server.ipynb #8ae346a5
+# %% ../../nbs/51b_serving.server.ipynb #7258fa58
 class Workers:
     "Processes that do the same, and a parent that watches them."
 
@@ -219,7 +219,10 @@ class Workers:
                     young.append(process)
         return young
 
-    def stop(self, *signal_and_frame) -> None:
+    def stop(
+        self,
+        *signal_and_frame,  # of the handler of a signal; not needed
+    ) -> None:
         "Ask all workers to end."
         self.stopping = True
         for process in self.started:

@@ -21,9 +21,9 @@ from ..recommenders import BaseRecommender, Recommender, top_k, why
 from ..recommenders.rules import read_rules
 
 # %% auto #0
-__all__ = ['Id', 'match_id', 'sort_events', 'select_positives', 'match_items', 'add_events', 'read_allowed', 'tell_shortage',
-           'item_similarities', 'to_json_value', 'list_answers', 'list_records', 'package_versions', 'Service',
-           'explain_item']
+__all__ = ['Id', 'match_id', 'sort_events', 'select_positives', 'match_items', 'add_events', 'match_rule', 'read_allowed',
+           'tell_shortage', 'item_similarities', 'to_json_value', 'list_answers', 'list_records', 'package_versions',
+           'read_new_items', 'look_up_item', 'Service', 'explain_item']
 
 # %% ../../nbs/50_serving.service.ipynb #1b34300c
 Id = int | str  # an id as JSON has it
@@ -96,6 +96,17 @@ def add_events(
     return history, "history" if known else "popular"
 
 # %% ../../nbs/50_serving.service.ipynb #8a956383
+def match_rule(
+    given: Sequence[Id] | None,  # ids from a request
+    item_ids: pd.Index,  # the catalogue
+) -> pd.Index | None:  # None: there is no such rule
+    "The ids of a rule that the catalogue has."
+    if given is None:
+        return None
+    codes, _ = match_items(given, item_ids)
+    return item_ids[codes]
+
+
 def read_allowed(
     model: BaseRecommender,  # fitted
     where: Mapping[str, Any] | None,  # columns -> values, or a pair of ends
@@ -104,17 +115,16 @@ def read_allowed(
 ) -> np.ndarray | None:  # bool (n_items,); None: there are no rules
     "Which items of the catalogue may be recommended."
     ids = model.item_ids_
-    only, never = (
-        None if given is None else ids[match_items(given, ids)[0]]
-        for given in (candidates, exclude)
-    )
-    nobody = model.user_ids_[:0]
+    only, never = match_rule(candidates, ids), match_rule(exclude, ids)
     if only is not None and not len(only):
         return np.zeros(len(ids), bool)
     if never is not None and not len(never):
         never = None
+    nobody = model.user_ids_[:0]
     allowed = read_rules(model.catalogue_, nobody, only, never, where)
-    return None if allowed is None else allowed.table()
+    if allowed is None:
+        return None
+    return allowed.table()
 
 
 def tell_shortage(
@@ -157,13 +167,15 @@ def to_json_value(
         value = value.item()
     if isinstance(value, (list, tuple, set, frozenset, np.ndarray)):
         return [to_json_value(one) for one in value]
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
     if value is None or value is pd.NaT or value is pd.NA:
+        return None
+    if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, date):  # datetimes and timestamps of pandas, too
         return value.isoformat()
-    return value if isinstance(value, (bool, int, str)) else str(value)
+    if isinstance(value, (bool, int, float, str)):
+        return value
+    return str(value)
 
 
 def list_answers(
@@ -186,6 +198,30 @@ def list_records(
 def package_versions() -> dict[str, str]:  # package -> version
     "What an answer was computed with."
     return {p: version(p) for p in ("recsys_nb", "torch", "numpy", "pandas")}
+
+# %% ../../nbs/50_serving.service.ipynb #3e1adaf7
+def read_new_items(
+    model: BaseRecommender,  # fitted
+    events: Sequence[dict],  # of a request
+) -> tuple[np.ndarray, list[Id]]:  # codes, the oldest first; unknown items
+    "The items of the events that count."
+    counted = select_positives(sort_events(events), model.catalogue_.positive)
+    return match_items([event["item_id"] for event in counted], model.item_ids_)
+
+
+def look_up_item(
+    model: BaseRecommender,  # fitted
+    item_id: Id,  # an item of the catalogue
+) -> tuple[Id, int]:  # its id as the training data has it; its code
+    "An item of the catalogue, or a KeyError."
+    ids = model.item_ids_
+    item = match_id(item_id, ids)
+    code = ids.get_indexer(pd.Index([item], dtype=object))[0]
+    if code < 0:
+        raise KeyError(
+            f"there is no item {item_id!r} among the {len(ids):,} of the catalogue."
+        )
+    return item, int(code)
 
 # %% ../../nbs/50_serving.service.ipynb #3da8e9e0
 class Service:
@@ -226,7 +262,7 @@ class Service:
         check_whole_numbers(1, k=k)
         model = self.model
         user = match_id(user_id, model.user_ids_)
-        codes, unknown = self.read_events(events)
+        codes, unknown = read_new_items(model, events)
         with self.lock:
             allowed = read_allowed(model, where, candidates, exclude)
             history, source = add_events(model, user, codes)
@@ -247,30 +283,6 @@ class Service:
             answer["reason"] = tell_shortage(len(ids), allowed, n_items)
         return answer
 
-    def read_events(
-        self,
-        events: Sequence[dict],  # as in `recommend`
-    ) -> tuple[np.ndarray, list[Id]]:  # codes, the oldest first; unknown items
-        "The items of the events that count."
-        positive = self.model.catalogue_.positive
-        events = select_positives(sort_events(events), positive)
-        return match_items([e["item_id"] for e in events], self.model.item_ids_)
-
-    def find_item(
-        self,
-        item_id: Id,  # an item of the catalogue
-    ) -> tuple[Id, int]:  # its id as the training data has it; its code
-        "An item of the catalogue, or a KeyError."
-        ids = self.model.item_ids_
-        item = match_id(item_id, ids)
-        code = ids.get_indexer(pd.Index([item], dtype=object))[0]
-        if code < 0:
-            raise KeyError(
-                f"there is no item {item_id!r} among the {len(ids):,} "
-                f"of the catalogue of {self.name}."
-            )
-        return item, int(code)
-
     def similar(
         self,
         item_id: Id,  # an item of the catalogue
@@ -278,7 +290,7 @@ class Service:
     ) -> dict:  # item_id, model, items
         "The items most like one: by item vectors where the model has them."
         check_whole_numbers(1, k=k)
-        item, code = self.find_item(item_id)
+        item, code = look_up_item(self.model, item_id)
         with self.lock:
             source = getattr(self.model, "retriever_", None) or self.model
             scores = item_similarities(source, code)
@@ -294,9 +306,11 @@ class Service:
         item_id: Id,  # an item of the catalogue
     ) -> dict:  # item_id, and the columns of the items table
         "What the items table says of an item."
-        item, code = self.find_item(item_id)
+        item, code = look_up_item(self.model, item_id)
         table = self.model.items_
-        row = {} if table is None else list_records(table.iloc[[code]])[0]
+        if table is None:
+            return {"item_id": item}
+        (row,) = list_records(table.iloc[[code]])
         return row | {"item_id": item}
 
     @property
@@ -327,8 +341,8 @@ def explain_item(
     "Why an item has its place in the list of a user."
     model = service.model
     user = match_id(user_id, model.user_ids_)
-    item, _ = service.find_item(item_id)
-    codes, _ = service.read_events(events)
+    item, _ = look_up_item(model, item_id)
+    codes, _ = read_new_items(model, events)
     new = None
     if len(codes):
         new = pd.DataFrame({"user_id": user, "item_id": model.item_ids_[codes]})

@@ -125,6 +125,10 @@ class Traffic:
 # the folder that the counters of several processes share, if there are several
 SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 
+# %% ../../nbs/50c_serving.traffic.ipynb #ff2f7ad0
+# a program that only uses the package sees none of it
+logging.getLogger("recsys_nb.serving").addHandler(logging.NullHandler())
+
 # %% ../../nbs/50c_serving.traffic.ipynb #54c77007
 class JsonLines(logging.Formatter):
     "Formats a record of the log as one line of JSON."
