@@ -62,6 +62,7 @@ from .continuing import append_log as append_log
 from .continuing import prepare_more as prepare_more
 from .continuing import name_columns as name_columns
 from .continuing import carry_rows as carry_rows
+from .continuing import list_vectors as list_vectors
 from .continuing import rescale_vectors as rescale_vectors
 from .continuing import carry_tags as carry_tags
 from .continuing import find_fresh as find_fresh
