@@ -62,12 +62,12 @@ def note_roles(
     roles: Mapping[str, str],  # column -> what models take it for
 ) -> None:
     "Note in each table the roles of its columns, where models look for them."
-    tables = [table for table in tables.values() if table is not None]
-    for table in tables:
+    present = [table for table in tables.values() if table is not None]
+    for table in present:
         own = {name: role for name, role in roles.items() if name in table}
         if own:
             table.attrs["roles"] = table.attrs.get("roles", {}) | own
-    columns = [name for table in tables for name in table.columns]
+    columns = [name for table in present for name in table.columns]
     unknown = [name for name in roles if name not in columns]
     if unknown:
         raise MissingColumnError(

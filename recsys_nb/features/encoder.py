@@ -43,7 +43,7 @@ def make_encoders(roles: FeatureEncoder) -> list[ColumnEncoder]:
         *(ScaleEncoder(name) for name in roles.numeric),
         *(ScaleEncoder(name, log=True) for name in roles.log),
         *(TagEncoder(name, roles.separator, rare) for name in roles.multi),
-        *(VectorEncoder(name, width) for name, width in roles.vector.items()),
+        *(VectorEncoder(name, n) for name, n in list_widths(roles.vector).items()),
     ]
 
 
@@ -70,7 +70,7 @@ def check_roles(roles: FeatureEncoder) -> None:
             f"column {twice[0]!r} has two roles; give it one, or copy it under "
             "another name."
         )
-    for name, width in roles.vector.items():
+    for name, width in list_widths(roles.vector).items():
         if width is not None and width < 1:
             raise ValueError(f"column {name!r} has width {width}; it needs at least 1.")
     for name, n in [*roles.hashed.items(), *roles.bucketed.items()]:

@@ -66,10 +66,10 @@ def parse_vectors(
     known = column.notna().to_numpy()
     cells = column.to_numpy(object)
     first = "the others"
-    vectors = None if length is None else np.zeros((len(cells), length), np.float32)
-    for row in np.flatnonzero(known):
+    vectors = np.zeros((len(cells), length or 0), np.float32)
+    for row in np.flatnonzero(known).tolist():
         vector = parse_vector(cells[row])
-        if vectors is None and vector is not None:
+        if length is None and vector is not None:
             length, first = len(vector), name_row(column, row)
             vectors = np.zeros((len(cells), length), np.float32)
         fault = find_fault(vector, length or 0, first)
@@ -77,8 +77,6 @@ def parse_vectors(
             where = name_row(column, row)
             raise DataError(f"column {column.name!r}: {where} {fault}.")
         vectors[row] = vector
-    if vectors is None:
-        vectors = np.zeros((len(cells), 0), np.float32)
     return vectors, known
 
 # %% ../../nbs/12c_features.vectors.ipynb #2c981cb1

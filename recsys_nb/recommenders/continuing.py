@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..data import DataError, Dataset, Histories, IdTypeError
 from ..features import FeatureEncoder
+from ..features.vectors import VectorEncoder
 from ..models.two_tower import TwoTowerModel
 from .columns import FeatureTable
 from .positives import choose_held_out
@@ -23,8 +24,8 @@ from .towers import TowerData, prepare_data
 
 # %% auto #0
 __all__ = ['TOO_MANY', 'OF_A_RUN', 'FREE', 'EPOCHS', 'join_ids', 'join_tables', 'move_histories', 'count_repeated', 'LongerLog',
-           'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'rescale_vectors', 'carry_tags', 'find_fresh',
-           'average_company', 'carry_weights', 'continue_settings']
+           'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'list_vectors', 'rescale_vectors', 'carry_tags',
+           'find_fresh', 'average_company', 'carry_weights', 'continue_settings']
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #dc13ed9e
 def join_ids(
@@ -202,16 +203,23 @@ def carry_rows(
         weight[seen] = sums[seen] / counts[seen, None]
 
 
+def list_vectors(
+    encoder: FeatureEncoder,  # fitted
+) -> dict[str, VectorEncoder]:  # by column
+    "The encoders of columns of vectors."
+    columns = encoder.encoders("dense")
+    return {c.name: c for c in columns if isinstance(c, VectorEncoder)}
+
+
 def rescale_vectors(
     weight: Tensor,  # of the numbers, by the old encoder's scale; changed in place
     new: FeatureEncoder,  # fitted on the table of both logs
     old: FeatureEncoder,  # fitted on the table that was learnt
 ) -> None:
     "Let the weights of vectors give what they gave before another mean and scale."
-    before = {column.name: column for column in old.encoders("dense")}
-    after = {column.name: column for column in new.encoders("dense")}
+    before, after = list_vectors(old), list_vectors(new)
     for name, (start, stop) in new.vector_blocks.items():
-        if name not in old.vector_blocks:
+        if name not in before:
             continue
         one, other = before[name], after[name]
         if len(one.names) != len(other.names):  # made by another model
@@ -238,7 +246,8 @@ def carry_tags(
     places = torch.from_numpy(old_names.get_indexer(new.encoder.dense_names))
     weight = torch.zeros(layer.weight.shape)
     weight[:, places >= 0] = old_layer.weight[:, places[places >= 0]]
-    rescale_vectors(weight, new.encoder, old.encoder)
+    if new.encoder is not None and old.encoder is not None:
+        rescale_vectors(weight, new.encoder, old.encoder)
     layer.weight.copy_(weight)
     layer.bias.copy_(old_layer.bias)
 
