@@ -62,6 +62,7 @@ from .continuing import append_log as append_log
 from .continuing import prepare_more as prepare_more
 from .continuing import name_columns as name_columns
 from .continuing import carry_rows as carry_rows
+from .continuing import list_vectors as list_vectors
 from .continuing import rescale_vectors as rescale_vectors
 from .continuing import carry_tags as carry_tags
 from .continuing import find_fresh as find_fresh
@@ -356,6 +357,7 @@ from .towers import make_start as make_start
 from .towers import configure_model as configure_model
 from .towers import build_model as build_model
 from .towers import quiet_new_items as quiet_new_items
+from .towers import quiet_numbers as quiet_numbers
 from .towers import prepare_draws as prepare_draws
 from .towers import TowerTask as TowerTask
 from .towers import encode_items as encode_items
