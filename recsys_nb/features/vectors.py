@@ -97,8 +97,8 @@ class VectorMoments:
         if not len(vectors):
             return
         if self.length is None:
-            self.length = vectors.shape[1]
-            self.mean = np.zeros(self.length)
+            self.length = length = vectors.shape[1]
+            self.mean = np.zeros(length)
         mean = vectors.mean(0, dtype=np.float64)
         gap = mean - self.mean
         share = len(vectors) / (self.n + len(vectors))

@@ -64,9 +64,10 @@ def sort_by_time(
 ) -> list[Mapping]:  # the oldest first
     "Events in the order of their times; times without a zone count as UTC."
     times = [event.get("timestamp") for event in events]
-    if any(time is None for time in times):
+    known = [time for time in times if time is not None]
+    if len(known) < len(times):
         return list(events)
-    utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in times]
+    utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in known]
     order = sorted(range(len(events)), key=utc.__getitem__)
     return [events[i] for i in order]
 
@@ -242,7 +243,7 @@ class Answers:
             if self.similarity is not None:
                 liked = said[plan["sources"].index(self.similarity)].values
             inputs = self.inputs.make(history, found, liked)
-            return self.files.logits(**inputs)
+            return self.files.run("ranker", **inputs)
         votes = plan["votes"] or [1] * len(plan["sources"])
         return (found.scores @ np.array(votes, np.float32)).astype(np.float32)
 
@@ -273,8 +274,9 @@ def read_similarity(
 ) -> SparseTable:
     "How well two items go together, as the ranker learnt it."
     tables = files.tables
-    parts = [tables[f"together_{name}"] for name in ("data", "indices", "indptr")]
-    return SparseTable(*parts, len(tables["item_numbers"]))
+    names = ("data", "indices", "indptr")
+    data, columns, starts = (tables[f"together_{name}"] for name in names)
+    return SparseTable(data, columns, starts, len(tables["item_numbers"]))
 
 
 def read_scorer(
@@ -289,7 +291,7 @@ def read_scorer(
     arrays = files.tables
     if part["file"] != own:
         arrays = load_file(files.folder / part["file"])
-    name = part.get("network")
+    name = part.get("network", "")
 
     def run(**inputs):
         return files.run(name, **inputs)

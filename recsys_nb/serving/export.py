@@ -262,7 +262,7 @@ def write_sources(
             network = replace(network, name=f"{network.name}{tail}")
             networks[network.name] = write_network(network, folder)
             learnt[name]["network"] = network.name
-        if is_first:
+        if isinstance(source, TwoTowerRetriever) and is_first:
             tables |= arrays
             write_encoders(source, folder)
         else:

@@ -82,12 +82,14 @@ class Scores(Protocol):
 
     def all(self) -> np.ndarray:  # float32 (n_items,)
         "The score of every item."
+        ...
 
     def at(
         self,
         items: np.ndarray,  # item codes, int (n,)
     ) -> np.ndarray:  # float32 (n,)
         "The scores of some items."
+        ...
 
     def best(
         self,
@@ -95,6 +97,7 @@ class Scores(Protocol):
         limits: ListLimits,  # what may not be recommended
     ) -> tuple[np.ndarray, np.ndarray]:  # item codes and scores, at most k
         "The best items that are allowed, best first."
+        ...
 
 # %% ../../nbs/49b_serving.scores.ipynb #1408e871
 @dataclass(frozen=True, eq=False)
