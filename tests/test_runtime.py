@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
 import numpy as np
@@ -157,6 +158,34 @@ def test_a_tower_gives_the_same_lists(train, towers, tmp_path, name):
         towers[name], exported, make_questions(train, 20)[-60:], exclude_seen=False
     )
     assert close == 1 and same > 0.95
+
+
+def test_vectors_of_users_and_items(train, tmp_path):
+    rng = np.random.default_rng(0)
+    tables = []
+    for table in (train.users, train.items):
+        vectors = rng.normal(size=(len(table), 5)).astype(np.float32)
+        tables.append(table.assign(emb=list(vectors)))
+    log = Dataset(train.interactions, *tables, positive=train.positive)
+    tower = TwoTowerRetriever(**SMALL, profile="noisy").fit(log.positives())
+    ranker = DLRMRanker(epochs=1).fit(log, tower)
+    stages = Answer(("Two-Tower",), None, ranker)
+    model = build(log, {"Two-Tower": tower}, stages, Answer(("Two-Tower",)))
+    exported = Exported(export(model, tmp_path / "shop"))
+    same, close = compare(model, exported, make_questions(log))
+    assert close == 1 and same > 0.95
+
+
+def test_questions_at_the_same_time_do_not_mix(train, exported_blend):
+    questions = make_questions(train)
+
+    def ask(question):
+        user, events = question
+        return exported_blend.recommend(user, events=events)
+
+    alone = [ask(question) for question in questions]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(ask, questions)) == alone
 
 
 def test_a_log_of_ids_alone_with_numbers_of_64_bits(train, tmp_path):
