@@ -21,6 +21,7 @@ from recsys_nb.data import (
     MissingColumnError,
     World,
     load,
+    note_roles,
 )
 from .flags import in_flags
 from .folders import checksum
@@ -31,7 +32,7 @@ from .runs import Run, RunSettings, make_kept, read_roles
 
 # %% auto #0
 __all__ = ['load_options', 'split_time_columns', 'load_with', 'load_joining_times', 'read_positive', 'load_with_positive',
-           'describe_positive', 'describe_used_columns', 'describe_roles', 'check_fit', 'note_roles', 'load_log',
+           'describe_positive', 'describe_used_columns', 'describe_roles', 'check_fit', 'set_roles', 'load_log',
            'join_logs', 'simulated_options', 'read_data', 'read_files', 'choose_split', 'split_data']
 
 # %% ../nbs/53b_run_data.ipynb #624ed4e4
@@ -188,26 +189,17 @@ def check_fit(
             prepare_column(table, name, role, key)
 
 
-def note_roles(
+def set_roles(
     log: Dataset,  # that was read
     roles: dict[str, str],  # column -> role
 ) -> None:
-    "Note in the tables which role their columns have."
-    found = set()
-    for table in (log.users, log.items):
+    "Check that columns can have the roles, and note these in their tables."
+    tables = {"users": log.users, "items": log.items}
+    for table in tables.values():
         if table is not None:
             own = {name: role for name, role in roles.items() if name in table}
             check_fit(table, own)
-            table.attrs["roles"] = own
-            found |= set(own)
-    unknown = [name for name in roles if name not in found]
-    if unknown:
-        tables = [t for t in (log.users, log.items) if t is not None]
-        columns = [name for table in tables for name in table.columns]
-        raise MissingColumnError(
-            f"--roles names column {unknown[0]!r}; the tables of users and items have "
-            f"{columns}."
-        )
+    note_roles(tables, roles)
 
 # %% ../nbs/53b_run_data.ipynb #1320b86e
 def load_log(
@@ -292,7 +284,7 @@ def read_files(
         run.train = join_logs(tuple(known))
         run.train.split = run.test.split
         found = join_logs(found)
-    note_roles(found, read_roles(run.settings.roles))
+    set_roles(found, read_roles(run.settings.roles))
     run.data = found
     for part in (run.train, run.test):
         if part is not None:

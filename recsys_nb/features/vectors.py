@@ -124,13 +124,13 @@ def draw_projection(
     return (signs / np.sqrt(width)).astype(np.float32)
 
 # %% ../../nbs/12c_features.vectors.ipynb #8dfba372
-ROWS_AT_ONCE = 8192  # that are parsed together
+ROWS_PARSED = 8192  # that are parsed together
 
 
 def cut_rows(n: int) -> list[slice]:
     "Slices of so many rows at a time."
-    starts = range(0, n, ROWS_AT_ONCE)
-    return [slice(start, start + ROWS_AT_ONCE) for start in starts]
+    starts = range(0, n, ROWS_PARSED)
+    return [slice(start, start + ROWS_PARSED) for start in starts]
 
 # %% ../../nbs/12c_features.vectors.ipynb #3bce80a9
 @dataclass

@@ -110,6 +110,7 @@ class SourceForm:
     "An entry of SOURCE_FORMS."
 
     read: Callable[[Written], Scorer]  # the scores of a history, from arrays
+    # settings for JSON and arrays of a fitted source
     write: Callable[[Any], tuple[dict, dict[str, np.ndarray]]] = write_state
 
 # %% ../../nbs/49d_serving.sources.ipynb #13feae9c
