@@ -30,8 +30,23 @@ def execute(path: Path) -> None:
     nb.cells = whole
     for cell in nb.cells:
         cell.metadata = {}
+        if cell.cell_type == "code":
+            cell.outputs = join_streams(cell.outputs)
     nbformat.write(nb, path)
     bare(nbdev_clean)(str(path))
+
+
+def join_streams(outputs: list) -> list:
+    "Outputs in which what was printed in a row is one: a kernel cuts it by the clock."
+    joined = []
+    for output in outputs:
+        last = joined[-1] if joined else None
+        is_stream = output.output_type == "stream"
+        if is_stream and last is not None and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 def main() -> None:

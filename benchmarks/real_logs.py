@@ -38,6 +38,7 @@ from recsys_nb.recommenders import (
 
 HOME = Path(os.environ.get("RECSYS_NB_DATA", "data"))
 RESULTS = Path(__file__).parent / "results" / "real_logs.json"
+OUTCOMES = RESULTS.with_name("real_logs_outcomes.json")  # what the tables show first
 # NDCG@10 of each user, by which models are compared; not kept in the repository
 BY_USER = Path(__file__).parent / ".cache" / "real_logs"
 KEYS = ["user_id", "item_id"]
@@ -256,8 +257,41 @@ def compare_with_others(row: dict) -> dict[str, list[float]]:
 
 
 def fill_differences() -> None:
-    "Compare every row with all that were measured, also later."
+    "Compare every row with all that were measured, also later, and sum it up."
     write_rows([row | {"against": compare_with_others(row)} for row in read_rows()])
+    text = json.dumps(find_outcomes(), indent=1)
+    OUTCOMES.write_text(f"{text}\n", encoding="utf-8")
+
+
+def find_outcomes() -> list[dict]:
+    """The default against the best other model of each log, means over its seeds; the
+    other is the one with the best mean of those that all runs of the default met."""
+    rows = pd.DataFrame(read_rows())
+    rows["ndcg"] = [metrics["ndcg@10"][0] for metrics in rows.metrics]
+    rows["model"] += rows.tuned.map({True: " tuned", False: ""})
+    outcomes = []
+    for data, part in rows.groupby("data"):
+        ours = part[(part.model == "Recommender") & (part.against.map(len) > 0)]
+        if not len(ours):
+            continue
+        common = set.intersection(*(set(against) for against in ours.against))
+        others = part[part.model.isin(common) & part.seed.isin(ours.seed)]
+        means = others.groupby("model").ndcg.mean()
+        other = means.idxmax()
+        gaps = pd.DataFrame([against[other] for against in ours.against])
+        chosen = pd.Series([gate["chosen"] for gate in ours.gate]).value_counts()
+        outcomes.append(
+            {
+                "data": data,
+                "seeds": len(ours),
+                "ndcg": [ours.ndcg.mean(), ours.ndcg.min(), ours.ndcg.max()],
+                "answers": chosen.to_dict(),
+                "best other": other,
+                "best other's ndcg": means.max(),
+                "difference": gaps.mean().tolist(),
+            }
+        )
+    return outcomes
 
 
 def key_of(row: dict) -> tuple:

@@ -5,6 +5,7 @@ import ast
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import re
 import shutil
@@ -403,3 +404,26 @@ def test_links_of_the_readme_lead_somewhere():
         and not (root / link).exists()
     ]
     assert not gone
+
+
+def test_the_tables_of_results_are_those_of_the_rows():
+    "The first page and the results show what the benchmark has measured last."
+    results = root / "benchmarks" / "results"
+    rows = json.loads((results / "real_logs.json").read_text(encoding="utf-8"))
+    text = (results / "real_logs_outcomes.json").read_text(encoding="utf-8")
+    pages = [
+        (root / name).read_text(encoding="utf-8")
+        for name in ("README.md", "nbs/results.ipynb")
+    ]
+    assert len(json.loads(text)) > 5
+    for found in json.loads(text):
+        ours = [
+            row["metrics"]["ndcg@10"][0]
+            for row in rows
+            if row["model"] == "Recommender" and row["data"] == found["data"]
+        ]
+        assert found["seeds"] == len(ours), found["data"]
+        assert found["ndcg"][0] == pytest.approx(sum(ours) / len(ours))
+        mean, low, high = found["difference"]
+        shown = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
+        assert all(shown in page for page in pages), (found["data"], shown)
