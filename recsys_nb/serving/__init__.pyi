@@ -224,7 +224,6 @@ from .server import serve as serve
 from .server import read_token as read_token
 from .service import Id as Id
 from .service import match_id as match_id
-from .service import sort_events as sort_events
 from .service import select_positives as select_positives
 from .service import match_items as match_items
 from .service import add_events as add_events

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date, datetime, timezone
+from datetime import date
 from importlib.metadata import version
 from threading import Lock
 from typing import Any, cast
@@ -19,11 +18,13 @@ import pandas as pd
 from ..data import Histories, check_whole_numbers
 from ..recommenders import BaseRecommender, Recommender, top_k, why
 from ..recommenders.rules import read_rules
+from .answering import sort_by_time
+from .files import name_id_type, read_id
 
 # %% auto #0
-__all__ = ['Id', 'match_id', 'sort_events', 'select_positives', 'match_items', 'add_events', 'match_rule', 'read_allowed',
-           'tell_shortage', 'item_similarities', 'to_json_value', 'list_answers', 'list_records', 'package_versions',
-           'read_new_items', 'look_up_item', 'Service', 'explain_item']
+__all__ = ['Id', 'match_id', 'select_positives', 'match_items', 'add_events', 'match_rule', 'read_allowed', 'tell_shortage',
+           'item_similarities', 'to_json_value', 'list_answers', 'list_records', 'package_versions', 'read_new_items',
+           'look_up_item', 'Service', 'explain_item']
 
 # %% ../../nbs/50_serving.service.ipynb #1b34300c
 Id = int | str  # an id as JSON has it
@@ -34,28 +35,7 @@ def match_id(
     ids: pd.Index,  # the ids of the training data
 ) -> Id:  # a number where these are numbers and it is one of their size; else text
     "The id as the training data would have it."
-    if not pd.api.types.is_integer_dtype(ids.dtype):
-        return str(given)
-    if not re.fullmatch(r"-?[0-9]{1,20}", str(given)):
-        return str(given)
-    number = int(given)
-    limits = np.iinfo(ids.to_numpy().dtype)
-    written_so = str(number) == str(given)  # not 007
-    fits = limits.min <= number <= limits.max
-    return number if written_so and fits else str(given)
-
-# %% ../../nbs/50_serving.service.ipynb #98817a94
-def sort_events(
-    events: Sequence[dict],  # {"item_id": ...[, "timestamp": datetime]}
-) -> list[dict]:  # the oldest first
-    "Events in the order of their times; times without a zone count as UTC."
-    times = [event.get("timestamp") for event in events]
-    known = [time for time in times if time is not None]
-    if len(known) < len(times):
-        return list(events)
-    utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in known]
-    order = sorted(range(len(events)), key=utc.__getitem__)
-    return [events[i] for i in order]
+    return read_id(given, name_id_type(ids))
 
 # %% ../../nbs/50_serving.service.ipynb #05f555f9
 def select_positives(
@@ -205,7 +185,7 @@ def read_new_items(
     events: Sequence[dict],  # of a request
 ) -> tuple[np.ndarray, list[Id]]:  # codes, the oldest first; unknown items
     "The items of the events that count."
-    counted = select_positives(sort_events(events), model.catalogue_.positive)
+    counted = select_positives(sort_by_time(events), model.catalogue_.positive)
     return match_items([event["item_id"] for event in counted], model.item_ids_)
 
 
