@@ -380,7 +380,8 @@ class DLRM(nn.Module):
 
     def _logits(self, dense: Tensor | None, sparse: Tensor | None) -> Tensor:
         codes = self.rows_of(dense, sparse)
-        vectors = torch.cat(self.list_vectors(dense, codes), 1)
+        parts = self.list_vectors(dense, codes)
+        vectors = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         if self.config.embedding_dropout:
             vectors = F.dropout(vectors, self.config.embedding_dropout, self.training)
         logits = self.top(self.interaction(vectors)).squeeze(1).float()
