@@ -139,16 +139,17 @@ def count_candidates(
 ) -> float:  # mean
     "How many items the ranker orders for a question."
     counts = []
-    logits = exported.logits
+    run = exported.run
 
-    def count(**inputs):
-        counts.append(len(inputs["dense"]))
-        return logits(**inputs)
+    def count(name, **inputs):
+        if name == "ranker":
+            counts.append(len(inputs["dense"]))
+        return run(name, **inputs)
 
-    exported.logits = count
+    exported.run = count
     for question in questions[:50]:
         exported.recommend(**question)
-    del exported.logits
+    del exported.run
     return float(np.mean(counts))
 
 
