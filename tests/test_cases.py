@@ -5,7 +5,7 @@ The numbers are those of the list of cases; where a case is tested elsewhere:
 15 test_retriever.py::test_validation_of_a_large_catalogue_stays_small
 17 test_retriever.py::test_5000_of_120000_items_from_cells
 19 test_cli.py::test_criteo_trains_and_judges, test_stream.py
-21 left for the questions of a shop: items of the next day
+21 test_continuing.py: items of the next day
 24 test_recommenders_baselines.py::test_two_heavy_users_do_not_stop_item_knn
 25 test_statistics.py::test_better_model_among_eight_is_found
 
