@@ -5,6 +5,8 @@ from .answering import People as People
 from .answering import sort_by_time as sort_by_time
 from .answering import is_positive as is_positive
 from .answering import code_events as code_events
+from .answering import list_answers as list_answers
+from .answering import explain_short_list as explain_short_list
 from .answering import Proposals as Proposals
 from .answering import describe_items as describe_items
 from .answering import PairInputs as PairInputs
@@ -192,11 +194,9 @@ from .runtime import Rows as Rows
 from .runtime import mark_ids as mark_ids
 from .runtime import Exported as Exported
 from .runtime import name_source as name_source
-from .runtime import list_items as list_items
 from .runtime import find_item as find_item
 from .runtime import measure_likeness as measure_likeness
 from .runtime import combine_rules as combine_rules
-from .runtime import explain_short_list as explain_short_list
 from .scores import UserHistory as UserHistory
 from .scores import ListLimits as ListLimits
 from .scores import pick_best as pick_best
@@ -224,15 +224,12 @@ from .server import serve as serve
 from .server import read_token as read_token
 from .service import Id as Id
 from .service import match_id as match_id
-from .service import select_positives as select_positives
 from .service import match_items as match_items
 from .service import add_events as add_events
 from .service import match_rule as match_rule
 from .service import read_allowed as read_allowed
-from .service import tell_shortage as tell_shortage
 from .service import item_similarities as item_similarities
 from .service import to_json_value as to_json_value
-from .service import list_answers as list_answers
 from .service import list_records as list_records
 from .service import package_versions as package_versions
 from .service import read_new_items as read_new_items

@@ -31,8 +31,9 @@ from recsys_nb.serving.sources import (
 )
 
 # %% auto #0
-__all__ = ['ScoredList', 'LONGEST_HISTORY', 'People', 'sort_by_time', 'is_positive', 'code_events', 'Proposals', 'describe_items',
-           'PairInputs', 'gain_of_ranks', 'Answers', 'is_single', 'read_similarity', 'read_scorer', 'refuse_source']
+__all__ = ['ScoredList', 'LONGEST_HISTORY', 'People', 'sort_by_time', 'is_positive', 'code_events', 'list_answers',
+           'explain_short_list', 'Proposals', 'describe_items', 'PairInputs', 'gain_of_ranks', 'Answers', 'is_single',
+           'read_similarity', 'read_scorer', 'refuse_source']
 
 # %% ../../nbs/49g_serving.answering.ipynb #9a3cbfec
 class People:
@@ -74,11 +75,13 @@ def sort_by_time(
 
 def is_positive(
     event: Mapping,  # item_id[, event_type, value, timestamp]
-    rule: list | float | None,  # event types, or the least value; None: all count
+    # event types, or the least value; None: all count
+    rule: list | tuple | float | None,
 ) -> bool:
     "Whether training would have counted an event."
-    if isinstance(rule, list):
-        return event.get("event_type") in (None, *rule)
+    if isinstance(rule, (list, tuple)):
+        kind = event.get("event_type")
+        return kind is None or str(kind) in map(str, rule)
     if rule is None or event.get("value") is None:
         return True
     return event["value"] >= rule
@@ -95,6 +98,29 @@ def code_events(
     codes = np.array([items.rows.get(one, -1) for one in ids], np.int32)
     unknown = [one for one, code in zip(ids, codes, strict=True) if code < 0]
     return codes[codes >= 0], list(dict.fromkeys(unknown))
+
+# %% ../../nbs/49g_serving.answering.ipynb #b1d3e5f7
+def list_answers(
+    items: Sequence[AnyId],  # the best first
+    scores: Sequence[float],  # of the items
+) -> list[dict]:  # item_id, rank from 1, score
+    "A list as JSON has it."
+    pairs = enumerate(zip(items, scores, strict=True), 1)
+    return [{"item_id": i, "rank": rank, "score": s} for rank, (i, s) in pairs]
+
+
+def explain_short_list(
+    n_found: int,  # items of the list
+    allowed: np.ndarray | None,  # bool (n_items,); None: there are no rules
+    n_items: int,  # size of the catalogue
+    notes: Sequence[str] = (),  # what else there is to say of the rules
+) -> str:
+    "Why a list is short, in a sentence."
+    if allowed is None:
+        return f"only {n_found:,} of {n_items:,} items are left for this user"
+    left = f"the rules allow {allowed.sum():,} of {n_items:,}"
+    why = "; ".join([left, *notes])
+    return f"only {n_found:,} items are left for this user: {why}"
 
 # %% ../../nbs/49g_serving.answering.ipynb #f8db7ef0
 @dataclass(frozen=True, eq=False)

@@ -87,6 +87,7 @@ def list_answers_of(
 
 def describe_answer(
     recommender: Any,  # fitted: a Recommender, or one source
+    similarity: str | None,  # of `find_same_similarity`
 ) -> dict:  # chosen, sources, votes, candidates, new, all
     "What gives the list, for the manifest."
     answers = list_answers_of(recommender)
@@ -97,7 +98,7 @@ def describe_answer(
         "chosen": getattr(recommender, "chosen_", type(recommender).__name__),
         "candidates": getattr(recommender, "candidates", None),
         "needs_history": bool(recommender.needs_history),
-        "similarity": find_same_similarity(recommender),
+        "similarity": similarity,
     }
     return about | {name: describe_sources(a) for name, a in answers.items()}
 
@@ -244,12 +245,13 @@ def write_sources(
     recommender: BaseRecommender,  # fitted
     folder: Path,  # where the files lie
     rng: np.random.Generator,  # of the questions to networks
+    similarity: str | None,  # of `find_same_similarity`
 ) -> tuple[dict, dict]:  # of the manifest: sources, and networks
     "Write what all sources and the ranker have learnt."
     learnt, networks = {}, {}
     tables = {"popularity": recommender.popularity_}
-    has_own = find_same_similarity(recommender) is None
-    tables |= collect_ranker(getattr(recommender, "ranker_", None), has_own)
+    ranker = getattr(recommender, "ranker_", None)
+    tables |= collect_ranker(ranker, with_similarity=similarity is None)
     for number, (name, source) in enumerate(list_sources(recommender).items()):
         is_tower = isinstance(source, TwoTowerRetriever)
         is_first = is_tower and not networks
@@ -288,7 +290,8 @@ def fill_folder(
     rng: np.random.Generator,  # of the questions
 ) -> None:
     "Write all files of an export, the manifest last."
-    sources, networks = write_sources(recommender, folder, rng)
+    similarity = find_same_similarity(recommender)
+    sources, networks = write_sources(recommender, folder, rng, similarity)
     ranker = getattr(recommender, "ranker_", None)
     if ranker is not None:
         networks["ranker"] = write_network(describe_ranker(ranker, rng), folder)
@@ -299,7 +302,7 @@ def fill_folder(
         "format": FOLDER_FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "versions": {p: version(p) for p in ("recsys_nb", *NEEDED)},
-        "answer": describe_answer(recommender),
+        "answer": describe_answer(recommender, similarity),
         "positive": catalogue.positive,
         "networks": networks,
         "sources": sources,

@@ -15,14 +15,19 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ..data.arguments import check_whole_numbers
-from .answering import Answers, People, code_events
+from recsys_nb.serving.answering import (
+    Answers,
+    People,
+    code_events,
+    explain_short_list,
+    list_answers,
+)
 from .files import AnyId, ExportedFiles, IdTable, QuestionError
 from .rules import Column, OrderedColumn, WordColumn, keep_where
 from .scores import ListLimits, UserHistory, pick_best
 
 # %% auto #0
-__all__ = ['read_rule_columns', 'Rows', 'mark_ids', 'Exported', 'name_source', 'list_items', 'find_item', 'measure_likeness',
-           'combine_rules', 'explain_short_list']
+__all__ = ['read_rule_columns', 'Rows', 'mark_ids', 'Exported', 'name_source', 'find_item', 'measure_likeness', 'combine_rules']
 
 # %% ../../nbs/49h_serving.runtime.ipynb #a49217ab
 def read_rule_columns(
@@ -124,13 +129,22 @@ class Exported(ExportedFiles):
             "user_id": user,
             "model": self.name,
             "source": source if len(found) else "none",
-            "items": list_items(self, found, scores),
+            "items": self.list_items(found, scores),
             "unknown_items": unknown,
         }
         if len(found) < k:
             about = allowed, len(self.items), notes
             answer["reason"] = explain_short_list(len(found), *about)
         return answer
+
+    def list_items(
+        self,
+        codes: np.ndarray,  # of items, the best first
+        scores: np.ndarray,  # of the items
+    ) -> list[dict]:  # item_id, rank from 1, score
+        "Items by their ids."
+        ids = [self.items.ids[code] for code in codes.tolist()]
+        return list_answers(ids, scores.tolist())
 
     def similar(
         self,
@@ -143,7 +157,7 @@ class Exported(ExportedFiles):
         scores = measure_likeness(self, code)
         scores[code] = -np.inf
         found, best = pick_best(np.arange(len(scores)), scores, k)
-        items = list_items(self, found, best)
+        items = self.list_items(found, best)
         return {"item_id": self.items.ids[code], "model": self.name, "items": items}
 
     def health(self) -> dict:  # status, model, created, n_users, n_items, versions
@@ -177,20 +191,6 @@ def name_source(
     needs_history = exported.answers.about["needs_history"]
     is_known = len(history.items) > 0 or (history.row >= 0 and not needs_history)
     return "history" if is_known else "popular"
-
-
-def list_items(
-    exported: Exported,  # whose ids are given
-    codes: np.ndarray,  # of items, the best first
-    scores: np.ndarray,  # of the items
-) -> list[dict]:  # item_id, rank from 1, score
-    "A list as JSON has it."
-    ids = exported.items.ids
-    pairs = zip(codes.tolist(), scores.tolist(), strict=True)
-    return [
-        {"item_id": ids[code], "rank": rank, "score": score}
-        for rank, (code, score) in enumerate(pairs, 1)
-    ]
 
 
 def find_item(
@@ -241,17 +241,3 @@ def combine_rules(
     if exclude is not None:
         allowed &= ~mark_ids(exclude, exported.items, "exclude")[0]
     return allowed, notes
-
-
-def explain_short_list(
-    n_found: int,  # items of the list
-    allowed: np.ndarray | None,  # bool (n_items,); None: there are no rules
-    n_items: int,  # size of the catalogue
-    notes: list[str],  # of `combine_rules`
-) -> str:
-    "Why a list is short, in a sentence."
-    if allowed is None:
-        return f"only {n_found:,} of {n_items:,} items are left for this user"
-    left = f"the rules allow {allowed.sum():,} of {n_items:,}"
-    why = "; ".join([left, *notes])
-    return f"only {n_found:,} items are left for this user: {why}"

@@ -18,13 +18,17 @@ import pandas as pd
 from ..data import Histories, check_whole_numbers
 from ..recommenders import BaseRecommender, Recommender, top_k, why
 from ..recommenders.rules import read_rules
-from .answering import sort_by_time
+from recsys_nb.serving.answering import (
+    explain_short_list,
+    is_positive,
+    list_answers,
+    sort_by_time,
+)
 from .files import name_id_type, read_id
 
 # %% auto #0
-__all__ = ['Id', 'match_id', 'select_positives', 'match_items', 'add_events', 'match_rule', 'read_allowed', 'tell_shortage',
-           'item_similarities', 'to_json_value', 'list_answers', 'list_records', 'package_versions', 'read_new_items',
-           'look_up_item', 'Service', 'explain_item']
+__all__ = ['Id', 'match_id', 'match_items', 'add_events', 'match_rule', 'read_allowed', 'item_similarities', 'to_json_value',
+           'list_records', 'package_versions', 'read_new_items', 'look_up_item', 'Service', 'explain_item']
 
 # %% ../../nbs/50_serving.service.ipynb #1b34300c
 Id = int | str  # an id as JSON has it
@@ -38,17 +42,6 @@ def match_id(
     return read_id(given, name_id_type(ids))
 
 # %% ../../nbs/50_serving.service.ipynb #05f555f9
-def select_positives(
-    events: Sequence[dict],  # {"item_id": ...[, "event_type": text]}
-    positive: tuple | float | None,  # which events count, as in Dataset
-) -> list[dict]:
-    "The events of the types that count; those without a type all count."
-    if not isinstance(positive, tuple):
-        return list(events)
-    kinds = {None, *map(str, positive)}
-    return [event for event in events if event.get("event_type") in kinds]
-
-
 def match_items(
     given: Sequence[Id],  # ids from a request
     item_ids: pd.Index,  # the catalogue
@@ -106,21 +99,6 @@ def read_allowed(
         return None
     return allowed.table()
 
-
-def tell_shortage(
-    n_found: int,  # items in the list
-    allowed: np.ndarray | None,  # bool (n_items,); None: all
-    n_items: int,  # size of the catalogue
-) -> str:
-    "Why a list has fewer items than it should have."
-    if allowed is None:
-        return f"only {n_found:,} of {n_items:,} items are left for this user"
-    n_allowed = int(np.count_nonzero(allowed))
-    return (
-        f"only {n_found:,} items are left for this user: the rules allow "
-        f"{n_allowed:,} of {n_items:,}"
-    )
-
 # %% ../../nbs/50_serving.service.ipynb #dbf1a41d
 def item_similarities(
     source: BaseRecommender,  # fitted
@@ -158,15 +136,6 @@ def to_json_value(
     return str(value)
 
 
-def list_answers(
-    items: Sequence[Id],  # the best first
-    scores: Sequence[float],  # of the items
-) -> list[dict]:  # item_id, rank from 1, score
-    "A list as JSON has it."
-    pairs = enumerate(zip(items, scores, strict=True), 1)
-    return [{"item_id": i, "rank": rank, "score": s} for rank, (i, s) in pairs]
-
-
 def list_records(
     frame: pd.DataFrame,  # any table
 ) -> list[dict]:  # a row each
@@ -185,7 +154,8 @@ def read_new_items(
     events: Sequence[dict],  # of a request
 ) -> tuple[np.ndarray, list[Id]]:  # codes, the oldest first; unknown items
     "The items of the events that count."
-    counted = select_positives(sort_by_time(events), model.catalogue_.positive)
+    rule = model.catalogue_.positive
+    counted = [event for event in sort_by_time(events) if is_positive(event, rule)]
     return match_items([event["item_id"] for event in counted], model.item_ids_)
 
 
@@ -260,7 +230,7 @@ class Service:
         }
         if len(ids) < k:
             n_items = len(model.item_ids_)
-            answer["reason"] = tell_shortage(len(ids), allowed, n_items)
+            answer["reason"] = explain_short_list(len(ids), allowed, n_items)
         return answer
 
     def similar(

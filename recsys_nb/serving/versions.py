@@ -68,11 +68,6 @@ def open_exported(
 ) -> Model:
     "An exported model, run by ONNX Runtime."
     kind = import_module("recsys_nb.serving").Exported
-    if not hasattr(kind, "recommend"):
-        raise ServeError(
-            f"{folder} holds networks that cannot answer by themselves: serve the "
-            "saved recommender that was exported."
-        )
     return cast(Model, kind(folder, name=name))
 
 
@@ -146,11 +141,13 @@ def check_model(
     model.similar(first, k=1)
     model.item(first)
     json.dumps(model.health())
-    if before is not None and find_id_types(model) != find_id_types(before):
-        old, new = (
-            ", ".join(kind.__name__ for kind in find_id_types(m))
-            for m in (before, model)
-        )
+    if before is None:
+        return
+    old, new = (
+        ", ".join(kind.__name__ for kind in find_id_types(one))
+        for one in (before, model)
+    )
+    if old != new:
         raise ValueError(
             f"its ids of users and items are {new}, and those of the model that "
             f"answers are {old}"
