@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from .feature_tables import FeatureTable
 from torch import Tensor
 
 from recsys_nb.data import (
@@ -26,7 +27,6 @@ from recsys_nb.data import (
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
 from .base import BaseRecommender, Catalogue, check_log
-from .columns import FeatureTable
 from recsys_nb.recommenders.continuing import (
     LongerLog,
     append_log,

@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 import torch.nn.functional as F
+from .feature_tables import FeatureTable
 from torch import Tensor
 
 from ..models.history import PackedHistories, cut_windows, pack_histories
@@ -19,7 +20,6 @@ from ..models.sampled_softmax import log_draw, sampled_softmax_loss
 from ..models.tower import Tower
 from ..models.two_tower import TwoTowerConfig, TwoTowerModel
 from .base import Catalogue
-from .columns import FeatureTable
 from recsys_nb.recommenders.positives import (
     Positives,
     choose_held_out,
