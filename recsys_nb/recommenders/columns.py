@@ -12,13 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype, is_list_like
-from recsys_nb.recommenders.kinds import (
-    TAG_SEPARATOR,
-    begin_with_day,
-    have_bars,
-    read_attribute,
-    read_dates,
-)
 
 from recsys_nb.data import (
     DataError,
@@ -27,6 +20,13 @@ from recsys_nb.data import (
     check_whole_numbers,
 )
 from ..features.vectors import cut_rows, parse_vectors
+from recsys_nb.recommenders.kinds import (
+    TAG_SEPARATOR,
+    begin_with_day,
+    have_bars,
+    read_attribute,
+    read_dates,
+)
 
 # %% auto #0
 __all__ = ['ROLES', 'ColumnLimits', 'Guess', 'guess_roles']

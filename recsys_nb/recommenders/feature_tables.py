@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import torch
 from pandas.api.types import infer_dtype
-from .kinds import TAG_SEPARATOR, read_attribute, read_dates
 
 from ..data import DataError
 from ..features import FeatureEncoder
@@ -27,6 +26,7 @@ from recsys_nb.recommenders.columns import (
     measure_vectors,
     plain_column,
 )
+from .kinds import TAG_SEPARATOR, read_attribute, read_dates
 
 # %% auto #0
 __all__ = ['prepare_column', 'prepare_columns', 'guess_encoder', 'count_memory', 'FeatureTable']

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from pandas.api.types import is_list_like
-from .kinds import COLUMN_KINDS, are_switches, find_kind
 
 from recsys_nb.data import (
     DataError,
@@ -24,6 +23,7 @@ from recsys_nb.data import (
     UnknownIdError,
     histories,
 )
+from .kinds import COLUMN_KINDS, are_switches, find_kind
 from .lists import Allowed
 from recsys_nb.recommenders.questions import (
     Catalogue,
