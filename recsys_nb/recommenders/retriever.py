@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from .feature_tables import FeatureTable
 from torch import Tensor
 
 from recsys_nb.data import (
@@ -34,6 +33,7 @@ from recsys_nb.recommenders.continuing import (
     continue_settings,
     prepare_more,
 )
+from .feature_tables import FeatureTable
 from .index import ItemIndex, take_best
 from .lists import take_allowed, top_k
 from recsys_nb.recommenders.positives import (
@@ -51,13 +51,16 @@ from recsys_nb.recommenders.race import (
     recall_race,
     run_race,
 )
+from recsys_nb.recommenders.tower_task import (
+    TowerTask,
+    encode_held_out,
+    make_trainer,
+)
 from recsys_nb.recommenders.towers import (
     TowerData,
-    TowerTask,
     configure_model,
     encode_items,
     make_features,
-    make_trainer,
     prepare_data,
     read_length,
 )
@@ -193,7 +196,7 @@ def fit_bonus(
 ) -> tuple[float, pd.DataFrame]:  # b, and what was tried
     "The popularity bonus that ranks the held-out items best."
     task = TowerTask(task.settings, task.data, task.loss, task.metrics)
-    users, items = task.vectors(model)
+    users, items = encode_held_out(model, task.settings, task.data)
     data, temperature = task.data, torch.as_tensor(model.temperature).item()
 
     def score(bonus: float) -> Tensor:
