@@ -28,6 +28,11 @@ from .candidates import score_sources as score_sources
 from .candidates import standardise_scores as standardise_scores
 from .candidates import describe_pairs as describe_pairs
 from .candidates import gather_candidates as gather_candidates
+from .choices import list_contestants as list_contestants
+from .choices import describe_race as describe_race
+from .choices import race_once as race_once
+from .choices import train_best as train_best
+from .choices import fit_bonus as fit_bonus
 from .columns import ROLES as ROLES
 from .columns import ColumnLimits as ColumnLimits
 from .columns import Guess as Guess
@@ -279,12 +284,7 @@ from .ranker_data import pick_rows as pick_rows
 from .retriever import PAIRS as PAIRS
 from .retriever import HISTORY_CELLS as HISTORY_CELLS
 from .retriever import load_model as load_model
-from .retriever import list_contestants as list_contestants
-from .retriever import describe_race as describe_race
-from .retriever import race_once as race_once
-from .retriever import train_best as train_best
 from .retriever import service_bonus as service_bonus
-from .retriever import fit_bonus as fit_bonus
 from .retriever import read_histories as read_histories
 from .retriever import search_unseen as search_unseen
 from .retriever import multiply_pairs as multiply_pairs
