@@ -12,6 +12,16 @@ from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
+from recsys_nb.data.ids import (
+    check_ids,
+    compare_ids,
+    describe_duplicates,
+    describe_strangers,
+    find_twins,
+    is_blank,
+    is_numeric_id,
+    is_padded,
+)
 
 from recsys_nb.data.columns import (
     DataError,
@@ -21,14 +31,6 @@ from recsys_nb.data.columns import (
     UnknownIdError,
     as_frame,
     check_columns,
-    check_ids,
-    compare_ids,
-    describe_duplicates,
-    describe_strangers,
-    find_twins,
-    is_blank,
-    is_numeric_id,
-    is_padded,
 )
 from .times import join_date_and_time, parse_timestamps
 

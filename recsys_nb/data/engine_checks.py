@@ -12,11 +12,17 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 import pandas as pd
+from recsys_nb.data.ids import (
+    ID_KINDS,
+    NULL_REMEDY,
+    describe_duplicates,
+    describe_near_match,
+    describe_strangers,
+    find_near_match,
+)
 
 from recsys_nb.data.columns import (
     EXACT,
-    ID_KINDS,
-    NULL_REMEDY,
     DataError,
     DuplicateRowError,
     EmptyLogError,
@@ -26,10 +32,6 @@ from recsys_nb.data.columns import (
     NullIdError,
     TimestampError,
     UnknownIdError,
-    describe_duplicates,
-    describe_near_match,
-    describe_strangers,
-    find_near_match,
 )
 from .engine_times import TimeColumn, as_float, is_missing
 from .engines import Engine

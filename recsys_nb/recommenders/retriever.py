@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import torch
-from .choices import fit_bonus, train_best
 from torch import Tensor
 
 from recsys_nb.data import (
@@ -24,6 +23,7 @@ from recsys_nb.data import (
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
 from .base import BaseRecommender, Catalogue, check_log
+from .choices import fit_bonus, train_best
 from recsys_nb.recommenders.continuing import (
     LongerLog,
     append_log,
