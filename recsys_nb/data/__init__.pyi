@@ -25,7 +25,6 @@ from .columns import UnknownIdError as UnknownIdError
 from .columns import IdMismatchError as IdMismatchError
 from .columns import EmptyLogError as EmptyLogError
 from .columns import DownloadError as DownloadError
-from .dataset import check_table as check_table
 from .dataset import note_roles as note_roles
 from .dataset import check_positive as check_positive
 from .dataset import warn_of_blanks as warn_of_blanks
@@ -143,6 +142,16 @@ from .logs import name_of_file as name_of_file
 from .logs import read_user_lists as read_user_lists
 from .logs import read_sequences as read_sequences
 from .logs import load_parts as load_parts
+from .own_columns import TABLES_OF_IDS as TABLES_OF_IDS
+from .own_columns import rename_columns as rename_columns
+from .own_columns import join_times as join_times
+from .own_columns import check_table as check_table
+from .own_columns import drop_null_ids as drop_null_ids
+from .own_columns import drop_strangers as drop_strangers
+from .own_columns import drop_no_times as drop_no_times
+from .own_columns import name_your_columns as name_your_columns
+from .own_columns import choose_named as choose_named
+from .own_columns import prepare_frames as prepare_frames
 from .readers import READERS as READERS
 from .readers import PACKED_SUFFIXES as PACKED_SUFFIXES
 from .readers import read_delimited as read_delimited

@@ -12,14 +12,6 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 import pandas as pd
-from recsys_nb.data.ids import (
-    ID_KINDS,
-    NULL_REMEDY,
-    describe_duplicates,
-    describe_near_match,
-    describe_strangers,
-    find_near_match,
-)
 
 from recsys_nb.data.columns import (
     EXACT,
@@ -35,6 +27,14 @@ from recsys_nb.data.columns import (
 )
 from .engine_times import TimeColumn, as_float, is_missing
 from .engines import Engine
+from recsys_nb.data.ids import (
+    ID_KINDS,
+    NULL_REMEDY,
+    describe_duplicates,
+    describe_near_match,
+    describe_strangers,
+    find_near_match,
+)
 from .roles import guess_id_column
 
 # %% auto #0
