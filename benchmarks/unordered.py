@@ -30,7 +30,7 @@ from recsys_nb.recommenders import GraphFilter, TwoTowerRetriever
 from recsys_nb.recommenders import retriever as room
 from recsys_nb.recommenders.positives import normalize_degrees
 from recsys_nb.recommenders.profiles import choose_sizes
-from recsys_nb.recommenders.towers import TowerTask, make_trainer
+from recsys_nb.recommenders.tower_task import TowerTask, make_trainer
 
 RESULTS = Path(__file__).parent / "results" / "unordered.json"
 SHARES = (0.1, 0.3, 1.0)  # of the neighbours' vectors in a smoothed one

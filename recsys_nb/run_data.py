@@ -12,6 +12,7 @@ from inspect import signature
 from pathlib import Path
 
 import pandas as pd
+from .recommenders.feature_tables import PREPARE, prepare_column
 
 from recsys_nb.data import (
     SPLITS,
@@ -25,7 +26,7 @@ from recsys_nb.data import (
 )
 from .flags import in_flags
 from .folders import checksum
-from .recommenders.columns import PREPARE, guess_roles, prepare_column
+from .recommenders.columns import guess_roles
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
 from .runs import Run, RunSettings, make_kept, read_roles

@@ -11,7 +11,6 @@ from conftest import slow
 from hypothesis import given
 from hypothesis import strategies as st
 
-import recsys_nb.recommenders.retriever as room
 from recsys_nb.data import Dataset, Histories
 from recsys_nb.recommenders.index import ItemIndex
 from recsys_nb.recommenders.positives import (
@@ -95,7 +94,7 @@ def test_a_killed_training_runs_no_second_race(frame, tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         TwoTowerRetriever(folder=tmp_path, on_epoch=kill, **settings).fit(log)
-    monkeypatch.setattr(room, "run_race", None)
+    monkeypatch.setattr("recsys_nb.recommenders.choices.run_race", None)
     epochs = []
     again = TwoTowerRetriever(folder=tmp_path, on_epoch=epochs.append, **settings)
     again.fit(log)

@@ -10,14 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from sklearn.linear_model import LogisticRegression
-from torch.nn.functional import binary_cross_entropy_with_logits
-
-from recsys_nb.data import DataError
-from recsys_nb.features import FeatureEncoder
-from recsys_nb.training import criteo
-from recsys_nb.training.checkpoints import CheckpointError
-from recsys_nb.training.criteo import (
+from recsys_nb.training.criteo_files import (
     CRITEO_CATEGORIES,
     CRITEO_COLUMNS,
     CRITEO_NUMBERS,
@@ -25,6 +18,13 @@ from recsys_nb.training.criteo import (
     parse_hexadecimal,
     read_criteo,
 )
+from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from recsys_nb.data import DataError
+from recsys_nb.features import FeatureEncoder
+from recsys_nb.training import criteo_files
+from recsys_nb.training.checkpoints import CheckpointError
 from recsys_nb.training.loop import train
 from recsys_nb.training.processes import Resident
 from recsys_nb.training.sampling import (
@@ -334,14 +334,14 @@ def test_an_interrupted_conversion_goes_on_with_its_file(tmp_path, monkeypatch):
     raw.mkdir()
     for day in (0, 1, 2):
         (raw / f"day_{day}").write_text("".join(draw_lines(100, day)))
-    read = criteo.read_criteo
+    read = criteo_files.read_criteo
 
     def stop(path, block):
         yield from read(path, block)
         if path.name == "day_1":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(criteo, "read_criteo", stop)
+    monkeypatch.setattr(criteo_files, "read_criteo", stop)
     with pytest.raises(KeyboardInterrupt):
         criteo_to_parquet(raw, tmp_path / "p", group_rows=30)
     assert [path.name for path in (tmp_path / "p").iterdir()] == ["day_0.parquet"]
@@ -351,7 +351,7 @@ def test_an_interrupted_conversion_goes_on_with_its_file(tmp_path, monkeypatch):
         opened.append(path.name)
         return read(path, block)
 
-    monkeypatch.setattr(criteo, "read_criteo", note)
+    monkeypatch.setattr(criteo_files, "read_criteo", note)
     made = criteo_to_parquet(raw, tmp_path / "p", group_rows=30)
     assert [path.name for path in made] == [f"day_{day}.parquet" for day in (0, 1, 2)]
     assert opened == ["day_1", "day_2"]

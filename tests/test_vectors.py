@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from recsys_nb.recommenders.feature_tables import FeatureTable
 
 from recsys_nb.data import DataError, Dataset, World
 from recsys_nb.features import FeatureEncoder
@@ -27,7 +28,6 @@ from recsys_nb.recommenders.baselines import Popularity
 from recsys_nb.recommenders.columns import (
     ROLES,
     ColumnLimits,
-    FeatureTable,
     guess_roles,
 )
 from recsys_nb.recommenders.continuing import rescale_vectors

@@ -15,46 +15,32 @@ import pandas as pd
 
 from recsys_nb.data.columns import (
     DataError,
-    DuplicateRowError,
     EmptyLogError,
     MissingColumnError,
     UnknownIdError,
     as_frame,
     check_columns,
+)
+from recsys_nb.data.ids import (
     check_ids,
     compare_ids,
-    describe_duplicates,
     describe_strangers,
     find_twins,
-    is_blank,
     is_numeric_id,
     is_padded,
 )
-from .times import join_date_and_time, parse_timestamps
+from recsys_nb.data.own_columns import (
+    TABLES_OF_IDS,
+    check_table,
+    choose_named,
+    name_your_columns,
+    prepare_frames,
+)
+from .times import parse_timestamps
 
 # %% auto #0
-__all__ = ['check_table', 'note_roles', 'check_positive', 'warn_of_blanks', 'warn_of_negative_values', 'order_by_time',
-           'order_by_example', 'Dataset']
-
-# %% ../../nbs/01_data.dataset.ipynb #d09f6932
-def check_table(
-    table,  # one row per id and attributes, of any library; None: there is none
-    key: str,  # its id column: "user_id" or "item_id"
-    what: str,  # "users" or "items", for errors
-) -> pd.DataFrame | None:  # a copy, its ids checked and unique
-    "A table of users or items: `key` is there, not null, unique."
-    if table is None:
-        return None
-    table = as_frame(table, f"the {what} table")
-    check_columns(table, [key], f"the {what} table")
-    table[key] = check_ids(table[key], key)
-    twice = table[key].duplicated()
-    if twice.any():
-        example = table.loc[twice, key].tolist()[0]
-        raise DuplicateRowError(
-            describe_duplicates(key, what, example, int(twice.sum()))
-        )
-    return table
+__all__ = ['note_roles', 'check_positive', 'warn_of_blanks', 'warn_of_negative_values', 'order_by_time', 'order_by_example',
+           'Dataset']
 
 # %% ../../nbs/01_data.dataset.ipynb #740a1dd7
 def note_roles(
@@ -77,9 +63,6 @@ def note_roles(
         )
 
 # %% ../../nbs/01_data.dataset.ipynb #567583ac
-_KEYS = (("user_id", "users"), ("item_id", "items"))
-
-
 def _check_interactions(frame, tables: dict) -> pd.DataFrame:
     "The interactions with checked ids and times, each id in its table."
     what = "the interactions frame"
@@ -90,7 +73,7 @@ def _check_interactions(frame, tables: dict) -> pd.DataFrame:
             "there are no interactions: the frame has 0 rows. "
             "Check the filter or query that made it."
         )
-    for key, name in _KEYS:
+    for key, name in TABLES_OF_IDS:
         frame[key] = check_ids(frame[key], key)
         if tables[name] is not None:
             _check_known(frame[key], tables[name][key], key, name)
@@ -165,7 +148,7 @@ def warn_of_blanks(
     level: int,  # how far above the caller stands, for the warning
 ) -> None:
     "Point out ids with blanks around them, which are kept as they are written."
-    for key, _ in _KEYS:
+    for key, _ in TABLES_OF_IDS:
         if is_numeric_id(frame[key]):
             continue
         padded = is_padded(frame[key])
@@ -218,106 +201,6 @@ def _like_event_types(types: tuple, column: pd.Series) -> tuple:
         return tuple(types) if numbers.isna().any() else tuple(numbers.tolist())
     whole = [isinstance(kind, Integral) for kind in types]
     return tuple(text) if all(whole) else types
-
-# %% ../../nbs/01_data.dataset.ipynb #c5961f2f
-def _rename_columns(frame, names: dict, what: str) -> pd.DataFrame | None:
-    "The frame with `names[canonical]` under their canonical names."
-    if frame is None:
-        return None
-    frame = as_frame(frame, what)
-    if "table" in what:
-        names = {to: c for to, c in names.items() if c in frame or to not in frame}
-    given = list(names.values())
-    check_columns(frame, given, what)
-    twice = [column for column in given if given.count(column) > 1]
-    if twice:
-        raise DataError(f"{what}: column {twice[0]!r} is given two roles.")
-    for canonical, column in names.items():
-        if canonical != column and canonical in frame and canonical not in given:
-            raise DataError(
-                f"{what} has a column {canonical!r} beside {column!r}, which is to "
-                f"become {canonical!r}; drop or rename one."
-            )
-    return frame.rename(columns={c: to for to, c in names.items()})
-
-# %% ../../nbs/01_data.dataset.ipynb #621280b8
-def _drop_null_ids(frame: pd.DataFrame, level: int) -> pd.DataFrame:
-    "The rows that name a user and an item; a warning counts the others."
-    for key, _ in _KEYS:
-        null = frame[key].isna() | is_blank(frame[key])
-        if null.any():
-            warnings.warn(
-                f"{int(null.sum()):,} of {len(frame):,} interactions are dropped: "
-                f"{key} is null",
-                stacklevel=level,
-            )
-        frame = frame[~null].reset_index(drop=True)
-    return frame
-
-
-def _drop_strangers(frame: pd.DataFrame, tables: dict, level: int) -> pd.DataFrame:
-    "The rows whose ids are in their tables; a warning counts the others."
-    for key, name in _KEYS:
-        table = check_table(tables[name], key, name)
-        if table is None or not len(frame):
-            continue
-        known = _known_or_dropped(check_ids(frame[key], key), table[key], key, name)
-        if not known.all():
-            stranger = frame.loc[~known, key].tolist()[0]
-            warnings.warn(
-                f"{int((~known).sum()):,} of {len(frame):,} interactions are dropped: "
-                f"{key} is not in the {name} table, e.g. {stranger!r}",
-                stacklevel=level,
-            )
-        frame = frame[known].reset_index(drop=True)
-    return frame
-
-
-def _known_or_dropped(ids, known_ids, key, name):
-    "Which ids are in the table; near matches are an error only where nothing matches."
-    known = ids.isin(known_ids).to_numpy()
-    if known.any():
-        return known
-    return compare_ids(ids, known_ids, key, f"the {name} table")
-
-
-def _drop_no_times(frame: pd.DataFrame, written: str | None, level: int):
-    "The rows whose timestamp is a time; a warning counts the others."
-    times = parse_timestamps(frame["timestamp"], written, unknown="drop")
-    bad = times.isna()
-    if bad.any():
-        value = frame.loc[bad, "timestamp"].tolist()[0]
-        warnings.warn(
-            f"{int(bad.sum()):,} of {len(frame):,} interactions are dropped: "
-            f"timestamp is no time, e.g. {value!r}",
-            stacklevel=level,
-        )
-    frame = frame.assign(timestamp=times)
-    return frame[~bad].reset_index(drop=True)
-
-# %% ../../nbs/01_data.dataset.ipynb #ac1f19eb
-def _join_times(frame, pair, unknown):
-    "The frame with the columns of day and time of day joined as `timestamp`."
-    if not isinstance(pair, list | tuple):
-        return frame, pair
-    if len(pair) != 2:
-        raise ValueError(f"timestamp is one column, or a pair (date, time); got {pair}")
-    check_columns(frame, pair, "the interactions frame")
-    day, clock = pair
-    times = join_date_and_time(frame[day], frame[clock], unknown)
-    frame = frame.drop(columns=list(pair)).assign(timestamp=times)
-    return frame, "timestamp"
-
-
-def _in_your_words(error: DataError, names: dict) -> DataError:
-    "The error with your names of the columns that it mentions."
-    yours = [
-        f"{canonical} is your {column!r}"
-        for canonical, column in names.items()
-        if column != canonical and f"{canonical} " in str(error)
-    ]
-    message = f"{error} ({', '.join(yours)})" if yours else str(error)
-    return type(error)(message, error.argument)
 
 # %% ../../nbs/01_data.dataset.ipynb #e7a4b9f6
 def order_by_time(
@@ -407,11 +290,11 @@ class Dataset:
         tables = {"users": users, "items": items}
         given = {"user": user, "item": item, "timestamp": timestamp}
         given |= {"event": event, "value": value, "time_format": time_format}
-        frame, tables = _prepare(df, names, tables, unknown, time_format)
+        frame, tables = prepare_frames(df, names, tables, unknown, time_format)
         try:
             log = cls(frame, **tables, positive=positive, name=name, roles=roles)
         except DataError as error:
-            raise _in_your_words(error, _named_roles(names)) from None
+            raise name_your_columns(error, choose_named(names)) from None
         log.columns = given
         return log
 
@@ -466,33 +349,3 @@ def _catalogue(interactions, table, key) -> pd.Index:
     if table is None:
         return pd.Index(interactions[key].unique(), name=key).sort_values()
     return pd.Index(table[key], name=key)
-
-
-def _named_roles(roles: dict) -> dict:
-    "The roles that a column of the frame plays."
-    return {to: c for to, c in roles.items() if c is not None}
-
-
-def _prepare(frame, roles, tables, unknown, written):
-    "The log and its tables under canonical names, without the rows to drop."
-    if unknown not in ("raise", "drop"):
-        raise ValueError(f"unknown must be 'raise' or 'drop', got {unknown!r}")
-    frame = as_frame(frame, "the interactions frame")
-    frame, roles["timestamp"] = _join_times(frame, roles["timestamp"], unknown)
-    names = _named_roles(roles)
-    try:
-        frame = _rename_columns(frame, names, "the interactions frame")
-        for key, name in _KEYS:
-            what = f"the {name} table"
-            tables[name] = _rename_columns(tables[name], {key: names[key]}, what)
-        if unknown == "drop":
-            frame = _drop_null_ids(frame, 5)
-            frame = _drop_strangers(frame, tables, 5)
-            if "timestamp" in frame:
-                frame = _drop_no_times(frame, written, 5)
-        elif written:
-            check_columns(frame, ["timestamp"], "the interactions frame")
-            frame["timestamp"] = parse_timestamps(frame["timestamp"], written)
-    except DataError as error:
-        raise _in_your_words(error, names) from None
-    return frame, tables

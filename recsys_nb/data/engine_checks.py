@@ -15,8 +15,6 @@ import pandas as pd
 
 from recsys_nb.data.columns import (
     EXACT,
-    ID_KINDS,
-    NULL_REMEDY,
     DataError,
     DuplicateRowError,
     EmptyLogError,
@@ -26,13 +24,17 @@ from recsys_nb.data.columns import (
     NullIdError,
     TimestampError,
     UnknownIdError,
+)
+from .engine_times import TimeColumn, as_float, is_missing
+from .engines import Engine
+from recsys_nb.data.ids import (
+    ID_KINDS,
+    NULL_REMEDY,
     describe_duplicates,
     describe_near_match,
     describe_strangers,
     find_near_match,
 )
-from .engine_times import TimeColumn, as_float, is_missing
-from .engines import Engine
 from .roles import guess_id_column
 
 # %% auto #0

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
 from pandas.api.types import infer_dtype, is_list_like
 
 from recsys_nb.data import (
@@ -20,12 +19,17 @@ from recsys_nb.data import (
     check_above_0,
     check_whole_numbers,
 )
-from ..features import FeatureEncoder
 from ..features.vectors import cut_rows, parse_vectors
+from recsys_nb.recommenders.kinds import (
+    TAG_SEPARATOR,
+    begin_with_day,
+    have_bars,
+    read_attribute,
+    read_dates,
+)
 
 # %% auto #0
-__all__ = ['ROLES', 'ColumnLimits', 'Guess', 'read_attribute', 'read_dates', 'guess_roles', 'prepare_column', 'prepare_columns',
-           'guess_encoder', 'count_memory', 'FeatureTable']
+__all__ = ['ROLES', 'ColumnLimits', 'Guess', 'guess_roles']
 
 # %% ../../nbs/33_recommenders.columns.ipynb #77255c6c
 @dataclass(frozen=True)
@@ -65,20 +69,6 @@ ROLES = {
     "ignore": "not used",
 }
 
-# %% ../../nbs/33_recommenders.columns.ipynb #6e9b58bc
-def read_attribute(
-    column: pd.Series,  # numbers of any type, durations
-) -> np.ndarray | None:  # float64, NaN where missing; None: some are no numbers
-    "A column as floats; durations in days."
-    if pd.api.types.is_timedelta64_dtype(column):
-        return (column / pd.Timedelta(days=1)).to_numpy(np.float64, na_value=np.nan)
-    if infer_dtype(column, skipna=True).startswith("timedelta"):
-        return read_attribute(pd.to_timedelta(column, errors="coerce"))
-    try:
-        return column.astype(object).to_numpy(np.float64, na_value=np.nan)
-    except (TypeError, ValueError, OverflowError):
-        return None  # such as text, or 10**400
-
 # %% ../../nbs/33_recommenders.columns.ipynb #bc9c2a1c
 def guess_number(column: pd.Series, limits: ColumnLimits) -> Guess:
     "Numbers: a category where they are few or codes, else buckets."
@@ -96,23 +86,6 @@ def guess_number(column: pd.Series, limits: ColumnLimits) -> Guess:
         return Guess("category", f"numbers with {distinct:,} distinct values")
     return Guess("number", f"numbers with {distinct:,} distinct values")
 
-# %% ../../nbs/33_recommenders.columns.ipynb #99522d53
-ISO_DATE = r"\d{4}-\d{2}-\d{2}.*"
-
-# %% ../../nbs/33_recommenders.columns.ipynb #12818c12
-def read_dates(
-    column: pd.Series,  # dates of any type
-) -> pd.Series:  # datetimes, UTC; NaT where missing or unreadable
-    "A column as datetimes."
-    if isinstance(column.dtype, pd.PeriodDtype):
-        column = column.dt.to_timestamp()
-    elif infer_dtype(column, skipna=True) == "period":
-        column = column.map(lambda cell: cell.to_timestamp(), na_action="ignore")
-    if pd.api.types.is_datetime64_any_dtype(column):
-        return pd.to_datetime(column, utc=True)
-    text = column.map(str, na_action="ignore")
-    return pd.to_datetime(text, utc=True, errors="coerce", format="ISO8601")
-
 # %% ../../nbs/33_recommenders.columns.ipynb #cedcfd5a
 def guess_date(column: pd.Series, limits: ColumnLimits) -> Guess:
     "Dates: their age, where at least half of them can be read."
@@ -125,18 +98,15 @@ def guess_date(column: pd.Series, limits: ColumnLimits) -> Guess:
     return Guess("date", f"age in days at {latest:%Y-%m-%d}, the latest of the column")
 
 # %% ../../nbs/33_recommenders.columns.ipynb #490dbfbc
-SEPARATOR = "|"
-
-
 def guess_text(column: pd.Series, limits: ColumnLimits) -> Guess:
     "Text: a date, tags or a category, if its distinct values are few."
     values = column.dropna().astype(str)
-    if values.str.fullmatch(ISO_DATE).all():
+    if begin_with_day(values):
         found = guess_date(column, limits)
         if found.role == "date":
             return found
-    if 2 * values.str.contains(SEPARATOR, regex=False).sum() > len(values):
-        return judge_tags(values.str.split(SEPARATOR), limits)
+    if have_bars(values):
+        return judge_tags(values.str.split(TAG_SEPARATOR), limits)
     distinct = values.nunique()
     many = min(limits.max_categories, max(20, len(values) // 4))
     if distinct <= many:
@@ -301,249 +271,3 @@ def plain_column(column: pd.Series) -> pd.Series:
     if isinstance(column.dtype, pd.SparseDtype):
         return column.sparse.to_dense()
     return column
-
-# %% ../../nbs/33_recommenders.columns.ipynb #c79482b5
-def prepare_number(column: pd.Series) -> pd.Series:
-    "Numbers as floats."
-    numbers = read_attribute(column)
-    if numbers is None:
-        raise refuse(column, "number", "some values are no numbers")
-    if np.isinf(numbers).any():
-        row = np.isinf(numbers).argmax()
-        raise refuse(column, "number", f"row {row} is infinite")
-    return pd.Series(numbers)
-
-
-def prepare_date(column: pd.Series) -> pd.Series:
-    "Dates as ages in days."
-    if pd.api.types.is_numeric_dtype(column):
-        raise refuse(column, "date", "it holds numbers")
-    dates = read_dates(column)
-    if dates.isna().all():
-        raise refuse(column, "date", "no value can be read as a date")
-    return (dates.max() - dates) / pd.Timedelta(days=1)
-
-
-def prepare_category(column: pd.Series) -> pd.Series:
-    "Numbers as floats, everything else as text."
-    kind = infer_dtype(column, skipna=True)
-    is_number = GUESSES.get(kind) in (guess_number, guess_boolean)
-    numbers = read_attribute(column) if is_number else None
-    if numbers is not None and not np.isinf(numbers).any():
-        return pd.Series(numbers)
-    return column.astype(object).map(str, na_action="ignore")
-
-
-def prepare_tags(column: pd.Series) -> pd.Series:
-    "Lists of the tags as text."
-    present = column.notna()
-    if present.any() and column[present].map(is_plain_list).all():
-        cells = column.map(list, na_action="ignore")
-    else:
-        text = column.astype(object).map(str, na_action="ignore")
-        cells = text.map(lambda cell: cell.split(SEPARATOR), na_action="ignore")
-    return cells.astype(object)
-
-
-def prepare_vector(column: pd.Series) -> pd.Series:
-    "Vectors as they are, after a look at each."
-    fault = measure_vectors(column)[1]
-    if fault is not None:
-        raise refuse(column, "vector", fault.rstrip("."))
-    return column.reset_index(drop=True)
-
-
-def refuse(column: pd.Series, role: str, why: str) -> DataError:
-    "The error for a column that does not fit the role given to it."
-    return DataError(
-        f"column {column.name!r} cannot be a {role}: {why}. Convert it, or give "
-        f"another role: roles={{{column.name!r}: 'ignore'}}."
-    )
-
-
-PREPARE = {
-    "number": prepare_number,
-    "date": prepare_date,
-    "category": prepare_category,
-    "tags": prepare_tags,
-    "vector": prepare_vector,
-}
-
-# %% ../../nbs/33_recommenders.columns.ipynb #34a2496c
-def prepare_column(
-    frame: pd.DataFrame,  # the table
-    name: str,  # of the column
-    role: str,  # a key of PREPARE
-    key: str | None = None,  # the id column, for errors
-) -> pd.Series:  # with a fresh index
-    "A column as the encoder reads it; a DataError where it does not fit its role."
-    column = plain_column(frame[name])
-    if role == "vector" and key in frame:
-        column.index = pd.Index(frame[key], name=key)
-    return PREPARE[role](column)
-
-
-def prepare_columns(
-    frame: pd.DataFrame,  # the table
-    guess: pd.DataFrame,  # of guess_roles
-    key: str | None = None,  # the id column, for errors
-) -> pd.DataFrame:  # the columns that are used
-    "The columns as the encoder reads them: numbers, text or lists."
-    used = guess[guess.role != "ignore"]
-    columns = {
-        name: prepare_column(frame, name, role, key)
-        for name, role in zip(used.column, used.role, strict=True)
-    }
-    return pd.DataFrame(columns, index=range(len(frame)))
-
-
-def guess_encoder(
-    frame: pd.DataFrame,  # a table with one row per user or item
-    key: str,  # its id column, which is no feature
-    roles: Mapping[str, str] | None = None,  # column -> role, where you know better
-    limits: ColumnLimits = ColumnLimits(),  # noqa: B008
-) -> FeatureEncoder:  # not fitted: fit it to prepare_columns(frame, guess)
-    "The encoder that fits the columns of a table."
-    return make_encoder(guess_roles(frame, key, roles, limits), limits)
-
-# %% ../../nbs/33_recommenders.columns.ipynb #412117bb
-def make_encoder(
-    guess: pd.DataFrame,
-    limits: ColumnLimits,
-    widths: Mapping[str, int | None] | None = None,
-) -> FeatureEncoder:
-    "The encoder for roles as guessed; `widths` of vectors as `fit_vectors` says."
-    named = {role: guess.column[guess.role == role].tolist() for role in ROLES}
-    numbers = named["number"] + named["date"]
-    usual = dict.fromkeys(named["vector"], limits.vector_width)
-    return FeatureEncoder(
-        categorical=named["category"],
-        bucketed=dict.fromkeys(numbers, limits.buckets),
-        multi=named["tags"],
-        vector=usual | dict(widths or {}),
-    )
-
-# %% ../../nbs/33_recommenders.columns.ipynb #c6d9fe22
-def count_memory(
-    n_rows: int,  # users or items
-    n_codes: int,  # columns that become one code
-    n_tags: int,  # tags of all other columns
-    n_numbers: int = 0,  # of all vectors of a row
-) -> float:  # GiB
-    "Memory that encoding a table takes at its peak."
-    return n_rows * (16 * n_codes + 12 * n_tags + 8 * n_numbers) / 2**30
-
-# %% ../../nbs/33_recommenders.columns.ipynb #dc82596e
-def count_tags(prepared: pd.DataFrame, guess: pd.DataFrame) -> dict[str, int]:
-    "The number of distinct tags of each column of tags."
-    names = guess.column[guess.role == "tags"]
-    return {name: prepared[name].explode().nunique() for name in names}
-
-
-def count_codes(guess: pd.DataFrame) -> int:
-    "The number of columns that become one code."
-    return int((~guess.role.isin(["ignore", "tags", "vector"])).sum())
-
-
-def fit_memory(guess, prepared, limits: ColumnLimits) -> pd.DataFrame:
-    "The guess without the widest tags that do not fit the memory."
-    tags = count_tags(prepared, guess)
-    n_codes = count_codes(guess)
-    for name in sorted(tags, key=tags.__getitem__, reverse=True):
-        gib = count_memory(len(prepared), n_codes, sum(tags.values()))
-        if gib <= limits.max_gib:
-            break
-        n_tags = tags.pop(name)
-        why = f"{gib:.2g} GiB with its {n_tags:,} tags, above {limits.max_gib:g}"
-        warnings.warn(f"column {name!r} is left out: {why}", stacklevel=3)
-        guess = guess.copy()
-        guess.loc[guess.column == name, ["role", "why"]] = ["ignore", why]
-    return guess
-
-# %% ../../nbs/33_recommenders.columns.ipynb #c61cf302
-def fit_vectors(guess, prepared, limits: ColumnLimits) -> dict[str, int | None]:
-    "The width of each column of vectors, so that all fit the memory."
-    lengths = {}
-    for name in guess.column[guess.role == "vector"]:
-        present = prepared[name].dropna()
-        lengths[name] = len(present.iloc[0]) if len(present) else 0
-    width = limits.vector_width
-    numbers = sum(min(n, width or n) for n in lengths.values())
-    tags = sum(count_tags(prepared, guess[guess.role == "tags"]).values())
-    others = count_memory(len(prepared), count_codes(guess), tags)
-    gib = others + count_memory(len(prepared), 0, 0, numbers)
-    if gib <= limits.max_gib or not lengths:
-        return dict.fromkeys(lengths, width)
-    left = max(0.0, limits.max_gib - others) * 2**30 / (8 * len(prepared))
-    width = max(1, int(left / len(lengths)))
-    warnings.warn(
-        f"the vectors {', '.join(lengths)} have {numbers:,} numbers: {gib:.2g} GiB, "
-        f"above {limits.max_gib:g}; they are projected to {width:,} numbers each",
-        stacklevel=3,
-    )
-    return dict.fromkeys(lengths, width)
-
-# %% ../../nbs/33_recommenders.columns.ipynb #44af1c8d
-class FeatureTable:
-    "The features of all users or all items as tensors, in the catalogue's order."
-
-    def __init__(
-        self,
-        table: pd.DataFrame | None,  # n rows, or None: no features but the first code
-        key: str,  # its id column
-        first_codes: torch.Tensor,  # the first code of each row, such as the item, (n,)
-        n_first: int,  # how many such codes there are
-        roles: Mapping[str, str] | None = None,  # column -> role
-        limits: ColumnLimits = ColumnLimits(),  # noqa: B008
-    ):
-        first = torch.as_tensor(first_codes, dtype=torch.long)[:, None]
-        self.columns = pd.DataFrame(columns=["column", "role", "why"])
-        self.encoder = None  # fitted; None where no column is used
-        self.sparse = first  # codes, long (n, S)
-        self.dense = torch.zeros(len(first), 0)  # tags and vectors, float32 (n, D)
-        self.cardinalities = [n_first]  # codes of each column of `sparse`
-        if table is None:
-            return
-        guess = guess_roles(table, key, roles, limits)
-        prepared = prepare_columns(table, guess, key)
-        self.columns = fit_memory(guess, prepared, limits)
-        widths = fit_vectors(self.columns, prepared, limits)
-        encoder = make_encoder(self.columns, limits, widths)
-        if (self.columns.role == "ignore").all() or not len(table):
-            return
-        self.encoder = encoder.fit(prepared)
-        features = encoder.transform(prepared)
-        self.sparse = torch.cat([first, features.sparse], dim=1)
-        self.dense = features.dense
-        self.cardinalities += encoder.cardinalities
-
-    @property
-    def vector_blocks(self) -> list[tuple[int, int]]:
-        "Where vectors stand in `dense`: the first column, and the one behind it."
-        if self.encoder is None:
-            return []
-        return list(self.encoder.vector_blocks.values())
-
-    def __repr__(self):
-        return f"FeatureTable of {len(self.sparse):,} rows\n{self.columns.to_string()}"
-
-    def to(
-        self,
-        device: str | torch.device,  # where the tensors go
-    ) -> FeatureTable:
-        "Move the tensors, in place."
-        self.sparse = self.sparse.to(device)
-        self.dense = self.dense.to(device)
-        return self
-
-    def take(
-        self,
-        rows: torch.Tensor,  # positions, long (m,); -1: unknown
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:  # codes; numbers, None without any
-        "The features of rows; of an unknown row code 0 and number 0 throughout."
-        known = (rows >= 0)[:, None]
-        rows = rows.clamp(min=0)
-        sparse = self.sparse[rows] * known
-        if not self.dense.shape[1]:
-            return sparse, None
-        return sparse, self.dense[rows] * known

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
+from .kinds import find_kind
 from sklearn.preprocessing import normalize
 
 from ..data import check_numbers, check_whole_numbers
 from .lists import Allowed, explain_short_lists, find_in_steps
 from .questions import Question
-from .rules import RuleError, check_column_of_items, find_kind
+from .rules import RuleError, check_column_of_items
 
 # %% auto #0
 __all__ = ['PAIRS_AT_ONCE', 'USERS_AT_ONCE', 'Diversity', 'scale_relevance', 'find_item_vectors', 'compare_pools', 'read_groups',

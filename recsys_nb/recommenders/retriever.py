@@ -5,11 +5,8 @@
 # %% ../../nbs/38_recommenders.retriever.ipynb #b7856596
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -26,7 +23,7 @@ from recsys_nb.data import (
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
 from .base import BaseRecommender, Catalogue, check_log
-from .columns import FeatureTable
+from .choices import fit_bonus, train_best
 from recsys_nb.recommenders.continuing import (
     LongerLog,
     append_log,
@@ -34,41 +31,34 @@ from recsys_nb.recommenders.continuing import (
     continue_settings,
     prepare_more,
 )
+from .feature_tables import FeatureTable
 from .index import ItemIndex, take_best
 from .lists import take_allowed, top_k
 from recsys_nb.recommenders.positives import (
     ndcg_and_hits,
     put_in_catalogue_order,
-    rank_held_out,
     share_of_positives,
     trend_of,
 )
-from .profiles import PROFILES, RetrieverSettings, choose_sizes
-from recsys_nb.recommenders.race import (
-    RACE_COLUMNS,
-    choose_bonus,
-    keep_race,
-    recall_race,
-    run_race,
+from .profiles import RetrieverSettings
+from .race import RACE_COLUMNS
+from recsys_nb.recommenders.tower_task import (
+    TowerTask,
+    make_trainer,
 )
 from recsys_nb.recommenders.towers import (
-    TowerData,
-    TowerTask,
     configure_model,
     encode_items,
     make_features,
-    make_trainer,
     prepare_data,
     read_length,
 )
 from ..training.checkpoints import take_part
-from ..training.loop import Trainer, open_checkpoints
 from ..training.settings import TrainResult
 
 # %% auto #0
-__all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'list_contestants', 'describe_race', 'race_once', 'train_best',
-           'service_bonus', 'fit_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'find_similar',
-           'train_towers', 'train_further', 'encode_users', 'check_start', 'TwoTowerRetriever']
+__all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'service_bonus', 'read_histories', 'search_unseen', 'multiply_pairs',
+           'find_similar', 'train_towers', 'train_further', 'encode_users', 'check_start', 'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
@@ -82,93 +72,6 @@ def load_model(
     tensors = {name: torch.from_numpy(np.array(w)) for name, w in weights.items()}
     model.load_state_dict(tensors)
     return model.eval()
-
-# %% ../../nbs/38_recommenders.retriever.ipynb #9938148d
-def list_contestants(
-    settings: RetrieverSettings,  # with open settings
-    data: TowerData,  # the log
-) -> dict[str, RetrieverSettings]:  # by the name of the profile
-    "What races: the profiles that fit the log and differ in an open setting."
-    if settings.history == "attention" and not data.is_ordered:
-        raise ValueError(
-            "history='attention' reads the order of events, and the log has no column "
-            "'timestamp': give times, or history='mean'."
-        )
-    contestants = {}
-    for name in [settings.profile] if settings.profile else PROFILES:
-        history = PROFILES[name]["history"]
-        if settings.history not in ("auto", history) and not settings.profile:
-            continue
-        candidate = settings.with_profile(name)
-        is_readable = data.is_ordered or candidate.history != "attention"
-        if is_readable and candidate not in contestants.values():
-            contestants[name] = candidate
-    if not contestants:
-        raise ValueError(
-            f"profile={settings.profile!r} reads the order of events, and the log has "
-            "no column 'timestamp': give times, or another profile."
-        )
-    if len(data.held_out):
-        return contestants
-    name = next(iter(contestants))  # there is nothing to judge by
-    return {name: contestants[name]}
-
-
-def describe_race(
-    tasks: dict[str, TowerTask],  # what competes, by name
-    data: TowerData,  # the log
-) -> dict:  # for JSON
-    "What tells a race from others: who competes, and for what data."
-    runners = {name: task.settings.to_dict() for name, task in tasks.items()}
-    for runner in runners.values():
-        del runner["device"], runner["patience"]  # these may change on the way
-    parts = (data.positives.items, data.positives.users, data.held_out)
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.cpu().numpy().tobytes())
-    return {"runners": runners, "data": digest.hexdigest()[:16]}
-
-
-def race_once(
-    tasks: dict[str, TowerTask],  # what competes, by name
-    folder: str | Path | None,  # of checkpoints; None: none are written
-    data: TowerData,  # the log
-) -> tuple[str, Trainer, pd.DataFrame]:  # the winner, its training, the scores
-    "The winner of a race, which goes on from its checkpoints if it was run before."
-    if len(tasks) == 1:
-        return run_race({n: partial(make_trainer, task) for n, task in tasks.items()})
-    run = describe_race(tasks, data)
-    known = recall_race(folder, run)
-    if known is not None:
-        winner, table = known
-        return winner, make_trainer(tasks[winner]), table
-    quiet = {"folder": None, "progress": False}
-    makers = {n: partial(make_trainer, task, **quiet) for n, task in tasks.items()}
-    winner, trainer, table = run_race(makers)
-    if folder is not None:
-        keep_race(folder, run, winner, table)
-        trainer.checkpoints = open_checkpoints(trainer, folder, resume=False)
-    return winner, trainer, table
-
-
-def train_best(
-    settings: RetrieverSettings,  # perhaps with open settings
-    data: TowerData,  # the log
-    **functions,  # loss and validate of a `TowerTask`
-) -> tuple[TowerTask, TwoTowerModel, TrainResult, pd.DataFrame]:  # of the winner
-    "Choose what is open: sizes by the log's size, the rest by a race; and train."
-    size = data.n_trained, data.is_ordered, data.n_items
-    settings = choose_sizes(settings, *size)
-    contestants = list_contestants(settings, data)
-    tasks = {
-        name: TowerTask(candidate, data, **functions)
-        for name, candidate in contestants.items()
-    }
-    winner, trainer, table = race_once(tasks, settings.folder, data)
-    data.release_start()
-    trainer.progress = settings.progress
-    result = trainer.run().finish()
-    return tasks[winner], trainer.model.to("cpu"), result, table
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #d30c2816
 def service_bonus(
@@ -185,23 +88,6 @@ def service_bonus(
         trend = trend_of(train, shares, settings.trend_half_life)
         logits += settings.trend_weight * np.log(trend)
     return logits.astype(np.float32)
-
-
-def fit_bonus(
-    task: TowerTask,  # of the fitted model
-    model: TwoTowerModel,  # fitted
-) -> tuple[float, pd.DataFrame]:  # b, and what was tried
-    "The popularity bonus that ranks the held-out items best."
-    task = TowerTask(task.settings, task.data, task.loss, task.metrics)
-    users, items = task.vectors(model)
-    data, temperature = task.data, torch.as_tensor(model.temperature).item()
-
-    def score(bonus: float) -> Tensor:
-        known = temperature * (task.known_logits + bonus * data.log_share)
-        ranks = rank_held_out(users, items, known, data.positives, data.held_out)
-        return 1 / torch.log2(ranks + 2.0)
-
-    return choose_bonus(score)
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #a7707771
 PAIRS = 2**16  # pairs that are scored at a time
@@ -481,7 +367,6 @@ class TwoTowerRetriever(BaseRecommender):
         k: int = 10,  # how many
     ) -> pd.DataFrame:  # item_id, rank, score (cosine)
         "The items whose vectors are nearest to an item's."
-        check_whole_numbers(1, k=k)
         return find_similar(self.item_vectors_, self.item_ids_, item_id, k)
 
     def fresh(

@@ -8,13 +8,12 @@ from __future__ import annotations
 import csv
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import infer_dtype, is_list_like
+from pandas.api.types import is_list_like
 
 from recsys_nb.data import (
     DataError,
@@ -23,8 +22,8 @@ from recsys_nb.data import (
     MissingColumnError,
     UnknownIdError,
     histories,
-    is_number,
 )
+from .kinds import COLUMN_KINDS, are_switches, find_kind
 from .lists import Allowed
 from recsys_nb.recommenders.questions import (
     Catalogue,
@@ -36,149 +35,9 @@ from recsys_nb.recommenders.questions import (
 )
 
 # %% auto #0
-__all__ = ['TAG_SEPARATOR', 'COLUMN_KINDS', 'CONDITION', 'ENDS', 'RuleError', 'split_tags_of', 'read_moment', 'read_moments',
-           'ColumnKind', 'find_kind', 'read_range', 'match_range', 'read_values', 'match_values', 'match_series',
+__all__ = ['CONDITION', 'ENDS', 'read_range', 'match_range', 'read_values', 'match_values', 'RuleError', 'match_series',
            'check_column_of_items', 'match_where', 'is_by_user', 'read_user_items', 'read_rules', 'split_values',
            'parse_value', 'parse_conditions']
-
-# %% ../../nbs/31c_recommenders.rules.ipynb #cb288f34
-class RuleError(DataError):
-    "A rule cannot be read: it is empty, or of another type than its column."
-
-# %% ../../nbs/31c_recommenders.rules.ipynb #af4a936c
-TAG_SEPARATOR = "|"  # as the features read tags
-
-
-def split_tags_of(
-    cell,  # a list, set or array of tags, or text with bars
-) -> set[str]:
-    "The tags of a cell."
-    tags = cell if is_list_like(cell) else str(cell).split(TAG_SEPARATOR)
-    return {str(tag).strip() for tag in tags if tag is not None}
-
-
-def read_moment(
-    value,  # a date, or text in ISO 8601
-) -> pd.Timestamp:  # UTC
-    "A date of a rule."
-    if not isinstance(value, str) and is_number(value):
-        raise TypeError(f"{value!r} is a number")
-    moment = pd.Timestamp(value)
-    if pd.isna(moment):
-        raise ValueError(f"{value!r} is no date")
-    return moment.tz_convert("UTC") if moment.tz else moment.tz_localize("UTC")
-
-
-def read_moments(
-    column: pd.Series,  # dates, or text in ISO 8601
-) -> pd.Series:  # datetimes, UTC
-    "The cells of a column of dates."
-    return pd.to_datetime(column, utc=True, format="ISO8601", errors="coerce")
-
-# %% ../../nbs/31c_recommenders.rules.ipynb #1c0447c7
-def read_number(value) -> float:
-    "A number of a rule."
-    if not is_number(value) or value != value:
-        raise TypeError(f"{value!r} is no number")
-    return float(value)
-
-
-def read_switch(value) -> bool:
-    "True or False."
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{value!r} is neither True nor False")
-    return bool(value)
-
-
-def read_word(value) -> str:
-    "A text of a rule."
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is no text")
-    return value
-
-
-SWITCH_WORDS = {"true": True, "false": False, "yes": True, "no": False}
-
-
-def parse_switch(text: str) -> bool:
-    "A word of the command line as True or False."
-    if text.lower() not in SWITCH_WORDS:
-        raise ValueError(f"{text!r} is none of {', '.join(SWITCH_WORDS)}")
-    return SWITCH_WORDS[text.lower()]
-
-# %% ../../nbs/31c_recommenders.rules.ipynb #d9f1745c
-def are_switches(cells: pd.Series) -> bool:
-    "Whether cells are True and False."
-    return infer_dtype(cells) == "boolean"
-
-
-def are_numbers(cells: pd.Series) -> bool:
-    "Whether cells are numbers."
-    kinds = ("integer", "floating", "mixed-integer-float", "decimal")
-    return infer_dtype(cells) in kinds
-
-
-ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-
-
-def are_dates(cells: pd.Series) -> bool:
-    "Whether cells are dates, or text that begins with a day in ISO 8601."
-    kind = infer_dtype(cells)
-    if kind != "string":
-        return kind in ("date", "datetime", "datetime64")
-    begin_so = cells.map(lambda cell: bool(ISO_DAY.match(cell))).all()
-    return bool(begin_so) and bool(read_moments(cells).notna().all())
-
-
-def are_tags(cells: pd.Series) -> bool:
-    "Whether cells are lists, or more than half of them are text with bars."
-    if cells.map(is_list_like).any():
-        return True
-    barred = cells.map(lambda cell: TAG_SEPARATOR in str(cell))
-    return 2 * int(barred.sum()) > len(cells)
-
-# %% ../../nbs/31c_recommenders.rules.ipynb #ed6039fb
-@dataclass(frozen=True)
-class ColumnKind:
-    "How rules read a column of the items table."
-
-    fits: Callable[[pd.Series], bool]  # whether its cells are of this kind
-    read: Callable[[pd.Series], pd.Series]  # the cells as they are compared
-    cast: Callable[[Any], Any]  # a value of a rule; an error where it is another type
-    parse: Callable[[str], Any]  # the same from the command line
-    has_range: bool = False  # whether there is an order
-
-
-COLUMN_KINDS = {
-    "True and False": ColumnKind(
-        are_switches, lambda cells: cells.astype(object), read_switch, parse_switch
-    ),
-    "numbers": ColumnKind(are_numbers, pd.to_numeric, read_number, float, True),
-    "dates": ColumnKind(are_dates, read_moments, read_moment, read_moment, True),
-    "tags": ColumnKind(
-        are_tags,
-        lambda cells: cells.map(split_tags_of, na_action="ignore"),
-        read_word,
-        str,
-    ),
-    "text": ColumnKind(
-        lambda cells: True,
-        lambda cells: cells.map(str, na_action="ignore"),
-        read_word,
-        str,
-    ),
-}  # the first that fits
-
-
-def find_kind(
-    column: pd.Series,  # of the items table
-) -> str:  # a key of COLUMN_KINDS
-    "What a column holds."
-    cells = column.dropna()
-    if not len(cells):
-        return "text"
-    cells = pd.Series(cells.tolist())  # without a type of categories or of Arrow
-    return next(name for name, kind in COLUMN_KINDS.items() if kind.fits(cells))
 
 # %% ../../nbs/31c_recommenders.rules.ipynb #6c1256fd
 def cast_value(value, column: pd.Series, kind: str, where: str):
@@ -285,6 +144,10 @@ def warn_of_absent_values(values: list, known: pd.Index, where: str) -> None:
             f"values); there are {examples}, …{hint}",
             stacklevel=6,
         )
+
+# %% ../../nbs/31c_recommenders.rules.ipynb #cb288f34
+class RuleError(DataError):
+    "A rule cannot be read: it is empty, or of another type than its column."
 
 # %% ../../nbs/31c_recommenders.rules.ipynb #51d14238
 def match_series(
