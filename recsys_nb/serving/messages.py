@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    Json,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -23,8 +24,8 @@ from pydantic import (
 
 # %% auto #0
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED',
-           'Identity', 'Word', 'PathId', 'ListLength', 'Number', 'Finite', 'Text', 'Value', 'Values', 'Rules', 'Ids',
-           'EARLIEST', 'LATEST', 'RequestId', 'FIELDS', 'check_id', 'Strict', 'RangeRule', 'parse_where', 'Event',
+           'Identity', 'Word', 'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value', 'Values',
+           'Rules', 'Ids', 'EARLIEST', 'LATEST', 'RequestId', 'check_id', 'Strict', 'RangeRule', 'parse_where', 'Event',
            'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported',
            'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item', 'Recommendations', 'BatchAnswer',
            'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded', 'Problem', 'Place', 'Misfit']
@@ -59,6 +60,7 @@ Word = Annotated[
     str, StringConstraints(strict=True, min_length=1, max_length=100, pattern=r"^\S+$")
 ]  # such as an event type
 PathId = Annotated[str, AfterValidator(check_id)]  # of an address
+ArmName = Literal["A", "B"]  # of an experiment
 ListLength = Annotated[int, Field(ge=1, le=MAX_K)]
 
 # %% ../../nbs/50b_serving.messages.ipynb #f8dcb5b3
@@ -163,6 +165,7 @@ class ListOptions(Strict):
     exclude_seen: bool = True  # leave out the items of the user's history
     candidates: Ids | None = None  # only these items; several times for several
     exclude: Ids | None = None  # never these items; several times for several
+    where: Json[Rules] | None = None  # rules about columns, as JSON
 
 
 class SimilarOptions(Strict):
@@ -177,6 +180,7 @@ class WhyQuestion(Strict):
     user_id: Identity
     item_id: Identity
     events: list[Event] = Field(default=[], max_length=MAX_EVENTS)
+    arm: ArmName | None = None  # whose model is asked; None: that of the user
 
 # %% ../../nbs/50b_serving.messages.ipynb #46a367db
 EARLIEST, LATEST = datetime(1970, 1, 1), datetime(2200, 1, 1)  # UTC
@@ -228,29 +232,18 @@ def say_what_is_wrong(
 
 # %% ../../nbs/50b_serving.messages.ipynb #e78a7f15
 def list_fields() -> set[str]:  # names of fields and kinds of places
-    "All names that a place may show, since this chapter gave them."
+    "All names that a place may show, since a message of ours has them."
     names = {"body", "query", "path", "header"}
-    for kind in (
-        Event,
-        ListQuestion,
-        Batch,
-        ListOptions,
-        WhyQuestion,
-        Reported,
-        EventReport,
-    ):
+    for kind in Strict.__subclasses__():
         names |= set(kind.model_fields)
     return names
-
-
-FIELDS = list_fields() | {"min", "max"}
 
 
 def is_known(
     part: int | str,  # of the place of an error
 ) -> bool:
     "Whether it is a position, or a name of ours and not of the client."
-    return isinstance(part, int) or part in FIELDS
+    return isinstance(part, int) or part in list_fields()
 
 # %% ../../nbs/50b_serving.messages.ipynb #58188a0a
 class Item(BaseModel):

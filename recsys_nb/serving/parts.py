@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .events import EventStore
-from .traffic import Traffic
+from .traffic import Traffic, require
 from recsys_nb.serving.versions import (
     Arm,
     Arms,
@@ -26,8 +27,9 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_why', 'NotFoundError',
-           'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm', 'keep_watch']
+__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_arm', 'find_why',
+           'NotFoundError', 'write_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm',
+           'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
 @dataclass(frozen=True)
@@ -39,6 +41,8 @@ class AppSettings:
     share: float = 0.5  # of the users who get the second model, if there is one
     salt: str = "recsys-nb"  # of the experiment, see `place_user`
     watch_seconds: float = 1.0  # how often to look for new versions and events
+    page: bool = True  # whether there is a page for people
+    user_search: bool = True  # whether the page finds users by the beginning of an id
 
     def __post_init__(self):
         if self.token is not None and len(self.token) < 16:
@@ -110,6 +114,20 @@ def give_list(
     return answer
 
 
+def find_arm(
+    parts: Parts,  # of the service
+    user_id: int | str,  # who asks
+    wanted: str | None,  # name of an arm; None: that of the user
+) -> Arm:
+    "The arm whose model is asked."
+    if wanted is None:
+        return parts.arms.of(user_id)
+    for arm in parts.arms.arms:
+        if arm.name == wanted:
+            return arm
+    raise MisfitError(("body", "arm"), "there is no such arm")
+
+
 def find_why(
     model: Any,  # of an arm
 ):  # its method `why`
@@ -122,6 +140,14 @@ def find_why(
 
 class NotFoundError(LookupError):
     "There is no such item, or a model has no reasons; the message holds no input."
+
+
+def write_answer(
+    answer: dict,  # for JSON
+) -> Any:  # a Response
+    "An answer as JSON."
+    body = json.dumps(answer, ensure_ascii=False, allow_nan=False)
+    return require("fastapi").Response(body.encode(), media_type="application/json")
 
 # %% ../../nbs/50g_serving.parts.ipynb #429b496e
 def ask_about_item(

@@ -16,19 +16,35 @@ import numpy as np
 import pandas as pd
 
 from ..data import Histories, check_whole_numbers
-from ..recommenders import BaseRecommender, Recommender, top_k, why
+from recsys_nb.recommenders import (
+    COLUMN_KINDS,
+    BaseRecommender,
+    Recommender,
+    find_kind,
+    top_k,
+    why,
+)
+from ..recommenders.candidates import gather_candidates
+from ..recommenders.outcome import FittedAnswer
 from ..recommenders.rules import read_rules
+from ..recommenders.trial import Answer
 from recsys_nb.serving.answering import (
     explain_short_list,
     is_positive,
     list_answers,
     sort_by_time,
 )
-from .files import name_id_type, read_id
+from .export import list_words, write_ordered
+from .files import IdTable, name_id_type, read_id
+from .inspection import Inspector, Trace, VectorSpace
+from .rules import Column, OrderedColumn, WordColumn
+from .scores import ListLimits, UserHistory
 
 # %% auto #0
 __all__ = ['Id', 'match_id', 'match_items', 'add_events', 'match_rule', 'read_allowed', 'item_similarities', 'to_json_value',
-           'list_records', 'package_versions', 'read_new_items', 'look_up_item', 'Service', 'explain_item']
+           'list_records', 'package_versions', 'read_new_items', 'look_up_item', 'Service', 'explain_item',
+           'make_one_history', 'find_fitted_answer', 'trace_recommender', 'read_filter_columns', 'make_vector_space',
+           'find_vectors', 'inspect_recommender']
 
 # %% ../../nbs/50_serving.service.ipynb #1b34300c
 Id = int | str  # an id as JSON has it
@@ -270,6 +286,10 @@ class Service:
             return None
         return lambda *question: explain_item(self, *question)
 
+    def inspect(self) -> Inspector:
+        "What there is to look at in the model."
+        return inspect_recommender(self.model)
+
     def health(self) -> dict:  # status, model, created, n_users, n_items, versions
         "What is served."
         return {
@@ -307,3 +327,111 @@ def explain_item(
         "history": list_records(found.history.head(10)),
         "features": list_records(found.to_frame()),
     }
+
+# %% ../../nbs/50_serving.service.ipynb #2956d152
+def make_one_history(
+    history: UserHistory,  # of one user
+    n_items: int,  # size of the catalogue
+) -> Histories:  # one
+    "A history as the recommenders take it."
+    items = history.items.astype(np.int32)
+    offsets = np.array([0, len(items)])
+    return Histories(items, offsets, np.array([history.row]), n_items)
+
+
+def find_fitted_answer(
+    model: BaseRecommender,  # fitted
+    exclude_seen: bool,  # the answer for new items, or for all items
+) -> FittedAnswer:
+    "What answers, with its sources: a model of one source is its own."
+    if isinstance(model, Recommender):
+        return model.fitted_answer(exclude_seen)
+    name = type(model).__name__
+    return FittedAnswer(Answer((name,)), {name: model}, 1)
+
+
+def trace_recommender(
+    model: BaseRecommender,  # fitted
+    history: UserHistory,  # of the user
+    limits: ListLimits,  # what may not be recommended
+    k: int,  # length of the list
+) -> Trace:
+    "How a trained model makes a list."
+    exclude_seen = limits.history is not None
+    fitted = find_fitted_answer(model, exclude_seen)
+    past = make_one_history(history, limits.n_items)
+    n = max(k, fitted.n_candidates)
+    rules = n, exclude_seen, limits.allowed
+    found = gather_candidates(fitted.sources, past, *rules)
+    if fitted.answer.is_single:
+        final = fitted.score_pairs(past, found.owner, found.items)
+    else:
+        final = fitted.answer.order(found, past)
+    return Trace(found.names, found.items, found.scores, found.ranks, final)
+
+# %% ../../nbs/50_serving.service.ipynb #bb20807f
+def read_filter_columns(
+    items: pd.DataFrame | None,  # the items table, in the order of the catalogue
+) -> dict[str, Column]:  # by name
+    "The columns of an items table as rules read them."
+    columns: dict[str, Column] = {}
+    names = [] if items is None else [n for n in items.columns if n != "item_id"]
+    for name in names:
+        column = items[name].reset_index(drop=True)
+        kind = find_kind(column)
+        cells = COLUMN_KINDS[kind].read(column)
+        if COLUMN_KINDS[kind].has_range:
+            columns[str(name)] = OrderedColumn(kind, write_ordered(cells, kind))
+        else:
+            columns[str(name)] = WordColumn.of(kind, list_words(cells))
+    return columns
+
+
+def make_vector_space(
+    source: Any,  # fitted
+) -> VectorSpace | None:  # None: it has no vectors
+    "The vectors of a source."
+    factors = getattr(source, "item_factors_", None)
+    vectors = getattr(source, "item_vectors_", factors)
+    if vectors is None:
+        return None
+
+    def place(history: UserHistory) -> np.ndarray:
+        past = make_one_history(history, len(vectors))
+        return source.user_vectors(past)[0]
+
+    return VectorSpace(vectors, place)
+
+
+def find_vectors(
+    model: BaseRecommender,  # fitted
+) -> VectorSpace | None:
+    "The vectors of the first source of the answer that has any."
+    sources = find_fitted_answer(model, True).sources.values()
+    spaces = [make_vector_space(source) for source in sources]
+    return next((space for space in spaces if space is not None), None)
+
+
+def inspect_recommender(
+    model: BaseRecommender,  # fitted
+) -> Inspector:
+    "What there is to look at in a trained model."
+    users, items = [
+        IdTable(ids.tolist(), name_id_type(ids))
+        for ids in (model.user_ids_, model.item_ids_)
+    ]
+
+    def remember(user, codes):
+        history, _ = add_events(model, user, codes)
+        return UserHistory(history.items, int(history.rows[0]))
+
+    return Inspector(
+        users=users,
+        items=items,
+        columns=read_filter_columns(model.catalogue_.items),
+        popularity=model.popularity_,
+        positive=model.catalogue_.positive,
+        remember=remember,
+        trace=lambda *question: trace_recommender(model, *question),
+        space=find_vectors(model),
+    )
