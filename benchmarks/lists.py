@@ -29,7 +29,8 @@ MILLION = 1_000_000
 
 
 RATE = """
-import json, re, sys, time
+import io, json, re, sys, time
+import pyarrow as pa, pyarrow.parquet as pq
 from recsys_nb.serving.batches import ListJob, ListMaker
 from recsys_nb.serving.runtime import Exported
 
@@ -40,15 +41,19 @@ known = exported.people.ids.ids
 users = [known[i % len(known)] for i in range(n_users)]
 maker.make(users[:50])
 begin = time.process_time()
-n_rows = 0
+batches = []
 for start in range(0, n_users, per_batch):
-    n_rows += maker.make(users[start : start + per_batch]).counts.rows
+    batches.append(maker.make(users[start : start + per_batch]).rows)
 seconds = time.process_time() - begin
+n_rows = sum(batch.num_rows for batch in batches)
 status = open("/proc/self/status").read()
 mb, peak = [int(re.search(w + r":\\s+(\\d+)", status)[1]) / 1024 for w in
             ("VmRSS", "VmHWM")]
+file = io.BytesIO()
+pq.write_table(pa.Table.from_batches(batches), file)
 print(json.dumps({"users": n_users, "rows": n_rows, "cpu_seconds": seconds,
-                  "users_per_second": n_users / seconds, "mb": mb, "peak_mb": peak}))
+                  "users_per_second": n_users / seconds, "mb": mb, "peak_mb": peak,
+                  "bytes_per_row": file.tell() / n_rows}))
 """
 
 PEOPLE = """

@@ -463,7 +463,9 @@ def run_job(
     "Write lists for all users into a folder, or go on where it was stopped."
     check_whole_numbers(1, per_part=per_part, workers=workers)
     job = job or ListJob()
-    chosen = users if isinstance(users, UserIds) else open_users(users, exported, column)
+    chosen = (
+        users if isinstance(users, UserIds) else open_users(users, exported, column)
+    )
     folder = Path(out)
     about = describe_job(exported, chosen, job, per_part)
     about = claim_folder(folder, about, job.time or now(), job.time is not None)
