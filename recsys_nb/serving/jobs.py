@@ -392,8 +392,8 @@ def make_in_processes(
     failed = sum(process.exitcode != 0 for process in others)
     if failed:
         raise JobError(
-            f"{failed} of {workers} processes failed, as said above; the parts that are "
-            "there stay, and the same job goes on from them."
+            f"{failed} of {workers} processes failed, as said above; the parts that "
+            "are there stay, and the same job goes on from them."
         )
     return result
 
