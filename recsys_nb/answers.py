@@ -25,19 +25,21 @@ from recsys_nb.data import (
 )
 from .flags import in_flags
 from .folders import interruptible, whole_file
+from .hosting import find_model
 from .recommenders.base import BaseRecommender
 from .recommenders.questions import hint_at_near_match
 from .recommenders.rules import parse_conditions
 from .run_data import split_time_columns
-from .serving import AppSettings, export, read_token, serve
+from .serving import export
+from .serving.jobs import read_url
 from .serving.service import match_id
 from .training.criteo import train_criteo
 
 # %% auto #0
-__all__ = ['WRITERS', 'reading_options', 'read_input', 'find_column', 'check_out', 'write_table', 'find_model', 'known_columns',
-           'choose_columns', 'note', 'match_column', 'read_events', 'hint_at_items', 'read_id_list', 'find_stand_ins',
-           'gather_users', 'allowed_items', 'read_where', 'recommend_command', 'take_users', 'say_unknown',
-           'serve_command', 'export_command', 'criteo_command']
+__all__ = ['WRITERS', 'reading_options', 'read_input', 'find_column', 'check_out', 'write_table', 'known_columns',
+           'choose_columns', 'note', 'match_column', 'read_events', 'hint_at_items', 'read_id_column', 'read_id_list',
+           'find_stand_ins', 'gather_users', 'read_users', 'allowed_items', 'read_where', 'recommend_command',
+           'take_users', 'say_unknown', 'export_command', 'criteo_command']
 
 # %% ../nbs/56_answers.ipynb #a455fc43
 _READING = ("sep", "encoding", "decimal", "header", "names", "format")
@@ -127,21 +129,6 @@ def write_table(
     print(f"written: {path} ({len(frame):,} rows)", file=sys.stderr)
 
 # %% ../nbs/56_answers.ipynb #6c621f1f
-def find_model(
-    folder: str,  # the --out of a run, or a folder that save wrote
-) -> Path:
-    "The folder of a saved model."
-    path = Path(folder).expanduser()
-    if (path / "model").is_dir():
-        path = path / "model"
-    if not path.is_dir():
-        raise FileNotFoundError(
-            f"there is no folder {folder}; give the --out of a run, or its model "
-            "folder."
-        )
-    return path
-
-
 def known_columns(
     model: BaseRecommender,  # fitted
     options: argparse.Namespace,  # of the command line: flags come first
@@ -244,15 +231,14 @@ def hint_at_items(
     return hint_at_near_match(strange, ids, model.item_ids_)
 
 
-def read_id_list(
+def read_id_column(
     path: str,  # a file with a column of ids
     role: str,  # 'user' or 'item'
-    model: BaseRecommender,  # fitted
     options: argparse.Namespace,  # of the command line
+    known: str | None = None,  # how the log of the model calls them
     needed: bool = True,  # whether a file without ids is an error
-) -> list:  # as the model writes them, each once
-    "The ids in a file; repeated ones are counted."
-    known = known_columns(model, options).get(role)
+) -> pd.Series:  # each once
+    "The ids in a file; repeated and empty ones are counted."
     named = getattr(options, role, None)
     wanted = named or known
     frame = read_input(path, options, [wanted] if wanted else None)
@@ -268,8 +254,21 @@ def read_id_list(
     if repeated:
         told = f"{repeated:,} of {len(column):,} ids are repeated"
         note(f"{path}: {told}; each counts once")
+    return column.drop_duplicates()
+
+
+def read_id_list(
+    path: str,  # a file with a column of ids
+    role: str,  # 'user' or 'item'
+    model: BaseRecommender,  # fitted
+    options: argparse.Namespace,  # of the command line
+    needed: bool = True,  # whether a file without ids is an error
+) -> list:  # as the model writes them, each once
+    "The ids in a file, as the model knows them."
+    known = known_columns(model, options).get(role)
+    column = read_id_column(path, role, options, known, needed)
     ids = model.user_ids_ if role == "user" else model.item_ids_
-    return [match_id(one, ids) for one in column.drop_duplicates().tolist()]
+    return [match_id(one, ids) for one in column.tolist()]
 
 # %% ../nbs/56_answers.ipynb #b07938a2
 def find_stand_ins(
@@ -300,11 +299,25 @@ def gather_users(
     "Who is asked for: --user, --users, or whoever has events."
     users = [match_id(user, model.user_ids_) for user in options.user_ids or ()]
     if options.users:
-        users += read_id_list(options.users, "user", model, options)
+        users += read_users(options.users, model, options)
     users = users or with_events
     if not users:
         raise DataError("name users: --user ID, --users FILE, or --events FILE.")
     return list(dict.fromkeys(users))
+
+
+def read_users(
+    users: str,  # 'all', a file, or the URL of a table
+    model: BaseRecommender,  # fitted
+    options: argparse.Namespace,  # of the command line
+) -> list:  # as the model writes them, each once
+    "The users of --users."
+    if users == "all":
+        return model.user_ids_.tolist()
+    if "://" in users:
+        pieces = read_url(users).read(100_000)
+        return [match_id(one, model.user_ids_) for ids in pieces for one in ids]
+    return read_id_list(users, "user", model, options)
 
 
 def allowed_items(
@@ -409,26 +422,6 @@ def say_unknown(
         )
 
 # %% ../nbs/56_answers.ipynb #16d39570
-def serve_command(
-    options: argparse.Namespace,  # of the command line
-) -> int:  # 0
-    "`recsys-nb serve`."
-    folders = [find_model(folder) for folder in options.model]
-    if len(folders) > 2:
-        raise DataError(f"there are {len(folders)} models; give one or two.")
-    token = None if options.token_file is None else read_token(options.token_file)
-    settings = AppSettings(token, options.events, options.split, options.salt)
-    serve(
-        folders[0],
-        host=options.host,
-        port=options.port,
-        other=(folders + [None])[1],
-        settings=settings,
-        workers=options.workers,
-    )
-    return 0
-
-
 def export_command(
     options: argparse.Namespace,  # of the command line
 ) -> int:  # 0

@@ -56,7 +56,7 @@ COMMANDS = {
     "recommend": Command(
         "recommend items by a saved model",
         add_recommend,
-        "answers:recommend_command",
+        "everyone:recommend_command",
     ),
     "evaluate": Command(
         "metrics of lists in a file", add_evaluate, "measuring:evaluate_command"
@@ -65,7 +65,7 @@ COMMANDS = {
     "monitor": Command(
         "watch a running experiment", add_monitor, "measuring:monitor_command"
     ),
-    "serve": Command("answer over HTTP", add_serve, "answers:serve_command"),
+    "serve": Command("answer over HTTP", add_serve, "hosting:serve_command"),
     "export": Command(
         "write models for other programs (ONNX)",
         add_export,
@@ -116,7 +116,8 @@ _REFUSED = {
     "data": ("DataError",),
     "training.checkpoints": ("CheckpointError",),
     "training.processes": ("ProcessError",),
-    "serving.files": ("FolderError",),
+    "serving.files": ("FolderError", "QuestionError"),
+    "serving.jobs": ("JobError",),
     "serving.versions": ("ServeError",),
 }  # module -> errors that say what is wrong with the input
 

@@ -49,7 +49,8 @@ FLAGS = {
     | name_flags(f"{_OF_RUN} candidates max_gib trials out overwrite"),
     "recommend": READING
     | ROLE_FLAGS
-    | name_flags("users events candidates exclude where k out unknown")
+    | name_flags("users events candidates exclude where k out unknown arm workers")
+    | name_flags("per_part")
     | {"user_ids": "--user"},
     "evaluate": READING
     | {role: ROLE_FLAGS[role] for role in ("user", "item")}

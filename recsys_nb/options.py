@@ -11,8 +11,8 @@ from .data.arguments import MAX_SEED
 
 # %% auto #0
 __all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'read_count', 'read_natural', 'read_amount',
-           'add_reading', 'add_columns', 'add_data', 'add_run', 'add_recommend', 'add_evaluate', 'add_experiment',
-           'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo']
+           'add_reading', 'add_columns', 'add_data', 'add_run', 'add_job', 'add_recommend', 'add_evaluate',
+           'add_experiment', 'add_abtest', 'add_monitor', 'add_serve', 'add_export', 'add_criteo']
 
 # %% ../nbs/56c_options.ipynb #72086ea3
 def read_count(
@@ -205,12 +205,30 @@ def add_run(
         add(f"--{name}", action="store_true", help=text)
 
 # %% ../nbs/56c_options.ipynb #a9a12cd7
+def add_job(
+    parser: argparse.ArgumentParser,  # of recommend
+) -> None:
+    "How lists for everyone are made from an export."
+    add = parser.add_argument_group("lists for everyone, of an export").add_argument
+    add("--arm", default="A", help="of the experiment, in each row (default: A)")
+    for name, value, text in [
+        ("workers", 1, "processes that share the model"),
+        ("per-part", 50_000, "users in a part of the folder"),
+    ]:
+        text = f"{text} (default: {value:,})"
+        add(f"--{name}", type=read_count, default=value, metavar="N", help=text)
+
+
 def add_recommend(
     parser: argparse.ArgumentParser,  # of recommend
 ) -> None:
     "The flags of `recsys-nb recommend`."
     add = parser.add_argument
-    add("--model", required=True, help="the --out of a run, or any saved recommender")
+    add(
+        "--model",
+        required=True,
+        help="the --out of a run, any saved recommender, or an export",
+    )
     add(
         "--user",
         dest="user_ids",
@@ -218,7 +236,11 @@ def add_recommend(
         metavar="ID",
         help="a user's id; several times for several users",
     )
-    add("--users", metavar="FILE", help="a file with a column of users")
+    add(
+        "--users",
+        metavar="WHO",
+        help="all, a file with a column of users, or a table: duckdb:///x.db?table=NAME",
+    )
     add(
         "--events",
         metavar="FILE",
@@ -236,7 +258,13 @@ def add_recommend(
     add("-k", "--k", type=read_count, default=10, help="how many items (default: 10)")
     add("--include-seen", action="store_true", help="also items that the user had")
     add("--json", action="store_true", help="print JSON")
-    add("--out", metavar="FILE", help="write a csv, tsv, jsonl or parquet file")
+    add(
+        "--out",
+        metavar="PLACE",
+        help="write a csv, tsv, jsonl or parquet file; of an export: a folder of parts "
+        "that an interrupted job goes on with, or a table: duckdb:///x.db?table=NAME",
+    )
+    add_job(parser)
     add(
         "--unknown",
         choices=("raise", "drop"),

@@ -231,7 +231,7 @@ def test_every_recommender_can_be_saved_and_served(tmp_path):
 
 
 def test_the_command_hands_all_flags_over(folder, tmp_path, monkeypatch, capsys):
-    from recsys_nb import answers
+    from recsys_nb import hosting
     from recsys_nb.cli import main
 
     given = {}
@@ -239,7 +239,7 @@ def test_the_command_hands_all_flags_over(folder, tmp_path, monkeypatch, capsys)
     def note(folder, **options):
         given.update(options, folder=folder)
 
-    monkeypatch.setattr(answers, "serve", note)
+    monkeypatch.setattr(hosting, "serve", note)
     token = tmp_path / "token"
     token.write_text("a token of many characters\n")
     words = ["serve", "--model", str(folder), "--model", str(folder)]
