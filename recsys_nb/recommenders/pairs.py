@@ -17,8 +17,8 @@ from recsys_nb.data import (
     Histories,
     check_actions,
     check_whole_numbers,
-    count_pair_steps,
-    count_steps,
+    count_pair_actions,
+    count_actions,
     histories,
 )
 from .base import BaseRecommender
@@ -260,7 +260,7 @@ def label_pairs(
 ) -> dict:  # fields of `Examples`
     "The fields of examples that are candidates."
     keys = past.rows[owner].astype(np.int64) * past.n_items + items
-    steps = count_pair_steps(held.log, held.actions, keys)
+    steps = count_pair_actions(held.log, held.actions, keys)
     usual = usual_context(held.head)
     return {
         "histories": past,
@@ -277,7 +277,7 @@ def from_exposures(
     held: Held,  # whose log holds exposures that were not taken
 ) -> dict:  # fields of `Examples`, with ranks of 0
     "What users were shown in the held part, with their past at that moment."
-    steps = count_steps(held.log, held.actions)
+    steps = count_actions(held.log, held.actions)
     shown = held.log.labelled().assign(steps=steps)
     user = held.head.user_ids.get_indexer(shown.user_id)
     item = held.head.item_ids.get_indexer(shown.item_id)

@@ -18,8 +18,8 @@ from recsys_nb.data import (
     DataError,
     Dataset,
     Histories,
-    count_pair_steps,
-    count_steps,
+    count_pair_actions,
+    count_actions,
 )
 from .base import BaseRecommender, read_settings
 from .baselines import ItemKNN
@@ -292,7 +292,7 @@ def count_taken_steps(
     taken, _ = find_taken(trial, candidates, users, trial.held.truth)
     rows = head.user_ids.get_indexer(users).astype(np.int64)
     pairs = rows[candidates.owner] * len(head.item_ids) + candidates.items
-    return count_pair_steps(trial.held.tail, trial.actions, pairs) * taken
+    return count_pair_actions(trial.held.tail, trial.actions, pairs) * taken
 
 
 def find_idle(
@@ -319,7 +319,7 @@ def collect_examples(
     steps = count_taken_steps(trial, candidates, users)
     usual = usual_context(head).iloc[np.zeros(len(candidates), int)]
     parts = [(candidates, steps, usual)]
-    reached = count_steps(trial.held.tail, trial.actions)
+    reached = count_actions(trial.held.tail, trial.actions)
     shown = trial.held.tail.labelled().assign(steps=reached)
     if trial.actions:  # the share that is taken is to be that of everybody
         users = users.append(find_idle(trial, users))
