@@ -2,6 +2,7 @@
 from .calibrated import CURVES as CURVES
 from .calibrated import follow_line as follow_line
 from .calibrated import follow_ramps as follow_ramps
+from .calibrated import find_curve as find_curve
 from .calibrated import Calibrated as Calibrated
 from .dlrm import SIZES as SIZES
 from .dlrm import INTERACTIONS as INTERACTIONS
@@ -28,6 +29,14 @@ from .embeddings import look_up as look_up
 from .embeddings import draw_mask as draw_mask
 from .embeddings import Dropout as Dropout
 from .embeddings import make_layers as make_layers
+from .funnel import log_of_sum as log_of_sum
+from .funnel import chain_logits as chain_logits
+from .funnel import FunnelConfig as FunnelConfig
+from .funnel import FunnelDLRM as FunnelDLRM
+from .funnel import step_losses as step_losses
+from .funnel import funnel_loss as funnel_loss
+from .funnel import StepCalibrators as StepCalibrators
+from .funnel import Funnel as Funnel
 from .history import HIDE as HIDE
 from .history import HISTORY_ENCODERS as HISTORY_ENCODERS
 from .history import history_weights as history_weights

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 # %% auto #0
-__all__ = ['CURVES', 'follow_line', 'follow_ramps', 'Calibrated']
+__all__ = ['CURVES', 'follow_line', 'follow_ramps', 'find_curve', 'Calibrated']
 
 # %% ../../nbs/18b_models.calibrated.ipynb #6ec81ade
 def follow_line(
@@ -47,6 +47,20 @@ CURVES: dict[str, Callable[..., Tensor]] = {
 }
 
 # %% ../../nbs/18b_models.calibrated.ipynb #9b35b826
+def find_curve(
+    calibrator,  # fitted; its to_dict() gives the kind and numbers of its curve
+) -> tuple[Callable[..., Tensor], dict]:  # a function of CURVES; its numbers
+    "The curve of a calibrator."
+    numbers = calibrator.to_dict()
+    kind = numbers.pop("kind")
+    if kind not in CURVES:
+        raise ValueError(
+            f"no curve for a calibrator of kind {kind!r}; there are "
+            f"{', '.join(CURVES)}. Add yours to CURVES."
+        )
+    return CURVES[kind], numbers
+
+
 class Calibrated(nn.Module):
     "A network of logits with a calibrator behind it, as one network."
 
@@ -56,24 +70,24 @@ class Calibrated(nn.Module):
         calibrator,  # fitted; its to_dict() gives the kind and numbers of its curve
     ):
         super().__init__()
-        numbers = calibrator.to_dict()
-        kind = numbers.pop("kind")
-        if kind not in CURVES:
-            raise ValueError(
-                f"no curve for a calibrator of kind {kind!r}; there are "
-                f"{', '.join(CURVES)}. Add yours to CURVES."
-            )
         self.model, self.calibrator = model, calibrator
-        self.curve, self.numbers = CURVES[kind], numbers
+        self.curve, self.numbers = find_curve(calibrator)
 
     @property
     def config(self):  # the network's own
         "The config of the network inside."
         return self.model.config
 
+    def finish(
+        self,
+        logits: Tensor,  # of the network, float (B,)
+    ) -> Tensor:  # float (B,)
+        "From the network's logits to the calibrated ones."
+        return self.curve(logits, **self.numbers)
+
     def forward(
         self,
         *inputs: Tensor,  # those of the network
     ) -> Tensor:  # float (B,)
         "The calibrated logits."
-        return self.curve(self.model(*inputs), **self.numbers)
+        return self.finish(self.model(*inputs))

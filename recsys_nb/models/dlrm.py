@@ -380,14 +380,22 @@ class DLRM(nn.Module):
 
     def _logits(self, dense: Tensor | None, sparse: Tensor | None) -> Tensor:
         codes = self.rows_of(dense, sparse)
+        logits = self.top(self.interact(dense, codes)).squeeze(1).float()
+        if self.wide is not None:
+            logits = logits + self.wide(dense, codes)
+        return logits
+
+    def interact(
+        self,
+        dense: Tensor | None,  # float (B, D)
+        codes: Tensor | None,  # rows of the table, long (B, S)
+    ) -> Tensor:  # (B, width of the interaction)
+        "What the layers on top read."
         parts = self.list_vectors(dense, codes)
         vectors = torch.cat(parts, 1) if len(parts) > 1 else parts[0]
         if self.config.embedding_dropout:
             vectors = F.dropout(vectors, self.config.embedding_dropout, self.training)
-        logits = self.top(self.interaction(vectors)).squeeze(1).float()
-        if self.wide is not None:
-            logits = logits + self.wide(dense, codes)
-        return logits
+        return self.interaction(vectors)
 
     def list_vectors(
         self,

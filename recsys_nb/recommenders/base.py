@@ -16,6 +16,7 @@ import scipy.sparse as sp
 from sklearn.exceptions import NotFittedError
 
 from recsys_nb.data import (
+    DataError,
     Dataset,
     EmptyLogError,
     Histories,
@@ -291,6 +292,9 @@ class BaseRecommender:
         # or a boolean Series by item id
         where: Mapping[str, Any] | pd.Series | None = None,
         diversify: Diversity | None = None,  # vary the lists after ranking
+        # action -> what it is worth, a number or a column of the items table: order
+        # by expected value, {"click": 1, "purchase": "price"}; see `by_value`
+        value: Mapping[str, Any] | None = None,
         budget_gib: float = 1.0,  # memory for the scores of users taken at a time
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
         "The k best items for each user, best first."
@@ -301,7 +305,18 @@ class BaseRecommender:
         rules = candidates, exclude, where
         allowed = read_rules(self.catalogue_, question.users, *rules)
         which = (k, exclude_seen, allowed)
-        return answer_question(self, question, which, budget_gib, diversify)
+        model = self if value is None else self.by_value(value)
+        return answer_question(model, question, which, budget_gib, diversify)
+
+    def by_value(
+        self,
+        value: Mapping[str, Any],  # as in recommend
+    ) -> BaseRecommender:  # the same, with scores in the unit of the values
+        "The recommender that orders by expected value, where there is one."
+        raise DataError(
+            f"a {type(self).__name__} orders items and gives no probabilities of "
+            f"actions, so it can't weigh {value!r}: fit a Recommender(actions=[...])."
+        )
 
     def ask(
         self,

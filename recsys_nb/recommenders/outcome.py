@@ -50,6 +50,8 @@ class FittedAnswer:
             (source,) = self.sources.values()
             warm = np.zeros(len(histories), bool)
             return source.top_items(histories, warm, k, exclude_seen, allowed)
+        if self.answer.values is not None:
+            self.answer.values.check(allowed)
         n = max(k, self.n_candidates)
         found = gather_candidates(self.sources, histories, n, exclude_seen, allowed)
         return found.best(self.answer.order(found, histories), k)

@@ -15,7 +15,10 @@ from recsys_nb.data import (
     DataError,
     Dataset,
     Histories,
+    check_actions,
     check_whole_numbers,
+    count_pair_actions,
+    count_actions,
     histories,
 )
 from .base import BaseRecommender
@@ -139,6 +142,8 @@ class Examples:
     source_names: tuple[str, ...]  # of the columns
     evidence: ItemEvidence  # of the log before what is asked for
     context: pd.DataFrame | None = None  # codes of `CONTEXT`, n rows
+    steps: np.ndarray | None = None  # how many actions followed, int8 (n,)
+    actions: tuple = ()  # of the funnel that `steps` counts; (): taken or not
 
     def __len__(self) -> int:
         return len(self.items)
@@ -191,6 +196,7 @@ class Held:
     sources: Mapping[str, BaseRecommender]  # fitted on the positives of the head
     candidates: int  # of each source, or random ones, per user
     seed: int  # of random items
+    actions: tuple = ()  # of a funnel, as in `rank_events`
 
     def histories_of(
         self,
@@ -254,12 +260,14 @@ def label_pairs(
 ) -> dict:  # fields of `Examples`
     "The fields of examples that are candidates."
     keys = past.rows[owner].astype(np.int64) * past.n_items + items
+    steps = count_pair_actions(held.log, held.actions, keys)
     usual = usual_context(held.head)
     return {
         "histories": past,
         "owner": owner,
         "items": items,
-        "label": np.isin(keys, held.taken_keys()).astype(np.float32),
+        "label": (steps > 0).astype(np.float32),
+        "steps": steps,
         "source_ranks": ranks,
         "context": usual.iloc[np.zeros(len(items), int)].reset_index(drop=True),
     }
@@ -269,14 +277,15 @@ def from_exposures(
     held: Held,  # whose log holds exposures that were not taken
 ) -> dict:  # fields of `Examples`, with ranks of 0
     "What users were shown in the held part, with their past at that moment."
-    shown = held.log.labelled()
+    steps = count_actions(held.log, held.actions)
+    shown = held.log.labelled().assign(steps=steps)
     user = held.head.user_ids.get_indexer(shown.user_id)
     item = held.head.item_ids.get_indexer(shown.item_id)
     place = np.zeros(len(shown), np.int64)
     if "timestamp" in shown:
         place = shown.timestamp.to_numpy().astype(np.int64)
     # one order, whatever the order of the rows was
-    order = np.lexsort((shown.label, item, place, user))
+    order = np.lexsort((shown.steps, item, place, user))
     shown, user, item = shown.iloc[order], user[order], item[order]
     if "timestamp" in shown:
         both = pd.concat([held.head.interactions, held.log.interactions])
@@ -291,6 +300,7 @@ def from_exposures(
         "owner": owner,
         "items": item,
         "label": shown.label.to_numpy(np.float32),
+        "steps": shown.steps.to_numpy(np.int8),
         "source_ranks": np.zeros((len(item), len(held.sources)), np.float32),
         "context": encode_context(shown, shown=True),
     }
@@ -335,11 +345,14 @@ def make_examples(
     # 'auto': candidates, and exposures where there are any
     kinds: str | Sequence[str] = "auto",
     seed: int = 0,  # of random items
+    # of a funnel: event types, from the first to the last; (): taken or not
+    actions: Sequence = (),
 ) -> Examples:
     "Pairs to learn from, of which the sources knew nothing."
     check_whole_numbers(1, candidates=candidates)
     head, held = with_tables(head), with_tables(held)
-    question = Held(head, held, sources, candidates, seed)
+    actions = check_actions(actions, held) if actions else ()
+    question = Held(head, held, sources, candidates, seed, actions)
     parts = [EXAMPLES[kind](question) for kind in choose_kinds(kinds, held)]
     fields = join_fields([part for part in parts if len(part["items"])])
     label = fields.get("label", np.zeros(0))
@@ -357,6 +370,7 @@ def make_examples(
         source_scores=scores,
         source_names=tuple(sources),
         evidence=ItemEvidence.of(head),
+        actions=actions,
     )
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #fc730ed8
@@ -372,7 +386,7 @@ def join_fields(
         "owner": np.r_[first["owner"], second["owner"] + len(first["histories"])],
         "context": pd.concat([first["context"], second["context"]], ignore_index=True),
     }
-    for name in ("items", "label", "source_ranks"):
+    for name in ("items", "label", "steps", "source_ranks"):
         joined[name] = np.concatenate([first[name], second[name]])
     return join_fields([joined, *more])
 

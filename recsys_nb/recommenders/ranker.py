@@ -5,7 +5,7 @@
 # %% ../../nbs/39_recommenders.ranker.ipynb #0e02f4f7
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,8 +37,8 @@ from recsys_nb.training.logistic import (
 
 # %% auto #0
 __all__ = ['TRAINING', 'RANKERS', 'LinearModel', 'LogisticRanker', 'TreeModel', 'round_down', 'convert_trees', 'BoostedSettings',
-           'BoostedRanker', 'DLRMRankerSettings', 'fit_batch_size', 'DLRMRanker', 'RankerChoice', 'choose_ranker',
-           'losses_by_user', 'resample_mean']
+           'BoostedRanker', 'DLRMRankerSettings', 'fit_batch_size', 'shape_network', 'train_network', 'DLRMRanker',
+           'RankerChoice', 'choose_ranker', 'losses_by_user', 'resample_mean']
 
 # %% ../../nbs/39_recommenders.ranker.ipynb #469bd968
 class LinearModel(nn.Module):
@@ -289,6 +289,46 @@ def fit_batch_size(
     return int(np.clip(2**power, 64, 2048))
 
 
+def shape_network(
+    settings: DLRMRankerSettings,  # widths and options
+    data: RankerData,  # whose columns the network reads
+) -> DLRMConfig:
+    "The shape of a DLRM for examples."
+    return DLRMConfig(
+        sparse_cardinalities=data.cardinalities,
+        sparse_embedding_dim=settings.dim,
+        num_dense_features=data.dense.shape[1],
+        vector_blocks=data.vector_blocks,
+        bottom_mlp_dims=(*settings.bottom_mlp_dims, settings.dim),
+        top_mlp_dims=(*settings.top_mlp_dims, 1),
+        dropout=settings.dropout,
+        interaction=settings.interaction,
+        norm=settings.norm,
+        linear=settings.linear,
+        embedding_l2=settings.embedding_l2,
+    )
+
+
+def train_network(
+    model: nn.Module,  # trained in place
+    loss: Callable[..., Tensor],  # of a model and a batch
+    part: dict[str, Tensor],  # examples to learn from
+    measure: Callable[[nn.Module], float],  # the loss of the held users
+    settings: DLRMRankerSettings,  # of the training
+) -> None:
+    "Train, and stop by the loss of the held users; the model is on the CPU then."
+    train_from_start(
+        model,
+        loss,
+        part,
+        lambda model: {"valid_loss": measure(model)},
+        monitor="valid_loss",
+        batch_size=settings.batch_size or fit_batch_size(len(part["label"])),
+        **{name: getattr(settings, name) for name in TRAINING},
+    )
+    model.to("cpu")
+
+
 class DLRMRanker(BaseRanker):
     "A DLRM on the features of pairs."
 
@@ -306,34 +346,16 @@ class DLRMRanker(BaseRanker):
         "Train, and stop by the log loss of the held users."
         settings = self.settings
         torch.manual_seed(settings.seed)
-        config = DLRMConfig(
-            sparse_cardinalities=data.cardinalities,
-            sparse_embedding_dim=settings.dim,
-            num_dense_features=data.dense.shape[1],
-            vector_blocks=data.vector_blocks,
-            bottom_mlp_dims=(*settings.bottom_mlp_dims, settings.dim),
-            top_mlp_dims=(*settings.top_mlp_dims, 1),
-            dropout=settings.dropout,
-            interaction=settings.interaction,
-            norm=settings.norm,
-            linear=settings.linear,
-            embedding_l2=settings.embedding_l2,
-        )
-        model = DLRM(config)
+        model = DLRM(shape_network(settings, data))
         rows = pick_rows(data, settings.max_examples, settings.seed)
         if settings.logistic_start:
             few = pick_rows(data, min(len(rows), self.start_rows), settings.seed)
             start_from_logistic(model, data.part(few))
-        train_from_start(
-            model,
-            log_loss,
-            data.part(rows),
-            lambda model: {"valid_loss": measure_losses(model, data).mean()},
-            monitor="valid_loss",
-            batch_size=settings.batch_size or fit_batch_size(len(rows)),
-            **{name: getattr(settings, name) for name in TRAINING},
+        part = data.part(rows)
+        train_network(
+            model, log_loss, part, lambda m: measure_losses(m, data).mean(), settings
         )
-        return model.to("cpu")
+        return model
 
     @staticmethod
     def make_model(

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,6 @@ from recsys_nb.data import (
 )
 from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
-from ..models.dlrm import DLRMConfig
 from .base import BaseRecommender, pack, unpack
 from .candidates import score_sources
 from recsys_nb.recommenders.evidence import (
@@ -52,8 +51,8 @@ from recsys_nb.recommenders.ranker_data import (
 )
 
 # %% auto #0
-__all__ = ['RankerSettings', 'BaseRanker', 'make_fresh', 'learn_alone', 'predict_frame', 'fill_context', 'pack_ranker',
-           'unpack_ranker']
+__all__ = ['RankerSettings', 'BaseRanker', 'first_action', 'make_fresh', 'learn_alone', 'predict_frame', 'fill_context',
+           'pack_ranker', 'unpack_ranker']
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #1d57ae50
 @dataclass(frozen=True)
@@ -96,6 +95,7 @@ class BaseRanker:
     rank = 0  # of two equal rankers the one with the lower number is chosen
     # settings that are of the training alone, and what is saved in their place
     not_saved: dict = {}
+    actions: tuple = ()  # of a funnel, a head for each; (): one head, taken or not
     retriever_: BaseRecommender  # of `fit`; `learn` has none
 
     def __init__(
@@ -122,6 +122,30 @@ class BaseRanker:
         "To be written: a model of this config, before its weights are loaded."
         raise NotImplementedError("a ranker must write make_model(config)")
 
+    def calibrate(
+        self,
+        model: nn.Module,  # trained
+        data: RankerData,  # its examples
+    ) -> nn.Module:
+        "The model with what `calibration` asks for behind it."
+        return calibrate_ranker(model, data, self.settings.calibration)
+
+    @staticmethod
+    def add_calibrator(
+        model: nn.Module,  # of `make_model`, with its weights
+        about: dict | None,  # of the calibrator's to_dict(); None: there is none
+    ) -> nn.Module:
+        "The model of a state with its calibrator behind it."
+        return Calibrated(model, calibrator(about)) if about else model
+
+    def measure(
+        self,
+        model: nn.Module,  # trained
+        data: RankerData,  # its examples
+    ) -> np.ndarray:  # float64
+        "The loss of each example of the held users."
+        return measure_losses(model, data)
+
     def learn(
         self,
         examples: Examples | Prepared,  # of which the sources knew nothing
@@ -136,11 +160,9 @@ class BaseRanker:
         data = examples.data
         self.features_ = examples.features
         self.evidence_ = examples.evidence
-        self.model_ = calibrate_ranker(
-            self.fit_model(data), data, self.settings.calibration
-        )
+        self.model_ = self.calibrate(self.fit_model(data), data)
         # of each example of the users that training left out
-        self.valid_losses_ = measure_losses(self.model_, data)
+        self.valid_losses_ = self.measure(self.model_, data)
         self.valid_users_ = examples.users[data.held.numpy()]
         self.valid_log_loss_ = float(self.valid_losses_.mean())
         return self
@@ -154,7 +176,7 @@ class BaseRanker:
         return learn_alone(self, train, retriever)
 
     @torch.no_grad()
-    def predict_pairs(
+    def run_network(
         self,
         past: Histories,  # of users
         owner: np.ndarray,  # position in `past`, int (n,), ascending
@@ -162,10 +184,11 @@ class BaseRanker:
         source_scores: np.ndarray,  # float32 (n, S), NaN: unknown
         source_ranks: np.ndarray,  # float32 (n, S), 0: not in the list
         context: pd.DataFrame | None = None,  # codes of CONTEXT; None: the usual
-    ) -> np.ndarray:  # float32 (n,)
-        "The logits of pairs."
+    ) -> np.ndarray:  # float32 (n,), or (n, A) of A actions
+        "What the network says of pairs."
         self.check_fitted()
-        logits = np.zeros(len(items), np.float32)
+        width = (len(self.actions),) if self.actions else ()
+        logits = np.zeros((len(items), *width), np.float32)
         for start in range(0, len(items), CHUNK):
             rows = slice(start, start + CHUNK)
             first, last = owner[rows][0], owner[rows][-1] + 1
@@ -182,13 +205,20 @@ class BaseRanker:
             logits[rows] = self.model_(dense, sparse).numpy()
         return logits
 
+    def predict_pairs(
+        self,
+        *pairs,  # as `run_network` takes them
+    ) -> np.ndarray:  # float32 (n,)
+        "The logits of pairs; of several actions, those of the first."
+        return first_action(self.run_network(*pairs))
+
     def predict(
         self,
         frame: pd.DataFrame,  # user_id, item_id[, position][, timestamp]
     ) -> np.ndarray:  # probabilities, float32 (n,)
         "The probability that each item is taken by its user once it is shown."
         self.check_fitted()
-        return predict_frame(self, frame)
+        return first_action(predict_frame(self, frame))
 
     def check_fitted(self) -> None:
         "Complain where nothing was learnt yet."
@@ -212,6 +242,13 @@ class BaseRanker:
         return unpack_ranker(cls, settings, arrays, catalogue)
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #017a2b35
+def first_action(
+    columns: np.ndarray,  # (n,), or (n, A) of A actions
+) -> np.ndarray:  # (n,)
+    "What is said of the first action, or of the only one."
+    return columns if columns.ndim == 1 else columns[:, 0]
+
+
 def make_fresh(
     source: BaseRecommender,  # fitted
 ) -> BaseRecommender:
@@ -243,6 +280,7 @@ def learn_alone(
         settings.candidates,
         kinds,
         settings.seed,
+        ranker.actions,
     )
     # places in a list are unknown for the pairs of `predict`
     no_ranks = np.zeros_like(examples.source_ranks)
@@ -254,7 +292,7 @@ def learn_alone(
 def predict_frame(
     ranker: BaseRanker,  # fitted by `fit`
     frame: pd.DataFrame,  # user_id, item_id[, position][, timestamp]
-) -> np.ndarray:  # probabilities, float32 (n,)
+) -> np.ndarray:  # probabilities, float32 (n,), or (n, A) of A actions
     "Probabilities of the rows of a frame, with what was known at the end of training."
     if not hasattr(ranker, "retriever_"):
         raise NotFittedError(
@@ -277,8 +315,8 @@ def predict_frame(
     scores = score_sources({"retriever": retriever}, past, owner, items)
     context = fill_context(frame.iloc[order], ranker.features_.usual)
     ranks = np.zeros_like(scores)
-    logits = ranker.predict_pairs(past, owner, items, scores, ranks, context)
-    probabilities = np.empty(len(frame), np.float32)
+    logits = ranker.run_network(past, owner, items, scores, ranks, context)
+    probabilities = np.empty(logits.shape, np.float32)
     probabilities[order] = expit(logits)
     return probabilities
 
@@ -302,7 +340,7 @@ def pack_ranker(
     mended = getattr(model, "calibrator", None)
     network: Any = model.model if mended else model
     config = network.config
-    if isinstance(config, DLRMConfig):
+    if is_dataclass(config):
         config = config.to_dict()
     settings = {
         "settings": asdict(ranker.settings) | ranker.not_saved,
@@ -349,8 +387,7 @@ def unpack_ranker(
         if name.startswith("model.")
     }
     model.load_state_dict(weights)
-    if settings["calibrator"]:
-        model = Calibrated(model, calibrator(settings["calibrator"]))
+    model = Ranker.add_calibrator(model, settings["calibrator"])
     ranker.model_ = model.eval()
     ranker.valid_log_loss_ = settings["valid_log_loss"]
     return ranker

@@ -41,6 +41,9 @@ class RankerData:
     cardinalities: list[int]  # number of codes of each column of `sparse`
     # columns of `dense` that are vectors: (first, the one behind the last) of each
     vector_blocks: Sequence[tuple[int, int]] = ()
+    steps: Tensor | None = None  # how many actions followed, int8 (n,)
+    exposed: Tensor | None = None  # bool (n,): was shown, not only proposed
+    actions: tuple = ()  # of the funnel that `steps` counts
 
     def part(
         self,
@@ -102,6 +105,9 @@ def prepare_examples(
         held,
         features.cardinalities,
         features.vector_blocks,
+        None if examples.steps is None else torch.tensor(examples.steps),
+        torch.tensor(examples.context["shown"].to_numpy(bool)),
+        examples.actions,
     )
     evidence = examples.evidence.of_longer(train)
     return Prepared(features, data, examples.users, evidence)

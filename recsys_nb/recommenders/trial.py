@@ -14,7 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..data import DataError, Dataset, Histories
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    Histories,
+    count_pair_actions,
+    count_actions,
+)
 from .base import BaseRecommender, read_settings
 from .baselines import ItemKNN
 from recsys_nb.recommenders.candidates import (
@@ -34,12 +40,13 @@ from .ranker import RANKERS, choose_ranker
 from .ranker_base import BaseRanker
 from .retriever import TwoTowerRetriever
 from .sources import count_votes
+from .values import ActionValues
 
 # %% auto #0
 __all__ = ['MOST_JUDGES', 'MOST_LEARNERS', 'FEW_USERS', 'LEAST_TAKEN', 'Answer', 'split_learners', 'name_sources',
            'print_nothing', 'fit_sources', 'refit', 'Trial', 'join_users', 'find_similarity', 'find_taken',
-           'list_answer', 'helpful_sources', 'teach_blend', 'collect_examples', 'describe_exposures', 'join_examples',
-           'train_ranker', 'teach_two_stages']
+           'list_answer', 'helpful_sources', 'teach_blend', 'count_taken_steps', 'find_idle', 'collect_examples',
+           'describe_exposures', 'join_examples', 'train_ranker', 'teach_two_stages']
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #678a6241
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,7 @@ class Answer:
     sources: tuple[str, ...]  # their names
     votes: tuple[int, ...] | None = None  # of a blend, one for each source
     ranker: BaseRanker | None = None  # of two stages
+    values: ActionValues | None = None  # of its actions; None: the first one counts
 
     @property
     def is_single(self) -> bool:
@@ -65,6 +73,9 @@ class Answer:
             votes = np.ones(len(self.sources)) if self.votes is None else self.votes
             return (candidates.scores @ np.asarray(votes, np.float32)).astype("float32")
         c = candidates
+        if self.values is not None:
+            pairs = histories, c.owner, c.items, c.scores, c.ranks
+            return self.values.expect(self.ranker.expect_actions(*pairs), c.items)
         return self.ranker.predict_pairs(histories, c.owner, c.items, c.scores, c.ranks)
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #e02c3c64
@@ -151,6 +162,7 @@ class Trial:
     sources: dict[str, BaseRecommender]  # fitted to the positives of held.head
     folds: list[tuple[pd.Index, pd.Index]]  # users who teach, users who judge
     n_candidates: int  # of each source
+    actions: tuple = ()  # of a funnel, as in `rank_events`; (): taken or not
 
     def histories(
         self,
@@ -270,6 +282,32 @@ def teach_blend(
     return Answer(chosen, counts), helpful_sources(names, votes, candidates, taken)
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #a8049f30
+def count_taken_steps(
+    trial: Trial,  # whose later part is asked
+    candidates: Candidates,  # items proposed to users
+    users: pd.Index,  # ids of these users, in the order of the candidates' owners
+) -> np.ndarray:  # int8 (n,); 0: not taken
+    "How many actions of the funnel followed on each candidate."
+    head = trial.held.head
+    taken, _ = find_taken(trial, candidates, users, trial.held.truth)
+    rows = head.user_ids.get_indexer(users).astype(np.int64)
+    pairs = rows[candidates.owner] * len(head.item_ids) + candidates.items
+    return count_pair_actions(trial.held.tail, trial.actions, pairs) * taken
+
+
+def find_idle(
+    trial: Trial,  # whose later part is asked
+    users: pd.Index,  # who teach: all of them took something new
+) -> pd.Index:  # ids
+    "As large a share of the users who took nothing new as teach of the others."
+    takers = pd.Index(trial.held.truth.user_id.unique())
+    shown = pd.Index(trial.held.tail.interactions.user_id.unique())
+    idle = shown.difference(takers)
+    n = int(len(idle) * len(users) / max(1, len(takers)))
+    drawn = np.random.default_rng(0).permutation(len(idle))[:n]
+    return idle[np.sort(drawn)]
+
+
 def collect_examples(
     trial: Trial,  # the sources and users of a trial
     users: pd.Index,  # who teach
@@ -277,23 +315,26 @@ def collect_examples(
 ) -> Examples:
     "The learners' candidates with what was taken, and what they were shown later."
     head = trial.held.head
-    past = trial.histories(users)
     candidates = trial.propose(users, names)
-    taken, _ = find_taken(trial, candidates, users, trial.held.truth)
+    steps = count_taken_steps(trial, candidates, users)
     usual = usual_context(head).iloc[np.zeros(len(candidates), int)]
-    parts = [(candidates, taken.astype(np.float32), usual)]
-    shown = trial.held.tail.labelled()
+    parts = [(candidates, steps, usual)]
+    reached = count_actions(trial.held.tail, trial.actions)
+    shown = trial.held.tail.labelled().assign(steps=reached)
+    if trial.actions:  # the share that is taken is to be that of everybody
+        users = users.append(find_idle(trial, users))
     shown = shown[shown.user_id.isin(users)]
     if len(shown) and not shown.label.all():
         parts.append(describe_exposures(trial, users, names, shown))
-    return join_examples(parts, past, names, trial.evidence)
+    past = trial.histories(users)
+    return join_examples(parts, past, names, trial.evidence, trial.actions)
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #8e90c315
 def describe_exposures(
     trial: Trial,  # the sources and users of a trial
     users: pd.Index,  # ids of users
     names: tuple[str, ...],  # of the sources
-    shown: pd.DataFrame,  # what users were shown, with labels
+    shown: pd.DataFrame,  # what users were shown, with labels and steps
 ) -> tuple[Candidates, np.ndarray, pd.DataFrame]:
     "What was shown to learners, as the sources saw it beforehand."
     head = trial.held.head
@@ -302,24 +343,26 @@ def describe_exposures(
     moment = np.zeros(len(shown), np.int64)
     if "timestamp" in shown:
         moment = shown.timestamp.to_numpy().astype(np.int64)
-    order = np.lexsort((shown.label, items, moment, owner))  # not that of the rows
+    order = np.lexsort((shown.steps, items, moment, owner))  # not that of the rows
     shown, owner, items = shown.iloc[order], owner[order], items[order]
     some = {name: trial.sources[name] for name in names}
     past = trial.histories(users)
     lists = list_candidates(some, past, trial.n_candidates)
     pairs = describe_pairs(some, past, owner, items, lists)
-    return pairs, shown.label.to_numpy(np.float32), encode_context(shown, shown=True)
+    return pairs, shown.steps.to_numpy(np.int8), encode_context(shown, shown=True)
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #ab663d3e
 def join_examples(
-    # pieces that are put together, in order: pairs, labels, context
+    # pieces that are put together, in order: pairs, steps taken, context
     parts: list[tuple[Candidates, np.ndarray, pd.DataFrame]],
     past: Histories,  # of all learners
     names: tuple[str, ...],  # of the sources
     evidence: ItemEvidence,  # of the earlier part
+    actions: tuple = (),  # of the funnel that steps count
 ) -> Examples:
     "Several kinds of examples as one, by user."
-    candidates, labels, contexts = zip(*parts, strict=True)
+    candidates, parts_of_steps, contexts = zip(*parts, strict=True)
+    steps = np.concatenate(parts_of_steps)
     owner = np.concatenate([part.owner for part in candidates])
     order = np.argsort(owner, kind="stable")
     ranks = np.concatenate([part.ranks for part in candidates])[order]
@@ -328,12 +371,14 @@ def join_examples(
         histories=past,
         owner=owner[order],
         items=np.concatenate([part.items for part in candidates])[order],
-        label=np.concatenate(labels)[order],
+        label=(steps[order] > 0).astype(np.float32),
         source_scores=np.concatenate([part.scores for part in candidates])[order],
         source_ranks=ranks.astype(np.float32),
         source_names=names,
         evidence=evidence,
         context=context.reset_index(drop=True),
+        steps=steps[order],
+        actions=actions,
     )
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #0adab7ab

@@ -5,8 +5,10 @@
 # %% ../../nbs/42_recommenders.two_stage.ipynb #944d0831
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,9 +19,11 @@ from recsys_nb.data import (
     Dataset,
     EmptyLogError,
     Histories,
+    check_actions,
     check_seed,
     check_whole_numbers,
 )
+from .actions import ActionRanker
 from recsys_nb.recommenders.base import (
     BaseRecommender,
     Catalogue,
@@ -41,7 +45,11 @@ from recsys_nb.recommenders.outcome import (
 )
 from .pairs import with_tables
 from .ranker import RANKERS
-from .ranker_base import BaseRanker, fill_context
+from recsys_nb.recommenders.ranker_base import (
+    BaseRanker,
+    fill_context,
+    first_action,
+)
 from .retriever import TwoTowerRetriever
 from .sources import MANY_REPEATS, Budget, default_sources
 from recsys_nb.recommenders.trial import (
@@ -54,9 +62,11 @@ from recsys_nb.recommenders.trial import (
     refit,
     split_learners,
 )
+from .values import ActionValues
 
 # %% auto #0
-__all__ = ['SAVED', 'run_trial', 'choose_sources', 'answer_unjudged', 'Recommender', 'check_recommender', 'predict_shown']
+__all__ = ['SAVED', 'run_trial', 'choose_sources', 'answer_unjudged', 'Recommender', 'check_recommender', 'choose_heads',
+           'add_actions', 'run_shown', 'predict_shown', 'predict_actions']
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #a9d03b1e
 def run_trial(
@@ -72,8 +82,10 @@ def run_trial(
         return answer_unjudged(positives, str(error))
     probes, failed = fit_sources(prototypes, held.head.positives(), say)
     folds = split_learners(held.users(seed))
-    trial = Trial(held, probes, folds, settings.candidates)
-    found = find_answer(trial, settings.ranker, seed, say, settings.answer)
+    ranker, actions = choose_heads(settings, train)
+    trial = Trial(held, probes, folds, settings.candidates, actions)
+    wanted = settings.answer or ("two stages" if actions else None)
+    found = find_answer(trial, ranker, seed, say, wanted)
     again, verdict = found.answer, found.verdict
     if repeat_rate(positives) >= MANY_REPEATS:
         second = find_answer_again(trial)
@@ -142,6 +154,9 @@ class Recommender(BaseRecommender):
     # settings of the default Two-Tower, such as {"epochs": 3}
     retriever: dict = field(default_factory=dict)
     say: Callable[[str], None] = print_nothing  # is told what happens
+    # of a funnel, event types from the first to the last: the ranker has a head for
+    # each, two stages answer, and `recommend` takes a `value`
+    actions: Sequence = ()
 
     def __post_init__(self):
         check_recommender(self)
@@ -190,6 +205,34 @@ class Recommender(BaseRecommender):
     def ranker_(self) -> BaseRanker | None:
         "The ranker, where two stages answer."
         return self.answer_.ranker
+
+    @property
+    def actions_(self) -> tuple:
+        "The actions of which the ranker knows the probabilities; (): it has one head."
+        return self.ranker_.actions if self.ranker_ is not None else ()
+
+    def by_value(
+        self,
+        value: Mapping[str, Any],  # action -> number, or column of the items table
+    ) -> Recommender:  # with scores in the unit of the values
+        "This recommender, ordering by the expected value of showing an item."
+        self.check_fitted()
+        if not self.actions_:
+            return super().by_value(value)
+        values = ActionValues.of(value, self.actions_, self.catalogue_)
+        new = copy(self)
+        new.answer_ = new.answer_again_ = replace(self.answer_, values=values)
+        return new
+
+    def score(
+        self,
+        user_ids,  # ids; None: the users of the pairs in `candidates`
+        candidates,  # item ids for every user, or a frame of user_id and item_id
+        events: pd.DataFrame | None = None,  # newer events of these users
+    ) -> pd.DataFrame:  # user_id, item_id, score, and a probability for each action
+        "Scores of given pairs, as recommend scores them, in the order given."
+        scored = super().score(user_ids, candidates, events)
+        return add_actions(self, scored, events) if self.actions_ else scored
 
     @property
     def retriever_(self) -> TwoTowerRetriever | None:
@@ -281,6 +324,11 @@ def check_recommender(
     check_whole_numbers(1, candidates=recommender.candidates)
     check_seed(recommender.seed)
     holdout, ranker = recommender.holdout, recommender.ranker
+    if recommender.actions and ranker not in ("auto", "dlrm"):
+        raise ValueError(
+            f"ranker={ranker!r} has one head: leave it out where actions are given, "
+            "or pass ranker=ActionRanker(actions=...) alone"
+        )
     if not 0 < holdout < 1:
         raise ValueError(f"holdout is {holdout}; it is a share of the log")
     if isinstance(ranker, str) and ranker not in ("auto", *RANKERS):
@@ -289,12 +337,47 @@ def check_recommender(
     if recommender.sources is not None:
         name_sources(recommender.sources)
 
+# %% ../../nbs/42_recommenders.two_stage.ipynb #01f6b774
+def choose_heads(
+    settings: Recommender,  # not fitted: its settings count
+    train: Dataset,  # the log to learn from
+) -> tuple[Any, tuple]:  # what `find_answer` takes as ranker; its actions
+    "The ranker that is asked for, and the actions that it has heads for."
+    actions = getattr(settings.ranker, "actions", ()) or settings.actions
+    if not actions:
+        return settings.ranker, ()
+    actions = check_actions(actions, train)
+    if isinstance(settings.ranker, ActionRanker):
+        return settings.ranker, actions
+    return ActionRanker(actions=actions, seed=settings.seed), actions
+
+
+def add_actions(
+    recommender: Recommender,  # whose ranker has heads for actions
+    pairs: pd.DataFrame,  # user_id, item_id and more
+    events: pd.DataFrame | None,  # newer events of these users
+) -> pd.DataFrame:  # with a column of probabilities for each action
+    "The probability of each action once the item is shown, first in a list."
+    question = recommender.ask(pairs.user_id.unique(), events)
+    owner = question.users.get_indexer(pairs.user_id)
+    order = np.argsort(owner, kind="stable")
+    items = find_codes(pairs.item_id, recommender.item_ids_)
+    owner, items = owner[order], items[order]
+    past = question.histories
+    said = recommender.fitted_answer().describe_pairs(past, owner, items)
+    ranker = recommender.ranker_
+    found = ranker.expect_actions(past, owner, items, said.scores, said.ranks)
+    chances = np.empty_like(found)
+    chances[order] = found
+    columns = dict(zip(map(str, recommender.actions_), chances.T, strict=True))
+    return pairs.assign(**columns)
+
 # %% ../../nbs/42_recommenders.two_stage.ipynb #0a5c29c5
-def predict_shown(
+def run_shown(
     recommender: Recommender,  # whose answer has two stages
     frame: pd.DataFrame,  # user_id, item_id[, position][, timestamp]
-) -> np.ndarray:  # probabilities, float32 (n,)
-    "The probability that each item is taken by its user once it is shown."
+) -> np.ndarray:  # probabilities, float32 (n,), or (n, A) of A actions
+    "What the ranker says of items that are shown."
     recommender.check_fitted()
     ranker = recommender.ranker_
     if ranker is None:
@@ -313,7 +396,26 @@ def predict_shown(
     pairs = recommender.fitted_answer().describe_pairs(past, owner, items)
     context = fill_context(frame.iloc[order], ranker.features_.usual)
     known = pairs.scores, pairs.ranks
-    logits = ranker.predict_pairs(past, owner, items, *known, context)
-    probabilities = np.empty(len(frame), np.float32)
+    logits = ranker.run_network(past, owner, items, *known, context)
+    probabilities = np.empty(logits.shape, np.float32)
     probabilities[order] = expit(logits)
     return probabilities
+
+
+def predict_shown(
+    recommender: Recommender,  # whose answer has two stages
+    frame: pd.DataFrame,  # user_id, item_id[, position][, timestamp]
+) -> np.ndarray:  # probabilities, float32 (n,)
+    "The probability that each item is taken by its user once it is shown."
+    return first_action(run_shown(recommender, frame))
+
+
+def predict_actions(
+    recommender: Recommender,  # made with actions
+    frame: pd.DataFrame,  # user_id, item_id[, position][, timestamp]
+) -> pd.DataFrame:  # a column of probabilities for each action, in the order given
+    "The probability of each action once the item is shown."
+    chances = run_shown(recommender, frame)
+    if chances.ndim == 1:
+        raise DataError("the ranker has one head: fit a Recommender(actions=[...]).")
+    return pd.DataFrame(chances, columns=list(map(str, recommender.actions_)))
