@@ -16,6 +16,14 @@ from .answering import is_single as is_single
 from .answering import read_similarity as read_similarity
 from .answering import read_scorer as read_scorer
 from .answering import refuse_source as refuse_source
+from .budget import NUMBERS as NUMBERS
+from .budget import PEAK as PEAK
+from .budget import limit_candidates as limit_candidates
+from .budget import list_candidates_of as list_candidates_of
+from .budget import time_lists as time_lists
+from .budget import measure_memory as measure_memory
+from .budget import measure_budget as measure_budget
+from .budget import choose_within as choose_within
 from .events import NAMES as NAMES
 from .events import ROWS_AT_A_TIME as ROWS_AT_A_TIME
 from .events import RecentEvents as RecentEvents
