@@ -51,8 +51,8 @@ from .training.processes import together
 
 # %% auto #0
 __all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'measure_drift', 'plot_of', 'choose_period',
-           'make_recommender', 'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'find_row',
-           'recommend_all', 'write_run', 'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
+           'make_recommender', 'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'add_model_to_drift',
+           'find_row', 'recommend_all', 'write_run', 'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
 
 # %% ../nbs/55_pipeline.ipynb #41284460
 def explore_data(
@@ -220,6 +220,19 @@ def fit_models(
     run.models["Recommender"] = model
 
 # %% ../nbs/55_pipeline.ipynb #7cf3367b
+def add_model_to_drift(
+    run: Run,  # that is judged
+) -> None:
+    "How the model does in the newer part: what its lists cover, how far p is off."
+    k = run.settings.k
+    drift = run.numbers["drift"]
+    metrics = run.numbers["metrics"]["Recommender"]["metrics"]
+    drift["model"] = {"coverage": metrics[f"coverage@{k}"]["value"], "k": k}
+    if "calibration" in run.numbers:
+        drift["model"]["calibration"] = run.numbers["calibration"]
+    save_json(run.folder / "drift.json", drift)
+
+
 def find_row(
     rows: list[dict],  # of a comparison
     k: int,  # length of the lists
@@ -271,6 +284,7 @@ def write_run(
     }
     save_json(run.folder / "config.json", config)
     run.numbers = plain_values(numbers)
+    add_model_to_drift(run)
     save_json(run.folder / "metrics.json", run.numbers)
     (run.folder / "report.html").write_text(write_report(run), encoding="utf-8")
     run.say(run.numbers["headline"])
