@@ -22,10 +22,10 @@ import faiss
 import numpy as np
 import pandas as pd
 from _common import keep, memory, run
-from recsys_nb.recommenders.feature_tables import FeatureTable
 
 from recsys_nb.data import Dataset
 from recsys_nb.recommenders.baselines import ItemKNN
+from recsys_nb.recommenders.feature_tables import FeatureTable
 from recsys_nb.recommenders.retriever import TwoTowerRetriever
 
 RESULTS = Path(__file__).parent / "results" / "memory.json"

@@ -159,7 +159,9 @@ def measure(
         row = asyncio.run(make_load(server.port, requests, size, seconds))
         used = server.cpu_seconds() - before
         if row["failed"]:
-            raise RuntimeError(f"{row['failed']:,} of {row['requests']:,} failed: {name}")
+            raise RuntimeError(
+                f"{row['failed']:,} of {row['requests']:,} failed: {name}"
+            )
         row["cpu_ms"] = 1000 * used / row["requests"]
         found[name] = {key: round(value, 3) for key, value in row.items()}
     return found

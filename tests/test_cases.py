@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from fastapi.testclient import TestClient
-from recsys_nb.recommenders.feature_tables import FeatureTable
 
 from recsys_nb.cli import main
 from recsys_nb.data import Dataset, load, simulate
 from recsys_nb.experiments import analyze
 from recsys_nb.recommenders import BaseRecommender
 from recsys_nb.recommenders.baselines import EASE, Popularity
+from recsys_nb.recommenders.feature_tables import FeatureTable
 from recsys_nb.recommenders.filters import BASELINES
 from recsys_nb.serving import create_app
 

@@ -13,7 +13,6 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from recsys_nb.training.criteo_files import criteo_to_parquet
 
 from recsys_nb import pipeline
 from recsys_nb.cli import main
@@ -22,6 +21,7 @@ from recsys_nb.folders import interruptible
 from recsys_nb.run_data import read_data, split_data
 from recsys_nb.runs import Run, RunSettings
 from recsys_nb.serving import Exported
+from recsys_nb.training.criteo_files import criteo_to_parquet
 
 SMALL = (
     "--data simulated --n-users 200 --n-items 80 --n-interactions 3000 --quick --no-ab"

@@ -9,17 +9,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recsys_nb.recommenders.feature_tables import (
-    FeatureTable,
-    guess_encoder,
-    prepare_columns,
-)
 
 from recsys_nb.data import DataError, as_plain_column
 from recsys_nb.recommenders.columns import (
     ROLES,
     ColumnLimits,
     guess_roles,
+)
+from recsys_nb.recommenders.feature_tables import (
+    FeatureTable,
+    guess_encoder,
+    prepare_columns,
 )
 
 tags = st.lists(st.text(max_size=3), max_size=4)

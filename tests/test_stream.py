@@ -10,6 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from recsys_nb.data import DataError
+from recsys_nb.features import FeatureEncoder
+from recsys_nb.training import criteo_files
+from recsys_nb.training.checkpoints import CheckpointError
 from recsys_nb.training.criteo_files import (
     CRITEO_CATEGORIES,
     CRITEO_COLUMNS,
@@ -18,13 +25,6 @@ from recsys_nb.training.criteo_files import (
     parse_hexadecimal,
     read_criteo,
 )
-from sklearn.linear_model import LogisticRegression
-from torch.nn.functional import binary_cross_entropy_with_logits
-
-from recsys_nb.data import DataError
-from recsys_nb.features import FeatureEncoder
-from recsys_nb.training import criteo_files
-from recsys_nb.training.checkpoints import CheckpointError
 from recsys_nb.training.loop import train
 from recsys_nb.training.processes import Resident
 from recsys_nb.training.sampling import (

@@ -16,7 +16,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from recsys_nb.recommenders.feature_tables import FeatureTable
 
 from recsys_nb.data import DataError, Dataset, World
 from recsys_nb.features import FeatureEncoder
@@ -32,6 +31,7 @@ from recsys_nb.recommenders.columns import (
 )
 from recsys_nb.recommenders.continuing import rescale_vectors
 from recsys_nb.recommenders.explain import group_inputs
+from recsys_nb.recommenders.feature_tables import FeatureTable
 from recsys_nb.recommenders.ranker import RANKERS
 from recsys_nb.serving.networks import describe_ranker, describe_tower, write_network
 

@@ -113,6 +113,10 @@ from .explore import plot_item_popularity as plot_item_popularity
 from .explore import plot_over_time as plot_over_time
 from .explore import funnel as funnel
 from .explore import plot_funnel as plot_funnel
+from .funnel import check_actions as check_actions
+from .funnel import rank_events as rank_events
+from .funnel import count_actions as count_actions
+from .funnel import count_pair_actions as count_pair_actions
 from .histories import Histories as Histories
 from .histories import order_by_content as order_by_content
 from .histories import histories as histories

@@ -1,4 +1,13 @@
 # made by `make sync` from the modules' __all__: do not edit
+from .actions import LEAST_OF_STEP as LEAST_OF_STEP
+from .actions import ActionSettings as ActionSettings
+from .actions import start_heads as start_heads
+from .actions import is_rare as is_rare
+from .actions import calibrate_step as calibrate_step
+from .actions import calibrate_heads as calibrate_heads
+from .actions import ActionRanker as ActionRanker
+from .actions import check_same_actions as check_same_actions
+from .actions import show_first as show_first
 from .base import pack as pack
 from .base import unpack as unpack
 from .base import check_log as check_log
@@ -258,6 +267,8 @@ from .ranker import BoostedSettings as BoostedSettings
 from .ranker import BoostedRanker as BoostedRanker
 from .ranker import DLRMRankerSettings as DLRMRankerSettings
 from .ranker import fit_batch_size as fit_batch_size
+from .ranker import shape_network as shape_network
+from .ranker import train_network as train_network
 from .ranker import DLRMRanker as DLRMRanker
 from .ranker import RankerChoice as RankerChoice
 from .ranker import choose_ranker as choose_ranker
@@ -265,6 +276,7 @@ from .ranker import losses_by_user as losses_by_user
 from .ranker import resample_mean as resample_mean
 from .ranker_base import RankerSettings as RankerSettings
 from .ranker_base import BaseRanker as BaseRanker
+from .ranker_base import first_action as first_action
 from .ranker_base import make_fresh as make_fresh
 from .ranker_base import learn_alone as learn_alone
 from .ranker_base import predict_frame as predict_frame
@@ -390,6 +402,8 @@ from .trial import find_taken as find_taken
 from .trial import list_answer as list_answer
 from .trial import helpful_sources as helpful_sources
 from .trial import teach_blend as teach_blend
+from .trial import count_taken_steps as count_taken_steps
+from .trial import find_idle as find_idle
 from .trial import collect_examples as collect_examples
 from .trial import describe_exposures as describe_exposures
 from .trial import join_examples as join_examples
@@ -407,4 +421,14 @@ from .two_stage import choose_sources as choose_sources
 from .two_stage import answer_unjudged as answer_unjudged
 from .two_stage import Recommender as Recommender
 from .two_stage import check_recommender as check_recommender
+from .two_stage import choose_heads as choose_heads
+from .two_stage import add_actions as add_actions
+from .two_stage import run_shown as run_shown
 from .two_stage import predict_shown as predict_shown
+from .two_stage import predict_actions as predict_actions
+from .values import ItemValueError as ItemValueError
+from .values import ActionValues as ActionValues
+from .values import check_named_actions as check_named_actions
+from .values import read_item_values as read_item_values
+from .values import refuse_missing as refuse_missing
+from .values import parse_action_values as parse_action_values
