@@ -12,7 +12,6 @@ from inspect import signature
 from pathlib import Path
 
 import pandas as pd
-from .recommenders.feature_tables import PREPARE, prepare_column
 
 from recsys_nb.data import (
     SPLITS,
@@ -27,6 +26,7 @@ from recsys_nb.data import (
 from .flags import in_flags
 from .folders import checksum
 from .recommenders.columns import guess_roles
+from .recommenders.feature_tables import PREPARE, prepare_column
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
 from .runs import Run, RunSettings, make_kept, read_roles

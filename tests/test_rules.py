@@ -104,6 +104,15 @@ series = seeds.map(
         np.random.default_rng(seed).random(80) < 0.5, index=LOG.item_ids
     )
 )
+user_rules = st.lists(wheres, min_size=1, max_size=3).map(
+    lambda rules: pd.DataFrame(
+        {"user_id": USERS[: len(rules)]}
+        | {
+            name: pd.Series([rule.get(name) for rule in rules], dtype=object)
+            for name in sorted(set().union(*rules))
+        }
+    )
+)
 diversities = st.builds(
     Diversity,
     trade_off=some_of([0.0, 0.4, 1.0]),
@@ -130,6 +139,23 @@ def keeps(row, where):
     return True
 
 
+def rule_of(user, where):
+    "The rules of a user in a frame; by hand."
+    own = where[where.user_id == user].drop(columns="user_id").to_dict("records")
+    rules = own[0] if own else {}
+    return {name: rule for name, rule in rules.items() if rule is not None}
+
+
+def items_of_rule(user, where):
+    "The items that keep a rule; by hand."
+    if isinstance(where, pd.Series):
+        return set(where.index[where])
+    if isinstance(where, pd.DataFrame):
+        where = rule_of(user, where)
+    rows = LOG.items.to_dict("records")
+    return {row["item_id"] for row in rows if keeps(row, where)}
+
+
 def allowed_to(user, candidates, exclude, where, exclude_seen):
     "The items that a user may get; by hand."
     may = set(LOG.item_ids)
@@ -141,11 +167,8 @@ def allowed_to(user, candidates, exclude, where, exclude_seen):
         may -= set(exclude.item_id[exclude.user_id == user])
     elif exclude is not None:
         may -= set(exclude)
-    if isinstance(where, pd.Series):
-        may &= set(where.index[where])
-    elif where is not None:
-        rows = LOG.items.to_dict("records")
-        may &= {row["item_id"] for row in rows if keeps(row, where)}
+    if where is not None:
+        may &= items_of_rule(user, where)
     if exclude_seen:
         log = LOG.interactions
         may -= set(log.item_id[log.user_id == user])
@@ -168,7 +191,7 @@ def count_under_caps(may, caps):
     some_of([1, 5, 20, 90]),
     pairs | ids | st.none(),
     pairs | ids | st.none(),
-    wheres | series | st.none(),
+    wheres | user_rules | series | st.none(),
     st.booleans(),
     st.none() | diversities,
 )

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from ..data.ids import check_ids, find_near_match
 
 from ..data.arguments import MAX_SEED, is_number, is_whole_number
 from ..data.columns import DataError, IdMismatchError, as_frame, as_plain_column
+from ..data.ids import check_ids, find_near_match
 
 # %% auto #0
 __all__ = ['MetricsError', 'RecommendationsError', 'ProtocolError', 'IdsDifferError']

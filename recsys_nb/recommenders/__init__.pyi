@@ -175,6 +175,7 @@ from .lists import count_users_at_a_time as count_users_at_a_time
 from .lists import rank_scores as rank_scores
 from .lists import slice_scores as slice_scores
 from .lists import mark_items as mark_items
+from .lists import UserRules as UserRules
 from .lists import Allowed as Allowed
 from .lists import find_in_steps as find_in_steps
 from .lists import make_lists as make_lists
@@ -317,6 +318,9 @@ from .rules import match_series as match_series
 from .rules import check_column_of_items as check_column_of_items
 from .rules import match_where as match_where
 from .rules import is_by_user as is_by_user
+from .rules import list_rule as list_rule
+from .rules import check_user_rules as check_user_rules
+from .rules import read_user_rules as read_user_rules
 from .rules import read_user_items as read_user_items
 from .rules import read_rules as read_rules
 from .rules import split_values as split_values

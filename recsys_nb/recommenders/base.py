@@ -289,8 +289,9 @@ class BaseRecommender:
         candidates=None,
         exclude=None,  # ids of items that may not, or a frame of user_id and item_id
         # columns of the items table: {"brand": ["Aro", "Bix"], "price": (None, 20)},
-        # or a boolean Series by item id
-        where: Mapping[str, Any] | pd.Series | None = None,
+        # or a boolean Series by item id, or a frame of user_id and such columns where
+        # rules differ by user
+        where: Mapping[str, Any] | pd.Series | pd.DataFrame | None = None,
         diversify: Diversity | None = None,  # vary the lists after ranking
         # action -> what it is worth, a number or a column of the items table: order
         # by expected value, {"click": 1, "purchase": "price"}; see `by_value`

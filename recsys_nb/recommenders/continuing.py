@@ -10,13 +10,13 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import pandas as pd
 import torch
-from .feature_tables import FeatureTable
 from torch import Tensor, nn
 
 from ..data import DataError, Dataset, Histories, IdTypeError
 from ..features import FeatureEncoder
 from ..features.vectors import VectorEncoder
 from ..models.two_tower import TwoTowerModel
+from .feature_tables import FeatureTable
 from .positives import choose_held_out
 from .profiles import RetrieverSettings
 from .questions import Catalogue, extend_histories

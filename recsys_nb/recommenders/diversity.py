@@ -11,10 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from .kinds import find_kind
 from sklearn.preprocessing import normalize
 
 from ..data import check_numbers, check_whole_numbers
+from .kinds import find_kind
 from .lists import Allowed, explain_short_lists, find_in_steps
 from .questions import Question
 from .rules import RuleError, check_column_of_items

@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 import torch
-from .feature_tables import FeatureTable
 from torch import Tensor
 
 from ..data import Dataset, Histories
 from .baselines import ItemKNN
+from .feature_tables import FeatureTable
 from .lists import slice_histories
 
 # %% auto #0

@@ -17,7 +17,8 @@ from .questions import Question
 # %% auto #0
 __all__ = ['CELLS', 'GROUPS', 'GIB', 'BLOCKS', 'find_limits', 'mark_best', 'find_candidates', 'top_k', 'mask_scores',
            'take_allowed', 'slice_histories', 'count_users_at_a_time', 'rank_scores', 'slice_scores', 'mark_items',
-           'Allowed', 'find_in_steps', 'make_lists', 'count_left', 'count_left_in_steps', 'explain_short_lists']
+           'UserRules', 'Allowed', 'find_in_steps', 'make_lists', 'count_left', 'count_left_in_steps',
+           'explain_short_lists']
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #d1ccd280
 CELLS = 2**20  # scores worked on at a time: 4 MiB in float32
@@ -200,17 +201,42 @@ def mark_items(
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #e4fb4007
 @dataclass(frozen=True, eq=False)
+class UserRules:
+    "Rules of which each of n users has one, or none."
+
+    kept: np.ndarray  # what each of r rules keeps, a bit an item, uint8 (r, bytes)
+    of_user: np.ndarray  # the rule of each user, -1: none, int (n,)
+    n_items: int  # size of the catalogue
+
+    def take(
+        self,
+        users: np.ndarray,  # positions of some users, int (m,)
+    ) -> UserRules:
+        "The rules of some of the users."
+        return UserRules(self.kept, self.of_user[users], self.n_items)
+
+    def table(self) -> np.ndarray:  # bool (n, n_items)
+        "What the rule of each user keeps."
+        table = np.ones((len(self.of_user), self.n_items), bool)
+        has_rule = self.of_user >= 0
+        bits = self.kept[self.of_user[has_rule]]
+        table[has_rule] = np.unpackbits(bits, axis=1, count=self.n_items)
+        return table
+
+
+@dataclass(frozen=True, eq=False)
 class Allowed:
     "Which items may be recommended, to everybody and to each of n users."
 
     everybody: np.ndarray  # may be recommended at all, bool (n_items,)
     only: Histories | None = None  # of n users: each gets nothing else; None: all
     never: Histories | None = None  # of n users: what each does not get; None: nothing
+    rules: UserRules | None = None  # of n users; None: no rule is a user's own
 
     @property
     def differs(self) -> bool:
         "Whether the rules of one user may differ from those of another."
-        return self.only is not None or self.never is not None
+        return any(own is not None for own in (self.only, self.never, self.rules))
 
     def take(
         self,
@@ -219,7 +245,8 @@ class Allowed:
         "What is allowed to some of the users."
         only = None if self.only is None else self.only.take(users)
         never = None if self.never is None else self.never.take(users)
-        return Allowed(self.everybody, only, never)
+        rules = None if self.rules is None else self.rules.take(users)
+        return Allowed(self.everybody, only, never, rules)
 
     def table(
         self,
@@ -230,6 +257,8 @@ class Allowed:
             table = mark_items(self.only) & table
         if self.never is not None:
             table = ~mark_items(self.never) & table
+        if self.rules is not None:
+            table = self.rules.table() & table
         return table
 
 # %% ../../nbs/31b_recommenders.lists.ipynb #5b5720aa

@@ -24,7 +24,7 @@ from recsys_nb.data import (
     histories,
 )
 from .kinds import COLUMN_KINDS, are_switches, find_kind
-from .lists import Allowed
+from .lists import Allowed, UserRules
 from recsys_nb.recommenders.questions import (
     Catalogue,
     allow_items,
@@ -36,8 +36,8 @@ from recsys_nb.recommenders.questions import (
 
 # %% auto #0
 __all__ = ['CONDITION', 'ENDS', 'read_range', 'match_range', 'read_values', 'match_values', 'RuleError', 'match_series',
-           'check_column_of_items', 'match_where', 'is_by_user', 'read_user_items', 'read_rules', 'split_values',
-           'parse_value', 'parse_conditions']
+           'check_column_of_items', 'match_where', 'is_by_user', 'list_rule', 'check_user_rules', 'read_user_rules',
+           'read_user_items', 'read_rules', 'split_values', 'parse_value', 'parse_conditions']
 
 # %% ../../nbs/31c_recommenders.rules.ipynb #6c1256fd
 def cast_value(value, column: pd.Series, kind: str, where: str):
@@ -234,6 +234,59 @@ def is_by_user(
     return {"user_id", "item_id"} <= set(names)
 
 
+def list_rule(
+    row: dict,  # column of the items table -> rule; missing: there is none
+) -> dict:  # as `where` of everybody; empty: there is no rule
+    "The rules of one user."
+    rule = {}
+    for name, given in row.items():
+        if isinstance(given, np.ndarray):
+            given = given.tolist()
+        if is_list_like(given) or not pd.isna(given):
+            rule[name] = given
+    return rule
+
+
+def check_user_rules(
+    frame: pd.DataFrame,  # user_id, and columns whose cells are rules
+    items: pd.DataFrame | None,  # the items table
+) -> list[str]:  # the columns that hold rules
+    "Raise an error where a frame has no rules, or two for one user."
+    columns = [name for name in frame.columns if name != "user_id"]
+    if not columns:
+        raise RuleError("where is a frame of users without rules: add a column.")
+    for name in columns:
+        check_column_of_items(items, name)
+    if frame.user_id.duplicated().any():
+        twice = frame.user_id[frame.user_id.duplicated()].iloc[0]
+        raise DuplicateRowError(f"where has more than one row for user {twice!r}.")
+    return columns
+
+
+def read_user_rules(
+    frame,  # user_id, and columns of the items table, whose cells are rules
+    users: pd.Index,  # who is asked for
+    catalogue: Catalogue,  # of the model
+) -> UserRules:
+    "The rules of each user in a frame; users without a row have none."
+    frame = read_columns_of(frame, ["user_id"], "where")
+    columns = check_user_rules(frame, catalogue.items)
+    if len(users):
+        check_some_known(pd.Index(frame.user_id), users, "user")
+    rules = [list_rule(row) for row in frame[columns].to_dict("records")]
+    different = {repr(rule): rule for rule in rules if rule}
+    kept = [
+        np.packbits(match_where(rule, catalogue.items, catalogue.item_ids))
+        for rule in different.values()
+    ]
+    n_items = len(catalogue.item_ids)
+    bits = np.array(kept, np.uint8).reshape(len(kept), -(-n_items // 8))
+    numbers = {text: number for number, text in enumerate(different)}
+    of_row = np.array([*(numbers.get(repr(rule), -1) for rule in rules), -1])
+    places = pd.Index(frame.user_id).get_indexer(users)  # -1: the last of of_row
+    return UserRules(bits, of_row[places], n_items)
+
+
 def read_user_items(
     frame,  # user_id and item_id
     users: pd.Index,  # who is asked for
@@ -255,7 +308,7 @@ def read_rules(
     users: pd.Index,  # who is asked for
     candidates=None,  # as in recommend
     exclude=None,  # as in recommend
-    where: Mapping[str, Any] | pd.Series | None = None,  # as in recommend
+    where: Mapping[str, Any] | pd.Series | pd.DataFrame | None = None,
 ) -> Allowed | None:  # None: there are no rules
     "All rules of a question together."
     given = {"candidates": candidates, "exclude": exclude}
@@ -267,13 +320,17 @@ def read_rules(
     everybody = allow_items(catalogue.item_ids, **of_all)
     if everybody is None:
         everybody = np.ones(len(catalogue.item_ids), bool)
-    if where is not None:
+    own_rules = None
+    if is_frame(where):
+        own_rules = read_user_rules(where, users, catalogue)
+    elif where is not None:
         everybody = everybody & match_where(where, catalogue.items, catalogue.item_ids)
     lists = {
         name: read_user_items(frame, users, catalogue, name)
         for name, frame in by_user.items()
     }
-    return Allowed(everybody, lists.get("candidates"), lists.get("exclude"))
+    own = lists.get("candidates"), lists.get("exclude"), own_rules
+    return Allowed(everybody, *own)
 
 # %% ../../nbs/31c_recommenders.rules.ipynb #12927acb
 CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|=)\s*([^<>=].*)", re.DOTALL)
