@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from .sample_ratio import expected_shares, srm_test
 from scipy import stats
 
 from ..data import check_numbers, check_whole_numbers
@@ -35,11 +36,9 @@ from .sequential import always_valid_p, confidence_sequence
 from recsys_nb.experiments.users import (
     Assignment,
     assign_users,
-    expected_shares,
     read_rows,
     read_times,
     settle_users,
-    srm_test,
 )
 
 # %% auto #0

@@ -13,12 +13,6 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import torch
-from recsys_nb.training.criteo_files import (
-    CRITEO_CATEGORIES,
-    CRITEO_NUMBERS,
-    criteo_to_parquet,
-    make_groups,
-)
 from safetensors.torch import save_file
 from sklearn import metrics
 from torch import Tensor
@@ -31,6 +25,12 @@ from recsys_nb.data import (
 )
 from ..features import FeatureEncoder
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
+from recsys_nb.training.criteo_files import (
+    CRITEO_CATEGORIES,
+    CRITEO_NUMBERS,
+    criteo_to_parquet,
+    make_groups,
+)
 from .loop import train
 from .parquet import ExampleEncoder
 from .sampling import check_share_kept, correct_logit
