@@ -35,7 +35,6 @@ from .interleaving import Interleaving as Interleaving
 from .interleaving import interleaving_test as interleaving_test
 from .monitoring import MIN_USERS as MIN_USERS
 from .monitoring import SCALES as SCALES
-from .monitoring import cut_periods as cut_periods
 from .monitoring import count_needed_users as count_needed_users
 from .monitoring import Monitor as Monitor
 from .monitoring import monitor as monitor
@@ -60,6 +59,7 @@ from .outcomes import check_counts as check_counts
 from .outcomes import cap_values as cap_values
 from .outcomes import number_levels as number_levels
 from .outcomes import group_users as group_users
+from .periods import cut_periods as cut_periods
 from .planning import compute_power as compute_power
 from .planning import Power as Power
 from .planning import power as power
