@@ -13,7 +13,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from .periods import History, accumulate_periods, cut_periods
 from scipy import stats
 
 from ..data import check_numbers, check_whole_numbers
@@ -24,6 +23,7 @@ from recsys_nb.experiments.outcomes import (
     parse_metrics,
     set_kinds,
 )
+from .periods import History, accumulate_periods, cut_periods
 from recsys_nb.experiments.proportions import (
     ExperimentError,
     check_alpha,
