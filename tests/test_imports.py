@@ -161,7 +161,7 @@ def test_the_package_offers_names_of_its_parts():
 # names that still have two homes: none may be added, and one that is settled goes
 UNSETTLED = set(
     """check_columns check_events check_log count_interactions open_source
-    parse_moment split_text take_column""".split()
+    parse_moment take_column""".split()
 )
 
 

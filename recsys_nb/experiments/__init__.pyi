@@ -35,7 +35,6 @@ from .interleaving import Interleaving as Interleaving
 from .interleaving import interleaving_test as interleaving_test
 from .monitoring import MIN_USERS as MIN_USERS
 from .monitoring import SCALES as SCALES
-from .monitoring import cut_periods as cut_periods
 from .monitoring import count_needed_users as count_needed_users
 from .monitoring import Monitor as Monitor
 from .monitoring import monitor as monitor
@@ -60,6 +59,7 @@ from .outcomes import check_counts as check_counts
 from .outcomes import cap_values as cap_values
 from .outcomes import number_levels as number_levels
 from .outcomes import group_users as group_users
+from .periods import cut_periods as cut_periods
 from .planning import compute_power as compute_power
 from .planning import Power as Power
 from .planning import power as power
@@ -78,6 +78,11 @@ from .proportions import format_percent as format_percent
 from .proportions import format_p as format_p
 from .proportions import ProportionTest as ProportionTest
 from .proportions import two_proportion_test as two_proportion_test
+from .sample_ratio import ROUNDING as ROUNDING
+from .sample_ratio import scale_shares as scale_shares
+from .sample_ratio import expected_shares as expected_shares
+from .sample_ratio import SRM as SRM
+from .sample_ratio import srm_test as srm_test
 from .sequential import SPENDING as SPENDING
 from .sequential import spend_as_obrien_fleming as spend_as_obrien_fleming
 from .sequential import spend_as_pocock as spend_as_pocock
@@ -87,7 +92,6 @@ from .sequential import confidence_sequence as confidence_sequence
 from .sequential import always_valid_p as always_valid_p
 from .sequential import tuned_tau as tuned_tau
 from .users import USER_POLICIES as USER_POLICIES
-from .users import ROUNDING as ROUNDING
 from .users import read_rows as read_rows
 from .users import plain_value as plain_value
 from .users import require_column as require_column
@@ -101,7 +105,3 @@ from .users import exclude_users as exclude_users
 from .users import settle_users as settle_users
 from .users import Assignment as Assignment
 from .users import assign_users as assign_users
-from .users import scale_shares as scale_shares
-from .users import expected_shares as expected_shares
-from .users import SRM as SRM
-from .users import srm_test as srm_test

@@ -33,12 +33,12 @@ from recsys_nb.experiments.outcomes import (
     set_kinds,
 )
 from .proportions import ExperimentError, check_alpha
+from .sample_ratio import srm_test
 from recsys_nb.experiments.users import (
     Assignment,
     assign_users,
     read_rows,
     settle_users,
-    srm_test,
 )
 
 # %% auto #0

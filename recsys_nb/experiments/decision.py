@@ -17,6 +17,7 @@ import seaborn as sns
 from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from .sample_ratio import SRM
 from scipy import stats
 
 from ..evaluation.intervals import correct_holm
@@ -25,7 +26,6 @@ from recsys_nb.experiments.proportions import (
     format_p,
     format_percent,
 )
-from .users import SRM
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'check_correction', 'adjust_p_values', 'add_significance', 'choose_verdict', 'decide', 'format_table',

@@ -5,7 +5,6 @@
 # %% ../../nbs/47b_experiments.monitoring.ipynb #ff9dba89
 from __future__ import annotations
 
-import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,158 +16,30 @@ import seaborn as sns
 from scipy import stats
 
 from ..data import check_numbers, check_whole_numbers
-from .effects import delta_method, is_share
+from .effects import is_share
 from recsys_nb.experiments.outcomes import (
-    ExperimentMetric,
     check_measures,
     collect_values,
     parse_metrics,
-    read_measures,
     set_kinds,
 )
+from .periods import History, accumulate_periods, cut_periods
 from recsys_nb.experiments.proportions import (
     ExperimentError,
     check_alpha,
     format_percent,
 )
+from .sample_ratio import expected_shares, srm_test
 from .sequential import always_valid_p, confidence_sequence
 from recsys_nb.experiments.users import (
-    Assignment,
     assign_users,
-    expected_shares,
     read_rows,
     read_times,
     settle_users,
-    srm_test,
 )
 
 # %% auto #0
-__all__ = ['MIN_USERS', 'SCALES', 'cut_periods', 'count_needed_users', 'Monitor', 'monitor']
-
-# %% ../../nbs/47b_experiments.monitoring.ipynb #14fb4bee
-CALENDAR = {
-    "D": "D",
-    "W": "W",
-    "M": "M",
-    "MS": "M",
-    "ME": "M",
-    "Q": "Q",
-    "QS": "Q",
-    "QE": "Q",
-    "Y": "Y",
-    "YS": "Y",
-    "YE": "Y",
-}  # aliases of offsets that follow the calendar, and their period's alias
-
-
-def cut_calendar(times: pd.Series, number: int, freq: str) -> pd.DatetimeIndex:
-    "Starts of days, weeks, months on the wall clock, the last one after all times."
-    wall = times.dt.tz_localize(None)
-    first = pd.Period(wall.min(), freq=freq)
-    last = pd.Period(wall.max(), freq=freq)
-    periods = pd.period_range(first, last + number, freq=freq)
-    starts = periods[::number].start_time
-    if times.dt.tz is None:
-        return starts
-    earlier = np.ones(len(starts), bool)  # of an hour that the clock shows twice
-    options = {"ambiguous": earlier, "nonexistent": "shift_forward"}
-    return starts.tz_localize(times.dt.tz, **options)
-
-
-def cut_elapsed(times: pd.Series, every: str) -> pd.DatetimeIndex:
-    "Starts of hours and minutes, the last one after all times."
-    zone = times.dt.tz
-    if zone is not None:
-        times = times.dt.tz_convert("UTC")
-    first = times.min().floor(every)
-    width = pd.Timedelta(pd.tseries.frequencies.to_offset(every))
-    count = (times.max() - first) // width + 2
-    edges = pd.date_range(first, periods=count, freq=width)
-    return edges if zone is None else edges.tz_convert(zone)
-
-# %% ../../nbs/47b_experiments.monitoring.ipynb #6e855ffa
-def cut_periods(
-    times: pd.Series,  # datetimes
-    every: str,  # length of a period, as for pandas
-) -> pd.DatetimeIndex:  # starts of the periods, and the end of the last
-    "The periods that hold all times."
-    found = re.fullmatch(r"(\d*)([A-Za-z]+)(-[A-Za-z]+)?", str(every))
-    number, unit, anchor = found.groups(default="") if found else ("", "", "")
-    try:
-        if unit in CALENDAR:
-            return cut_calendar(times, int(number or 1), CALENDAR[unit] + anchor)
-        return cut_elapsed(times, every)
-    except (ValueError, TypeError, OverflowError) as error:
-        raise ExperimentError(
-            f"every={every!r} is no length of a period; give 'h', '6h', 'D', 'W', 'MS' "
-            "or another of pandas' aliases."
-        ) from error
-
-# %% ../../nbs/47b_experiments.monitoring.ipynb #7e6ca755
-def measure_moments(x: np.ndarray, m: np.ndarray) -> tuple[int, float, float, float]:
-    "Users, ratio, and its standard deviation and skewness by user; nan: too few."
-    if len(x) < 2 or m.sum() <= 0:
-        return len(x), np.nan, np.nan, np.nan
-    ratio, sd = delta_method(x, m)
-    off = x - ratio * m
-    size = np.sqrt((off**2).mean())
-    skewness = 0.0
-    if size > 0:
-        scaled = off / size
-        skewness = float((scaled * scaled * scaled).mean())
-    return len(x), float(ratio), float(sd), skewness
-
-
-def measure_arms(x: np.ndarray, m: np.ndarray, arms: list) -> tuple:
-    "Users, ratios, standard errors and skewness of the arms (masks of users)."
-    found = [measure_moments(x[arm], m[arm]) for arm in arms]
-    sizes, ratios, spreads, skewness = zip(*found, strict=True)
-    if 0 in spreads and max(spreads) > 0:
-        everybody = np.any(arms, axis=0)
-        pooled = measure_moments(x[everybody], m[everybody])[2]
-        spreads = [spread or pooled for spread in spreads]
-    pairs = zip(spreads, sizes, strict=True)
-    errors = [spread / np.sqrt(max(n, 1)) for spread, n in pairs]
-    return sizes, ratios, errors, skewness
-
-
-@dataclass(frozen=True, eq=False)
-class History:
-    "What is known of control and treatment after each period; arrays (periods, 2)."
-
-    users: np.ndarray  # seen so far
-    ratio: np.ndarray  # the metric
-    se: np.ndarray  # its standard error
-    skewness: np.ndarray  # of the users' values
-
-# %% ../../nbs/47b_experiments.monitoring.ipynb #f2ef0802
-def accumulate_periods(
-    frame, metric: ExperimentMetric, users: Assignment, pair, period, n
-):
-    "The history of two arms; `pair`: 0, 1 or 2 (another arm) for each user."
-    top = read_measures(frame, metric.numerator)
-    below = None
-    if metric.denominator:
-        below = read_measures(frame, metric.denominator)
-    x = np.zeros(users.n_users)
-    m = np.zeros(users.n_users)
-    seen = np.zeros(users.n_users, bool)
-    order = np.argsort(period, kind="stable")
-    ends = np.searchsorted(period[order], np.arange(n), side="right")
-    looks = []
-    for rows in np.split(order, ends[:-1]):
-        who = users.user[rows]
-        seen[who] = True
-        if metric.kind == "share":
-            np.maximum.at(x, who, top[rows] > 0)
-        else:
-            np.add.at(x, who, top[rows])
-        if below is None:
-            m[who] = 1
-        else:
-            np.add.at(m, who, below[rows])
-        looks.append(measure_arms(x, m, [seen & (pair == arm) for arm in (0, 1)]))
-    return History(*(np.array(values) for values in zip(*looks, strict=True)))
+__all__ = ['MIN_USERS', 'SCALES', 'count_needed_users', 'Monitor', 'monitor']
 
 # %% ../../nbs/47b_experiments.monitoring.ipynb #64186ef7
 MIN_USERS = 500  # in each arm, before which monitor decides nothing

@@ -15,16 +15,16 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from .number_encoders import BucketEncoder, ScaleEncoder
 from safetensors.numpy import load_file, save_file
 from sklearn.exceptions import NotFittedError
 
 from ..data import DataError, MissingColumnError
 from recsys_nb.features.encoders import (
-    BucketEncoder,
+    TAG_SEPARATOR,
     CategoryEncoder,
     ColumnEncoder,
     HashEncoder,
-    ScaleEncoder,
     TagEncoder,
 )
 from .vectors import VectorEncoder
@@ -207,7 +207,7 @@ class FeatureEncoder:
     # columns of 'a|b' text or of lists -> one 0/1 column per tag
     multi: Sequence[str] = ()
     min_count: int = 1  # values and tags seen in fewer training rows are unknown
-    separator: str = "|"  # between the tags of a text
+    separator: str = TAG_SEPARATOR  # between the tags of a text
     # columns of lists of numbers; or column -> width to project longer ones to
     vector: Sequence[str] | Mapping[str, int | None] = ()
 

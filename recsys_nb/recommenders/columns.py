@@ -19,9 +19,9 @@ from recsys_nb.data import (
     check_above_0,
     check_whole_numbers,
 )
+from ..features.encoders import TAG_SEPARATOR
 from ..features.vectors import cut_rows, parse_vectors
 from recsys_nb.recommenders.kinds import (
-    TAG_SEPARATOR,
     begin_with_day,
     have_bars,
     read_attribute,

@@ -15,6 +15,7 @@ from pandas.api.types import infer_dtype
 
 from ..data import DataError
 from ..features import FeatureEncoder
+from ..features.encoders import TAG_SEPARATOR
 from recsys_nb.recommenders.columns import (
     GUESSES,
     ROLES,
@@ -26,7 +27,7 @@ from recsys_nb.recommenders.columns import (
     measure_vectors,
     plain_column,
 )
-from .kinds import TAG_SEPARATOR, read_attribute, read_dates
+from .kinds import read_attribute, read_dates
 
 # %% auto #0
 __all__ = ['prepare_column', 'prepare_columns', 'guess_encoder', 'count_memory', 'FeatureTable']

@@ -15,10 +15,11 @@ import pandas as pd
 from pandas.api.types import infer_dtype, is_list_like
 
 from ..data import is_number
+from ..features.encoders import TAG_SEPARATOR
 
 # %% auto #0
-__all__ = ['ISO_DATE', 'TAG_SEPARATOR', 'COLUMN_KINDS', 'begin_with_day', 'read_dates', 'read_moment', 'have_bars',
-           'split_tags_of', 'read_attribute', 'ColumnKind', 'find_kind']
+__all__ = ['ISO_DATE', 'COLUMN_KINDS', 'begin_with_day', 'read_dates', 'read_moment', 'have_bars', 'split_tags_of',
+           'read_attribute', 'ColumnKind', 'find_kind']
 
 # %% ../../nbs/31a_recommenders.kinds.ipynb #ee96632c
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*")
@@ -57,9 +58,6 @@ def read_moment(
     return moment.tz_convert("UTC") if moment.tz else moment.tz_localize("UTC")
 
 # %% ../../nbs/31a_recommenders.kinds.ipynb #89d8c60f
-TAG_SEPARATOR = "|"  # as the features read tags
-
-
 def have_bars(
     cells: pd.Series,  # none missing
 ) -> bool:
