@@ -93,6 +93,13 @@ from .gates import BodyLimit as BodyLimit
 from .gates import read_content_length as read_content_length
 from .gates import hash_token as hash_token
 from .gates import TokenCheck as TokenCheck
+from .handover import TRITON_TYPES as TRITON_TYPES
+from .handover import Port as Port
+from .handover import write_triton_config as write_triton_config
+from .handover import write_triton as write_triton
+from .handover import add_bonus as add_bonus
+from .handover import add_one as add_one
+from .handover import write_item_vectors as write_item_vectors
 from .http import REASONS as REASONS
 from .http import write_answer as write_answer
 from .http import note_lists as note_lists
