@@ -30,13 +30,14 @@ from .recommenders.base import BaseRecommender
 from .recommenders.questions import hint_at_near_match
 from .recommenders.rules import parse_conditions
 from .run_data import split_time_columns
-from .serving import export
+from .serving import ExportedFiles, export
+from .serving.handover import write_item_vectors, write_triton
 from .serving.jobs import read_url
 from .serving.service import match_id
 from .training.criteo import train_criteo
 
 # %% auto #0
-__all__ = ['WRITERS', 'reading_options', 'read_input', 'find_column', 'check_out', 'write_table', 'known_columns',
+__all__ = ['WRITERS', 'HANDOVERS', 'reading_options', 'read_input', 'find_column', 'check_out', 'write_table', 'known_columns',
            'choose_columns', 'note', 'match_column', 'read_events', 'hint_at_items', 'read_id_column', 'read_id_list',
            'find_stand_ins', 'gather_users', 'read_users', 'allowed_items', 'read_where', 'recommend_command',
            'take_users', 'say_unknown', 'export_command', 'criteo_command']
@@ -426,9 +427,17 @@ def export_command(
     options: argparse.Namespace,  # of the command line
 ) -> int:  # 0
     "`recsys-nb export`."
-    export(BaseRecommender.load(find_model(options.model)), options.out)
+    folder = export(BaseRecommender.load(find_model(options.model)), options.out)
     print(f"exported: {options.out}")
+    for name, write in HANDOVERS.items():
+        place = getattr(options, name, None)
+        if place is not None:
+            write(ExportedFiles(folder), place)
+            print(f"written: {place}")
     return 0
+
+
+HANDOVERS = {"triton": write_triton, "vectors": write_item_vectors}  # option -> writer
 
 
 _CRITEO = "negatives min_count buckets dim epochs batch_size seed".split()

@@ -66,7 +66,7 @@ FLAGS = {
         "strata": "--strata",
     },
     "monitor": READING | _TEST | name_flags(_OF_WATCH),
-    "export": name_flags("out"),
+    "export": name_flags("out triton vectors"),
     "serve": name_flags("host port workers events salt")
     | {"share": "--split", "token": "--token-file"},
     "criteo": name_flags("data out negatives min_count buckets dim epochs seed"),

@@ -478,6 +478,16 @@ def add_export(
     add = parser.add_argument
     add("--model", required=True, help="the --out of a run, or any saved recommender")
     add("--out", required=True, help="the folder to make")
+    add(
+        "--triton",
+        metavar="FOLDER",
+        help="also write the networks as a model repository for Triton",
+    )
+    add(
+        "--vectors",
+        metavar="FILE",
+        help="also write the item vectors, with the bonus as their last dimension",
+    )
 
 
 def add_criteo(
