@@ -28,6 +28,7 @@ from .folders import interruptible, whole_file
 from .recommenders.base import BaseRecommender
 from .recommenders.questions import hint_at_near_match
 from .recommenders.rules import parse_conditions
+from .recommenders.values import parse_action_values
 from .run_data import split_time_columns
 from .serving import AppSettings, export, read_token, serve
 from .serving.service import match_id
@@ -361,6 +362,7 @@ def recommend_command(
         exclude_seen=not options.include_seen,
         events=take_users(events, users, stand_ins, model),
         where=read_where(model, options),
+        value=parse_action_values(options.value) if options.value else None,
         **allowed_items(model, options),
     )
     if stand_ins:  # then the ids are text, as they were given

@@ -17,8 +17,8 @@ from recsys_nb.data import (
     Histories,
     check_actions,
     check_whole_numbers,
-    count_pair_actions,
     count_actions,
+    count_pair_actions,
     histories,
 )
 from .base import BaseRecommender

@@ -18,8 +18,8 @@ from recsys_nb.data import (
     DataError,
     Dataset,
     Histories,
-    count_pair_actions,
     count_actions,
+    count_pair_actions,
 )
 from .base import BaseRecommender, read_settings
 from .baselines import ItemKNN

@@ -12,6 +12,7 @@ from .answering import describe_items as describe_items
 from .answering import PairInputs as PairInputs
 from .answering import gain_of_ranks as gain_of_ranks
 from .answering import Answers as Answers
+from .answering import expect_value as expect_value
 from .answering import is_single as is_single
 from .answering import read_similarity as read_similarity
 from .answering import read_scorer as read_scorer
@@ -196,6 +197,9 @@ from .runtime import Exported as Exported
 from .runtime import name_source as name_source
 from .runtime import find_item as find_item
 from .runtime import measure_likeness as measure_likeness
+from .runtime import weigh_actions as weigh_actions
+from .runtime import read_weight as read_weight
+from .runtime import read_numbers as read_numbers
 from .runtime import combine_rules as combine_rules
 from .scores import UserHistory as UserHistory
 from .scores import ListLimits as ListLimits
