@@ -29,6 +29,7 @@ from .hosting import find_model
 from .recommenders.base import BaseRecommender
 from .recommenders.questions import hint_at_near_match
 from .recommenders.rules import parse_conditions
+from .recommenders.values import parse_action_values
 from .run_data import split_time_columns
 from .serving import ExportedFiles, export
 from .serving.handover import write_item_vectors, write_triton
@@ -375,6 +376,7 @@ def recommend_command(
         exclude_seen=not options.include_seen,
         events=take_users(events, users, stand_ins, model),
         where=read_where(model, options),
+        value=parse_action_values(options.value) if options.value else None,
         **allowed_items(model, options),
     )
     if stand_ins:  # then the ids are text, as they were given

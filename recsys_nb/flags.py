@@ -39,6 +39,7 @@ def name_flags(
 
 # %% ../nbs/52_flags.ipynb #dd5a6b3a
 _OF_RUN = "users items unknown positive train valid test split roles k seed epochs"
+_OF_RANKER = "actions candidates max_gib trials out overwrite"
 _OF_LISTS = "items train missing no_truth map_denominator gain ties n_boot seed level"
 _OF_TEST = "variant user control alpha expected kind user_policy"
 _OF_WATCH = "metric every effect treatment scale min_users unbounded out"
@@ -46,11 +47,10 @@ _TEST = name_flags(_OF_TEST) | {"time": "--time-col", "time_format": "--time-for
 FLAGS = {
     "run": READING
     | ROLE_FLAGS
-    | name_flags(f"{_OF_RUN} candidates max_gib trials out overwrite"),
+    | name_flags(f"{_OF_RUN} {_OF_RANKER}"),
     "recommend": READING
     | ROLE_FLAGS
-    | name_flags("users events candidates exclude where k out unknown arm workers")
-    | name_flags("per_part")
+    | name_flags("users events candidates exclude where value k out unknown")
     | {"user_ids": "--user"},
     "evaluate": READING
     | {role: ROLE_FLAGS[role] for role in ("user", "item")}
@@ -66,7 +66,7 @@ FLAGS = {
         "strata": "--strata",
     },
     "monitor": READING | _TEST | name_flags(_OF_WATCH),
-    "export": name_flags("out triton vectors"),
+    "export": name_flags("out"),
     "serve": name_flags("host port workers events salt")
     | {"share": "--split", "token": "--token-file"},
     "criteo": name_flags("data out negatives min_count buckets dim epochs seed"),

@@ -10,24 +10,23 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from recsys_nb.evaluation import (
-    compare,
-    evaluate,
-    ranker_metrics,
-    reliability,
-    tsne_map,
-)
+from .data import Dataset, count_actions
+from .evaluation import compare, evaluate, ranker_metrics, tsne_map
 from .experiments import analyze, two_proportion_test
 from .recommenders.baselines import repeat_rate
 from .recommenders.sources import MANY_REPEATS
-from .recommenders.two_stage import predict_shown
+from recsys_nb.recommenders.two_stage import (
+    Recommender,
+    predict_actions,
+    predict_shown,
+)
 from .report_page import draw_png, plot_models
 from .runs import Run
 
 # %% auto #0
-__all__ = ['CALIBRATION', 'LABELS', 'FEW_ITEMS', 'METRICS_OF_SHOP', 'count_resamples', 'describe_protocol', 'given_of',
-           'evaluate_models', 'compare_models', 'evaluate_again', 'describe_calibration', 'judge_ranker', 'label_items',
-           'draw_map', 'simulate_experiment']
+__all__ = ['LABELS', 'FEW_ITEMS', 'METRICS_OF_SHOP', 'count_resamples', 'describe_protocol', 'given_of', 'evaluate_models',
+           'compare_models', 'evaluate_again', 'judge_ranker', 'measure_actions', 'label_items', 'draw_map',
+           'simulate_experiment']
 
 # %% ../nbs/54b_judging.ipynb #51f79b61
 def count_resamples(
@@ -142,20 +141,6 @@ def evaluate_again(
     )
 
 # %% ../nbs/54b_judging.ipynb #de4d9884
-CALIBRATION = ("predicted", "observed", "ece", "ece_low", "ece_high", "ece_by_chance")
-
-
-def describe_calibration(
-    run: Run,  # with its settings
-    shown: pd.DataFrame,  # exposures of the test part: user_id, label
-    p: np.ndarray,  # probabilities of these exposures (n,)
-) -> dict[str, float]:
-    "How far the probabilities of a ranker are off in the test part."
-    resampling = {"n_boot": count_resamples(run) // 2, "seed": run.settings.seed}
-    found = reliability(shown.label, p, shown.user_id, **resampling)
-    return {name: found[name] for name in CALIBRATION}
-
-
 def judge_ranker(
     run: Run,  # whose models are fitted
 ) -> None:
@@ -191,10 +176,30 @@ def judge_ranker(
         for name, p in scores.items()
     }
     run.numbers["ranker"] = {name: r.to_dict() for name, r in found.items()}
-    run.numbers["calibration"] = describe_calibration(run, shown, scores["Ranker"])
     run.numbers["cards"]["ranker"] = found["Ranker"].card()
     told = ", ".join(f"{name} {r['auc']:.4f}" for name, r in found.items())
     run.say(f"AUC on {len(shown):,} test exposures: {told}")
+    if model.actions_:
+        run.numbers["actions"] = measure_actions(model, run.test)
+
+
+def measure_actions(
+    model: Recommender,  # with a head for each of some actions
+    test: Dataset,  # exposures and what followed
+) -> dict:  # action -> auc, log_loss, predicted and observed share
+    "How well each head tells what follows on an exposure."
+    shown = test.labelled().assign(steps=count_actions(test, model.actions_))
+    shown = shown[shown.item_id.isin(model.item_ids_)].reset_index(drop=True)
+    chances, found = predict_actions(model, shown), {}
+    for number, action in enumerate(chances):
+        taken = (shown.steps > number).astype(int)
+        if taken.nunique() < 2:
+            continue
+        report = ranker_metrics(taken, chances[action], n_boot=0)
+        own = {metric: report[metric] for metric in ("auc", "log_loss")}
+        shares = {"predicted": chances[action].mean(), "observed": taken.mean()}
+        found[action] = own | shares
+    return found
 
 # %% ../nbs/54b_judging.ipynb #52f4b4a7
 LABELS = ("category", "genres", "genre")  # columns that a map is coloured by

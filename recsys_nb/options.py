@@ -153,6 +153,15 @@ def add_data(
         metavar="X",
         help="which events mean 'I want this': types of events, or a least value",
     )
+    add(
+        "--actions",
+        action="extend",
+        nargs="+",
+        default=[],
+        metavar="X",
+        help="a funnel of such events from its first step to its last, such as "
+        "click,add_cart,purchase: the ranker learns how likely each is",
+    )
 
 # %% ../nbs/56c_options.ipynb #8ab2d648
 def add_run(
@@ -254,6 +263,12 @@ def add_recommend(
         metavar="RULE",
         help="a rule about a column of the items table: category=Books,Games or "
         "price<=20 or price>=5; several times for several rules",
+    )
+    add(
+        "--value",
+        metavar="ACTION=X,…",
+        help="order by expected value, where the run had --actions: what each action is "
+        "worth, a number or a column of the items table, such as click=1,purchase=price",
     )
     add("-k", "--k", type=read_count, default=10, help="how many items (default: 10)")
     add("--include-seen", action="store_true", help="also items that the user had")

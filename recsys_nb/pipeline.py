@@ -46,7 +46,7 @@ from recsys_nb.report_page import (
     render_page,
 )
 from .run_data import read_data, split_data
-from .runs import Run, RunSettings, do_once, hide_password
+from .runs import Run, RunSettings, do_once, hide_password, read_actions
 from .training.processes import together
 
 # %% auto #0
@@ -123,7 +123,8 @@ def make_recommender(
         epochs = 3
     if epochs:
         retriever["epochs"] = epochs
-    ranker = "logistic" if settings.quick else "auto"
+    actions = read_actions(settings.actions)
+    ranker = "logistic" if settings.quick and not actions else "auto"
     return Recommender(
         ranker=None if settings.no_ranker else ranker,
         candidates=settings.candidates,
@@ -131,6 +132,7 @@ def make_recommender(
         max_gib=settings.max_gib,
         retriever=retriever,
         say=run.repeat,
+        actions=actions,
     )
 
 

@@ -24,7 +24,7 @@ from .recommenders import BASELINES
 from .recommenders.columns import ROLES
 
 # %% auto #0
-__all__ = ['FOUND', 'RunSettings', 'hide_password', 'read_roles', 'Run', 'make_kept', 'do_once']
+__all__ = ['FOUND', 'RunSettings', 'hide_password', 'read_actions', 'read_roles', 'Run', 'make_kept', 'do_once']
 
 # %% ../nbs/53_runs.ipynb #4c7e2f16
 @dataclass(frozen=True)
@@ -54,6 +54,7 @@ class RunSettings:
     roles: tuple[str, ...] = ()  # of their columns: "title=ignore"; None: guessed
     unknown: str = "raise"  # "drop": leave out rows without a known id or a time
     positive: tuple[str, ...] | None = None  # event types, or one least value
+    actions: tuple[str, ...] = ()  # of a funnel, from the first step to the last
     split: str = "auto"  # or a key of SPLITS
     baselines: tuple[str, ...] | None = None  # keys of BASELINES; None: all that suit
     k: int = 10  # length of the lists
@@ -86,6 +87,8 @@ class RunSettings:
                 known = ", ".join(BASELINES)
                 raise DataError(f"--baselines {name} is none of {known}.")
         read_roles(self.roles)
+        if self.no_ranker and read_actions(self.actions):
+            raise DataError("--actions are what a ranker tells: leave out --no-ranker.")
 
     def as_options(self) -> dict:
         "The settings without passwords, for config.json."
@@ -100,6 +103,14 @@ def hide_password(
     return repr(parse_url(data)) if "://" in data else data
 
 # %% ../nbs/53_runs.ipynb #b46d534e
+def read_actions(
+    words: tuple[str, ...],  # event types, also several separated by commas
+) -> tuple[str, ...]:
+    "The actions of a funnel, from the command line."
+    parts = (part.strip() for given in words for part in given.split(","))
+    return tuple(part for part in parts if part)
+
+
 def read_roles(
     words: tuple[str, ...],  # COLUMN=ROLE, also several separated by commas
 ) -> dict[str, str]:  # column -> role

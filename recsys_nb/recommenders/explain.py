@@ -31,7 +31,7 @@ from recsys_nb.recommenders.candidates import (
     list_candidates,
 )
 from .evidence import PairFeatures
-from .ranker import BaseRanker
+from .ranker_base import BaseRanker, first_action
 from .two_stage import Recommender
 
 # %% auto #0
@@ -124,7 +124,11 @@ def explain_ranker(
     names, groups = group_inputs(features)
     item = dense[place], sparse[place]
     others = dense, sparse
-    shares = split_score(ranker.model_, item, others, groups, draws, seed)
+
+    def score(*inputs):
+        return first_action(ranker.model_(*inputs))
+
+    shares = split_score(score, item, others, groups, draws, seed)
     return pd.Series(shares, index=names[: len(shares)])
 
 # %% ../../nbs/43_recommenders.explain.ipynb #de1e9e49

@@ -243,8 +243,8 @@ class BaseRanker:
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #017a2b35
 def first_action(
-    columns: np.ndarray,  # (n,), or (n, A) of A actions
-) -> np.ndarray:  # (n,)
+    columns: Any,  # an array or a tensor (n,), or (n, A) of A actions
+) -> Any:  # (n,)
     "What is said of the first action, or of the only one."
     return columns if columns.ndim == 1 else columns[:, 0]
 

@@ -32,8 +32,8 @@ from recsys_nb.serving.sources import (
 
 # %% auto #0
 __all__ = ['ScoredList', 'LONGEST_HISTORY', 'People', 'sort_by_time', 'is_positive', 'code_events', 'list_answers',
-           'explain_short_list', 'Proposals', 'describe_items', 'PairInputs', 'gain_of_ranks', 'Answers', 'is_single',
-           'read_similarity', 'read_scorer', 'refuse_source']
+           'explain_short_list', 'Proposals', 'describe_items', 'PairInputs', 'gain_of_ranks', 'Answers',
+           'expect_value', 'is_single', 'read_similarity', 'read_scorer', 'refuse_source']
 
 # %% ../../nbs/49g_serving.answering.ipynb #9a3cbfec
 class People:
@@ -164,6 +164,8 @@ class PairInputs:
         self.numbers = tables["item_numbers"]
         self.together = together
         self.usual = tables["usual_context"]
+        # of items that are shown; folders of rankers with one head have none
+        self.shown = tables.get("shown_context", self.usual)
         self.users, self.items = [
             EncodedRows(tables[f"ranker_{side}_sparse"], tables[f"ranker_{side}_dense"])
             for side in ("user", "item")
@@ -176,6 +178,7 @@ class PairInputs:
         # how well each item goes with the history, float32 (n_items,); None: it is
         # summed up here
         liked: np.ndarray | None = None,
+        is_shown: bool = False,  # exposures rather than candidates
     ) -> dict[str, np.ndarray | None]:  # dense float32 (n, D); sparse int64 (n, S)
         "The inputs for the candidates of one user."
         items, n_sources = found.items, found.scores.shape[1]
@@ -199,7 +202,7 @@ class PairInputs:
         sparse = np.empty((len(items), n_both + len(self.usual)), np.int64)
         sparse[:, :n_user] = codes
         sparse[:, n_user:n_both] = item_codes
-        sparse[:, n_both:] = self.usual
+        sparse[:, n_both:] = self.shown if is_shown else self.usual
         return {"dense": dense, "sparse": sparse if sparse.shape[1] else None}
 
 
@@ -241,12 +244,15 @@ class Answers:
         k: int,  # how many
         allowed: np.ndarray | None,  # bool (n_items,); None: all
         exclude_seen: bool,  # leave out the items of the history
+        # of each action and item, float64 (n_items, A): order by expected value
+        weights: np.ndarray | None = None,
     ) -> ScoredList:  # at most k
         "The best items for a history."
         k = min(k, self.n_items)
         seen = history if exclude_seen else None
         limits = ListLimits(self.n_items, allowed, seen)
-        plan = self.about["new" if exclude_seen else "all"]
+        by_first = exclude_seen or weights is not None
+        plan = self.about["new" if by_first else "all"]
         said = [self.scorers[name](history) for name in plan["sources"]]
         if is_single(plan):
             return said[0].best(k, limits)
@@ -254,7 +260,8 @@ class Answers:
         lists = [scores.best(n, limits) for scores in said]
         items = np.unique(np.concatenate([codes for codes, _ in lists]))
         found = describe_items(said, lists, items)
-        return pick_best(items, self.order(plan, history, found, said), k)
+        scores = self.order(plan, history, found, said, weights)
+        return pick_best(items, scores, k)
 
     def order(
         self,
@@ -262,14 +269,19 @@ class Answers:
         history: UserHistory,  # of the user
         found: Proposals,  # n items
         said: list[Scores],  # by the sources of the plan
+        weights: np.ndarray | None = None,  # as in `top`
     ) -> np.ndarray:  # higher is better, float32 (n,)
         "The scores of candidates."
         if plan["is_ranked"] and len(found.items):
             liked = None
             if self.similarity is not None:
                 liked = said[plan["sources"].index(self.similarity)].values
-            inputs = self.inputs.make(history, found, liked)
-            return self.files.run("ranker", **inputs)
+            by_value = weights is not None
+            inputs = self.inputs.make(history, found, liked, by_value)
+            logits = self.files.run("ranker", **inputs)
+            if by_value:
+                return expect_value(logits, weights[found.items])
+            return logits if logits.ndim == 1 else logits[:, 0]
         votes = plan["votes"] or [1] * len(plan["sources"])
         return (found.scores @ np.array(votes, np.float32)).astype(np.float32)
 
@@ -288,6 +300,15 @@ class Answers:
         return self.order(plan, history, found, said)
 
 # %% ../../nbs/49g_serving.answering.ipynb #891b6b34
+def expect_value(
+    logits: np.ndarray,  # of each action, float32 (n, A)
+    weights: np.ndarray,  # what each is worth, float64 (n, A)
+) -> np.ndarray:  # float32 (n,)
+    "The expected value of showing items."
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return (probabilities * weights).sum(1).astype(np.float32)
+
+
 def is_single(
     plan: dict,  # sources, votes, is_ranked
 ) -> bool:

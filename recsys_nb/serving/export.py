@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from ..data import check_seed
 from ..recommenders import COLUMN_KINDS, BaseRecommender, find_kind
+from ..recommenders.actions import show_first
 from ..recommenders.outcome import describe_sources
 from ..recommenders.retriever import TwoTowerRetriever
 from ..recommenders.trial import Answer
@@ -99,6 +100,7 @@ def describe_answer(
         "candidates": getattr(recommender, "candidates", None),
         "needs_history": bool(recommender.needs_history),
         "similarity": similarity,
+        "actions": list(map(str, getattr(recommender, "actions_", ()))),
     }
     return about | {name: describe_sources(a) for name, a in answers.items()}
 
@@ -134,6 +136,9 @@ def collect_ranker(
         "item_numbers": ranker.evidence_.numbers,
         "usual_context": np.array(list(features.usual.values()), np.int64),
     }
+    shown = show_first(features.usual, 1)
+    if ranker.actions and shown is not None:
+        arrays["shown_context"] = shown.to_numpy(np.int64)[0]
     if with_similarity:
         together = ranker.evidence_.together.tocsr()
         for part in ("data", "indices", "indptr"):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.calibrated import Calibrated
+from ..models.funnel import Funnel
 from ..models.two_tower import TwoTowerModel
 from ..recommenders import TwoTowerRetriever
 from ..recommenders.evidence import LIMIT
@@ -72,7 +73,7 @@ class RawRanker(nn.Module):
         self,
         dense: Tensor,  # float (B, D), NaN where a number is unknown
         sparse: Tensor | None = None,  # codes, long (B, S)
-    ) -> Tensor:  # (B,)
+    ) -> Tensor:  # (B,), or (B, A) of A actions
         "The logits of pairs."
         numbers = (dense - self.mean) / self.scale
         known = torch.where(dense.isnan(), torch.zeros_like(numbers), numbers)
@@ -133,13 +134,13 @@ def bound_answers(
 ) -> tuple[np.ndarray, np.ndarray]:  # the least and the greatest right answer
     "What a file may answer; behind a calibration, what follows from close logits."
     model = getattr(network, "model", None)
-    if not isinstance(model, Calibrated):
+    if not isinstance(model, (Calibrated, Funnel)):
         answer = network(**batch).numpy()
         return answer, answer
     logits = RawRanker(model.model, network.mean, network.scale, network.has_codes)
     raw = logits(**batch)
     shifts = (-TOLERANCE, TOLERANCE)
-    ends = [model.curve(raw + shift, **model.numbers).numpy() for shift in shifts]
+    ends = [model.finish(raw + shift).numpy() for shift in shifts]
     return np.minimum(*ends), np.maximum(*ends)
 
 

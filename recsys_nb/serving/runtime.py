@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from .rules import Column, OrderedColumn, WordColumn, keep_where
 from .scores import ListLimits, UserHistory, pick_best
 
 # %% auto #0
-__all__ = ['read_rule_columns', 'Rows', 'mark_ids', 'Exported', 'name_source', 'find_item', 'measure_likeness', 'combine_rules']
+__all__ = ['read_rule_columns', 'Rows', 'mark_ids', 'Exported', 'name_source', 'find_item', 'measure_likeness', 'weigh_actions',
+           'read_weight', 'read_numbers', 'combine_rules']
 
 # %% ../../nbs/49h_serving.runtime.ipynb #a49217ab
 def read_rule_columns(
@@ -112,6 +114,9 @@ class Exported(ExportedFiles):
         where: Mapping[str, Any] | None = None,
         candidates: Iterable[AnyId] | None = None,  # ids that may be recommended
         exclude: Iterable[AnyId] | None = None,  # ids that may not
+        # action -> what it is worth, a number or a column of the items table: order
+        # by expected value, {"click": 1, "purchase": "price"}
+        value: Mapping[str, Any] | None = None,
     ) -> dict:  # user_id, model, source, items, unknown_items[, reason]
         "The answer for one user."
         check_whole_numbers(1, k=k)
@@ -119,12 +124,14 @@ class Exported(ExportedFiles):
         codes, unknown = code_events(events, self.items, self.manifest["positive"])
         history = self.people.remember(user, codes)
         allowed, notes = combine_rules(self, where, candidates, exclude)
+        weights = None if value is None else weigh_actions(self, value, allowed)
         source = name_source(self, history, len(codes))
         if source == "popular":
             limits = ListLimits(len(self.items), allowed)
             found, scores = self.answers.popular.best(k, limits)
         else:
-            found, scores = self.answers.top(history, k, allowed, exclude_seen)
+            which = k, allowed, exclude_seen, weights
+            found, scores = self.answers.top(history, *which)
         answer = {
             "user_id": user,
             "model": self.name,
@@ -219,6 +226,73 @@ def measure_likeness(
     return vectors @ (vectors[code] / lengths[code]) / lengths
 
 # %% ../../nbs/49h_serving.runtime.ipynb #92d2ae42
+def weigh_actions(
+    exported: Exported,  # whose columns and actions count
+    value: Mapping[str, Any],  # as in recommend
+    allowed: np.ndarray | None,  # bool (n_items,): may be recommended; None: all
+) -> np.ndarray:  # float64 (n_items, A)
+    "What each action of each item is worth."
+    actions = exported.answers.about.get("actions", [])
+    if not isinstance(value, Mapping) or not value:
+        raise QuestionError(
+            "value maps actions to what they are worth, such as "
+            f"{{'click': 1, 'purchase': 'price'}}; got {value!r}."
+        )
+    weights = np.zeros((len(exported.items), len(actions)))
+    for action, given in value.items():
+        if str(action) not in actions:
+            known = ", ".join(actions) or "none: its ranker has one head"
+            raise QuestionError(
+                f"value names the action {action!r}; {exported.name} has {known}."
+            )
+        where = f"value[{action!r}]"
+        column = actions.index(str(action))
+        if isinstance(given, str):
+            weights[:, column] = read_numbers(exported, given, where, allowed)
+        else:
+            weights[:, column] = read_weight(given, where)
+    return weights
+
+
+def read_weight(
+    given: Any,  # of a request
+    where: str,  # how errors call it
+) -> float:
+    "What an action is worth, the same for all items."
+    is_number = isinstance(given, Real) and not isinstance(given, bool)
+    if not is_number or not np.isfinite(given):
+        raise QuestionError(
+            f"{where} is {given!r}: give a number, or the name of a numeric column of "
+            "the items table."
+        )
+    return float(given)
+
+
+def read_numbers(
+    exported: Exported,  # whose columns count
+    name: str,  # of a column
+    where: str,  # how errors call it
+    allowed: np.ndarray | None,  # bool (n_items,): may be recommended; None: all
+) -> np.ndarray:  # float64 (n_items,)
+    "What an action is worth, for each item; 0 for those that may not be recommended."
+    column = exported.columns.get(name)
+    if not isinstance(column, OrderedColumn) or column.kind != "numbers":
+        raise QuestionError(
+            f"{where} names {name!r}, which is no column of numbers of the items table."
+        )
+    missing = ~np.isfinite(column.values)
+    if allowed is not None:
+        missing &= allowed
+    if missing.any():
+        first = exported.items.ids[int(missing.argmax())]
+        raise QuestionError(
+            f"item {first!r} has no number in {name!r} ({missing.sum():,} such items), "
+            "so it has no value: leave these items out with "
+            f"where={{{name!r}: (0, None)}}."
+        )
+    return np.where(np.isfinite(column.values), column.values, 0.0)
+
+
 def combine_rules(
     exported: Exported,  # whose columns and catalogue count
     where: Mapping[str, Any] | None,  # as in recommend
