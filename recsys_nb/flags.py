@@ -67,7 +67,8 @@ FLAGS = {
     "monitor": READING | _TEST | name_flags(_OF_WATCH),
     "export": name_flags("out"),
     "serve": name_flags("host port workers events salt")
-    | {"share": "--split", "token": "--token-file"},
+    | {"share": "--split", "token": "--token-file"}
+    | {"page": "--no-page", "user_search": "--no-user-search"},
     "criteo": name_flags("data out negatives min_count buckets dim epochs seed"),
 }  # command -> argument -> flag
 
