@@ -45,12 +45,11 @@ _OF_TEST = "variant user control alpha expected kind user_policy"
 _OF_WATCH = "metric every effect treatment scale min_users unbounded out"
 _TEST = name_flags(_OF_TEST) | {"time": "--time-col", "time_format": "--time-format"}
 FLAGS = {
-    "run": READING
-    | ROLE_FLAGS
-    | name_flags(f"{_OF_RUN} {_OF_RANKER}"),
+    "run": READING | ROLE_FLAGS | name_flags(f"{_OF_RUN} {_OF_RANKER}"),
     "recommend": READING
     | ROLE_FLAGS
     | name_flags("users events candidates exclude where value k out unknown")
+    | name_flags("arm workers per_part")
     | {"user_ids": "--user"},
     "evaluate": READING
     | {role: ROLE_FLAGS[role] for role in ("user", "item")}
@@ -66,9 +65,10 @@ FLAGS = {
         "strata": "--strata",
     },
     "monitor": READING | _TEST | name_flags(_OF_WATCH),
-    "export": name_flags("out"),
+    "export": name_flags("out triton vectors"),
     "serve": name_flags("host port workers events salt")
-    | {"share": "--split", "token": "--token-file"},
+    | {"share": "--split", "token": "--token-file"}
+    | {"page": "--no-page", "user_search": "--no-user-search"},
     "criteo": name_flags("data out negatives min_count buckets dim epochs seed"),
 }  # command -> argument -> flag
 

@@ -39,7 +39,14 @@ def serve_command(
     if len(folders) > 2:
         raise ServeError(f"there are {len(folders)} models; give one or two.")
     token = None if options.token_file is None else read_token(options.token_file)
-    settings = AppSettings(token, options.events, options.split, options.salt)
+    settings = AppSettings(
+        token,
+        options.events,
+        options.split,
+        options.salt,
+        page=options.page,
+        user_search=options.user_search,
+    )
     serve(
         folders[0],
         host=options.host,

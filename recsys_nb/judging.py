@@ -11,7 +11,13 @@ import numpy as np
 import pandas as pd
 
 from .data import Dataset, count_actions
-from .evaluation import compare, evaluate, ranker_metrics, tsne_map
+from recsys_nb.evaluation import (
+    compare,
+    evaluate,
+    ranker_metrics,
+    reliability,
+    tsne_map,
+)
 from .experiments import analyze, two_proportion_test
 from .recommenders.baselines import repeat_rate
 from .recommenders.sources import MANY_REPEATS
@@ -24,9 +30,9 @@ from .report_page import draw_png, plot_models
 from .runs import Run
 
 # %% auto #0
-__all__ = ['LABELS', 'FEW_ITEMS', 'METRICS_OF_SHOP', 'count_resamples', 'describe_protocol', 'given_of', 'evaluate_models',
-           'compare_models', 'evaluate_again', 'judge_ranker', 'measure_actions', 'label_items', 'draw_map',
-           'simulate_experiment']
+__all__ = ['CALIBRATION', 'LABELS', 'FEW_ITEMS', 'METRICS_OF_SHOP', 'count_resamples', 'describe_protocol', 'given_of',
+           'evaluate_models', 'compare_models', 'evaluate_again', 'describe_calibration', 'judge_ranker',
+           'measure_actions', 'label_items', 'draw_map', 'simulate_experiment']
 
 # %% ../nbs/54b_judging.ipynb #51f79b61
 def count_resamples(
@@ -141,6 +147,20 @@ def evaluate_again(
     )
 
 # %% ../nbs/54b_judging.ipynb #de4d9884
+CALIBRATION = ("predicted", "observed", "ece", "ece_low", "ece_high", "ece_by_chance")
+
+
+def describe_calibration(
+    run: Run,  # with its settings
+    shown: pd.DataFrame,  # exposures of the test part: user_id, label
+    p: np.ndarray,  # probabilities of these exposures (n,)
+) -> dict[str, float]:
+    "How far the probabilities of a ranker are off in the test part."
+    resampling = {"n_boot": count_resamples(run) // 2, "seed": run.settings.seed}
+    found = reliability(shown.label, p, shown.user_id, **resampling)
+    return {name: found[name] for name in CALIBRATION}
+
+
 def judge_ranker(
     run: Run,  # whose models are fitted
 ) -> None:
@@ -176,6 +196,7 @@ def judge_ranker(
         for name, p in scores.items()
     }
     run.numbers["ranker"] = {name: r.to_dict() for name, r in found.items()}
+    run.numbers["calibration"] = describe_calibration(run, shown, scores["Ranker"])
     run.numbers["cards"]["ranker"] = found["Ranker"].card()
     told = ", ".join(f"{name} {r['auc']:.4f}" for name, r in found.items())
     run.say(f"AUC on {len(shown):,} test exposures: {told}")

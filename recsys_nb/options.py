@@ -484,6 +484,18 @@ def add_serve(
         default="recsys-nb",
         help="of the experiment: another one deals users to arms anew",
     )
+    add(
+        "--no-page",
+        dest="page",
+        action="store_false",
+        help="leave out the page for people at the first address",
+    )
+    add(
+        "--no-user-search",
+        dest="user_search",
+        action="store_false",
+        help="let the page show only users whose whole id is typed",
+    )
 
 
 def add_export(

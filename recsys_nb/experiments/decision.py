@@ -17,7 +17,6 @@ import seaborn as sns
 from jinja2 import Environment
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from .sample_ratio import SRM
 from scipy import stats
 
 from ..evaluation.intervals import correct_holm
@@ -26,6 +25,7 @@ from recsys_nb.experiments.proportions import (
     format_p,
     format_percent,
 )
+from .sample_ratio import SRM
 
 # %% auto #0
 __all__ = ['CORRECTIONS', 'check_correction', 'adjust_p_values', 'add_significance', 'choose_verdict', 'decide', 'format_table',

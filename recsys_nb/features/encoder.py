@@ -15,7 +15,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from .number_encoders import BucketEncoder, ScaleEncoder
 from safetensors.numpy import load_file, save_file
 from sklearn.exceptions import NotFittedError
 
@@ -27,6 +26,7 @@ from recsys_nb.features.encoders import (
     HashEncoder,
     TagEncoder,
 )
+from .number_encoders import BucketEncoder, ScaleEncoder
 from .vectors import VectorEncoder
 
 # %% auto #0

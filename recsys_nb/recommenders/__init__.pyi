@@ -150,7 +150,6 @@ from .index import ItemIndex as ItemIndex
 from .index import take_best as take_best
 from .index import search_each as search_each
 from .kinds import ISO_DATE as ISO_DATE
-from .kinds import TAG_SEPARATOR as TAG_SEPARATOR
 from .kinds import COLUMN_KINDS as COLUMN_KINDS
 from .kinds import begin_with_day as begin_with_day
 from .kinds import read_dates as read_dates

@@ -12,6 +12,7 @@ from .answering import describe_items as describe_items
 from .answering import PairInputs as PairInputs
 from .answering import gain_of_ranks as gain_of_ranks
 from .answering import Answers as Answers
+from .answering import expect_value as expect_value
 from .answering import is_single as is_single
 from .answering import read_similarity as read_similarity
 from .answering import read_scorer as read_scorer
@@ -101,6 +102,13 @@ from .gates import BodyLimit as BodyLimit
 from .gates import read_content_length as read_content_length
 from .gates import hash_token as hash_token
 from .gates import TokenCheck as TokenCheck
+from .handover import TRITON_TYPES as TRITON_TYPES
+from .handover import Port as Port
+from .handover import write_triton_config as write_triton_config
+from .handover import write_triton as write_triton
+from .handover import add_bonus as add_bonus
+from .handover import add_one as add_one
+from .handover import write_item_vectors as write_item_vectors
 from .http import REASONS as REASONS
 from .http import note_lists as note_lists
 from .http import route_lists as route_lists
@@ -330,6 +338,9 @@ from .runtime import Exported as Exported
 from .runtime import name_source as name_source
 from .runtime import find_item as find_item
 from .runtime import measure_likeness as measure_likeness
+from .runtime import weigh_actions as weigh_actions
+from .runtime import read_weight as read_weight
+from .runtime import read_numbers as read_numbers
 from .runtime import combine_rules as combine_rules
 from .scores import UserHistory as UserHistory
 from .scores import ListLimits as ListLimits

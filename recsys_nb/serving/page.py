@@ -8,7 +8,7 @@ __all__ = ['MOST_ON_MAP', 'MOST_GROUPS', 'MEDIA_TYPES', 'POLICY', 'PAGE_HEADERS'
            'describe_service', 'name_page_file', 'route_file', 'route_page', 'route_views', 'route_item_search',
            'route_user_search']
 
-# %% ../../nbs/50i_serving.page.ipynb #b4a65a4c
+# %% ../../nbs/50i_serving.page.ipynb #d4c399be
 from collections.abc import Sequence
 from importlib import resources
 from threading import Lock
@@ -36,7 +36,7 @@ from .scores import ListLimits
 from .traffic import require
 from .versions import Arm
 
-# %% ../../nbs/50i_serving.page.ipynb #66e6dd7e
+# %% ../../nbs/50i_serving.page.ipynb #eb50b84c
 class Views:
     "The views of the models that answer now."
 
@@ -67,7 +67,7 @@ def open_inspector(
         raise NotFoundError("this model gives lists, and there is nothing to look at")
     return inspector
 
-# %% ../../nbs/50i_serving.page.ipynb #5ec1b259
+# %% ../../nbs/50i_serving.page.ipynb #167e7887
 def list_new_items(
     inspector: Inspector,  # of a model
     events: Sequence[dict],  # item_id[, timestamp, event_type]
@@ -109,7 +109,7 @@ def list_shown(
         rows.append(shown | {"rank": item["rank"], "score": item["score"]})
     return rows
 
-# %% ../../nbs/50i_serving.page.ipynb #6125f0bc
+# %% ../../nbs/50i_serving.page.ipynb #4431b70d
 def give_view(
     parts: Parts,  # of the service
     views: Views,  # of its models
@@ -139,7 +139,7 @@ def give_view(
         "place": view.place_user(history),
     }
 
-# %% ../../nbs/50i_serving.page.ipynb #a97b1ee5
+# %% ../../nbs/50i_serving.page.ipynb #42efebf7
 MOST_ON_MAP = 1_500  # items, the most popular
 MOST_GROUPS = 6  # colours of the map
 
@@ -191,9 +191,11 @@ def describe_service(
 ) -> dict:  # as `PageAbout` of the messages
     "What the page needs to know."
     arms = parts.arms.arms
-    inspector = views.of(arms[0]).inspector
-    columns = inspector.columns.items()
-    filters = [describe_filter(name, column) for name, column in columns]
+    view = views.of(arms[0])
+    inspector = view.inspector
+    columns = dict(inspector.columns)
+    columns.pop(view.title_column, None)
+    filters = [describe_filter(name, column) for name, column in columns.items()]
     explains = {a.name: getattr(a.model, "why", None) is not None for a in arms}
     return {
         "models": {arm.name: arm.model_name for arm in arms},
@@ -204,12 +206,13 @@ def describe_service(
         "filters": [about for about in filters if about is not None],
     }
 
-# %% ../../nbs/50i_serving.page.ipynb #79fba9a7
+# %% ../../nbs/50i_serving.page.ipynb #b61dd6f8
 MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
     "page.js": "text/javascript; charset=utf-8",
     "elements.js": "text/javascript; charset=utf-8",
+    "filters.js": "text/javascript; charset=utf-8",
     "map.js": "text/javascript; charset=utf-8",
     "panels.js": "text/javascript; charset=utf-8",
     "service.js": "text/javascript; charset=utf-8",
@@ -251,7 +254,7 @@ def route_file(
     async def give_file():
         return response(content, media_type=kind, headers=PAGE_HEADERS)
 
-# %% ../../nbs/50i_serving.page.ipynb #d3950075
+# %% ../../nbs/50i_serving.page.ipynb #52d78597
 def route_page(
     app: Any,  # a FastAPI application
     parts: Parts,  # of the service

@@ -1,6 +1,7 @@
 // The question that a person puts together, and when it is asked.
 
-import { find, make, showCell } from "./elements.js";
+import { find, make } from "./elements.js";
+import { readRules, showFilters } from "./filters.js";
 import { makeAnswer } from "./panels.js";
 import { ask, rememberToken, writeCommand } from "./service.js";
 
@@ -11,7 +12,6 @@ const state = {
   about: null, // what the service says of itself
   user: "", // who asks
   clicks: [], // items, with the time of the click
-  filters: new Map(), // column -> a function that reads its rule
   maps: new Map(), // arm and model -> the items of its map
   asked: 0, // how often the lists were asked for
 };
@@ -46,17 +46,6 @@ function wait(action) {
 }
 
 // --- the question
-
-function readRules() {
-  const rules = {};
-  for (const [column, read] of state.filters) {
-    const rule = read();
-    if (rule !== null) {
-      rules[column] = rule;
-    }
-  }
-  return Object.keys(rules).length > 0 ? rules : null;
-}
 
 function readLength() {
   const field = find("length");
@@ -203,55 +192,6 @@ async function searchItems() {
 async function clickFirst() {
   await searchItems();
   find("found-items").querySelector("button")?.click();
-}
-
-// --- filters
-
-function makeChoice(about) {
-  const any = make("option", { value: "" }, "any");
-  const options = about.words.map((word, place) =>
-    make("option", { value: String(place) }, showCell(word)),
-  );
-  const field = make("select", { id: `filter-${about.name}` }, any, ...options);
-  const read = () => (field.value === "" ? null : about.words[Number(field.value)]);
-  return { fields: [field], read };
-}
-
-function makeEnd(about, end) {
-  const isDate = about.kind === "dates";
-  const shown = isDate ? about[end].slice(0, 10) : showCell(about[end]);
-  const label = `${about.name}, ${end === "min" ? "at least" : "at most"}`;
-  const kind = isDate ? { type: "date" } : { type: "number", step: "any" };
-  const words = { "aria-label": label, placeholder: shown };
-  return make("input", { ...kind, ...words });
-}
-
-function readEnd(field) {
-  if (field.value === "") {
-    return null;
-  }
-  return field.type === "number" ? field.valueAsNumber : field.value;
-}
-
-function makeRange(about) {
-  const fields = [makeEnd(about, "min"), makeEnd(about, "max")];
-  fields[0].id = `filter-${about.name}`;
-  const read = () => {
-    const [min, max] = fields.map(readEnd);
-    return min === null && max === null ? null : { min, max };
-  };
-  return { fields, read };
-}
-
-function showFilters(filters) {
-  const rows = filters.map((about) => {
-    const { fields, read } = about.words ? makeChoice(about) : makeRange(about);
-    state.filters.set(about.name, read);
-    const label = make("label", { for: `filter-${about.name}` }, about.name);
-    return make("div", { class: "filter" }, label, make("div", { class: "row" }, ...fields));
-  });
-  find("filter-fields").replaceChildren(...rows);
-  find("filters").hidden = rows.length === 0;
 }
 
 // --- the beginning

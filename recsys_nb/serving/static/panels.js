@@ -194,22 +194,29 @@ function describe(view, context) {
   return parts.join("; ");
 }
 
+// What the list rests on: the map, the history and the candidates.
+function makeBehind(view, context) {
+  const behind = make("div", { class: "behind" });
+  const map = makeMap(context.known, view);
+  if (map !== null) {
+    behind.append(fold("Map", map, true));
+  }
+  const count = `History (${view.history.length})`;
+  behind.append(fold(count, makeHistory(view.history), !context.hasTwo));
+  if (view.candidates.length > 0) {
+    const label = `Candidates (${view.candidates.length})`;
+    behind.append(fold(label, makeCandidates(view.candidates), !context.hasTwo));
+  }
+  return behind;
+}
+
 // All that one model answers.
 export function makeAnswer(view, context) {
   const title = context.hasTwo ? `${view.arm}: ${view.model}` : view.model;
   const answer = make("section", { class: "answer", "aria-label": title });
   answer.append(make("h2", {}, title), make("p", {}, describe(view, context)));
   const cards = view.items.map((item) => makeCard(item, view, context));
-  answer.append(make("ol", { class: "list", "aria-label": "List" }, ...cards));
-  const map = makeMap(context.known, view);
-  if (map !== null) {
-    answer.append(fold("Map", map, true));
-  }
-  const count = `History (${view.history.length})`;
-  answer.append(fold(count, makeHistory(view.history), false));
-  if (view.candidates.length > 0) {
-    const label = `Candidates (${view.candidates.length})`;
-    answer.append(fold(label, makeCandidates(view.candidates), false));
-  }
+  const list = make("ol", { class: "list", "aria-label": "List" }, ...cards);
+  answer.append(make("div", { class: "parts" }, list, makeBehind(view, context)));
   return answer;
 }
