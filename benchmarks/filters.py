@@ -27,12 +27,8 @@ import faiss
 import numpy as np
 from _common import keep
 
-from recsys_nb.recommenders.index import (
-    IndexPart,
-    ItemIndex,
-    add_dimension,
-    search_cells,
-)
+from recsys_nb.recommenders.cells import IndexPart, search_cells
+from recsys_nb.recommenders.index import ItemIndex, add_dimension
 
 SHARES = (0.5, 0.05, 0.005, 0.0005)
 K = 100

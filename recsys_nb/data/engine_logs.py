@@ -44,8 +44,8 @@ from .roles import guess_column, guess_times
 from .warehouse import Warehouse, fit_positive
 
 # %% auto #0
-__all__ = ['LOOK_AT', 'find_roles', 'select_columns', 'parse_moment', 'parse_share', 'Selection', 'open_source', 'find_log',
-           'find_sides', 'check_log', 'read_table']
+__all__ = ['LOOK_AT', 'find_roles', 'select_columns', 'parse_moment', 'parse_share', 'Selection', 'open_table_source', 'find_log',
+           'find_sides', 'check_engine_log', 'read_table']
 
 # %% ../../nbs/05f_data.engine_logs.ipynb #85d76f0e
 LOOK_AT = 100  # rows that are fetched where no name tells which column holds times
@@ -209,7 +209,7 @@ class Selection:
         return sample_users(events, self.share, self.seed)
 
 # %% ../../nbs/05f_data.engine_logs.ipynb #05ef7177
-def open_source(
+def open_table_source(
     source: str | Path | BaseBackend | ir.Table,  # a URL, Ibis connection or table
     options: Mapping[str, Any],  # keys of TABLE_OPTIONS; None: as the URL says
 ) -> tuple[BaseBackend | ir.Table, Mapping[str, Any]]:
@@ -270,7 +270,7 @@ def find_sides(
     return sides
 
 
-def check_log(
+def check_engine_log(
     engine: Engine,  # that runs the queries
     events: ir.Table,  # under canonical names
     sides: Mapping[str, ir.Table | None],  # checked tables: "users", "items"
@@ -338,7 +338,7 @@ def read_table(
     given |= {"event": event, "value": value}
     options = {"table": table, "database": database, "users": users, "items": items}
     options |= {"since": since, "until": until, "sample": sample}
-    source, options = open_source(source, options | given)
+    source, options = open_table_source(source, options | given)
     given = {role: options[role] for role in given}
     span = options["since"], options["until"]
     selection = Selection.of(*span, options["sample"], seed)
@@ -349,7 +349,7 @@ def read_table(
     rows = log if where is None else log.filter(where)
     events = select_columns(rows, roles, keep, name)
     positive = fit_positive(events, positive)
-    events = check_log(engine, events, sides, roles, unknown, name)
+    events = check_engine_log(engine, events, sides, roles, unknown, name)
     events = selection.apply(events)
     if sides["users"] is not None:
         sides["users"] = sample_users(sides["users"], selection.share, seed)

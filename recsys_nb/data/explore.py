@@ -139,7 +139,7 @@ def summary(
     return Summary(ds.name, values, items)
 
 # %% ../../nbs/08_data.explore.ipynb #46ba4d54
-def take_column(log: Dataset, column: str, what: str) -> pd.DataFrame:
+def take_interactions(log: Dataset, column: str, what: str) -> pd.DataFrame:
     "The interactions, which must have `column`."
     if column in log.interactions:
         return log.interactions
@@ -159,7 +159,7 @@ def plot_event_types(
     ax: plt.Axes | None = None,  # where to draw; None: a new figure
 ) -> plt.Axes:  # the axes
     "How many events there are of each type."
-    counts = take_column(ds, "event_type", TYPES).event_type.value_counts()
+    counts = take_interactions(ds, "event_type", TYPES).event_type.value_counts()
     share = counts / counts.sum()
     ax = make_axes(ax)
     ax.bar(counts.index.astype(str), counts)
@@ -232,7 +232,7 @@ def plot_over_time(
 ) -> plt.Axes:  # the axes
     "Events in each period, a line per type; the first and last may be cut short."
     what = "plot_over_time, split_by_time and point-in-time features"
-    log = take_column(ds, "timestamp", what)
+    log = take_interactions(ds, "timestamp", what)
     table = count_by_period(log, freq)
     marker = "." if len(table) < 30 else None
     ax = make_axes(ax)
@@ -253,7 +253,7 @@ def funnel(
     stages: Sequence[str] | None = None,  # event types in order; None: by their number
 ) -> pd.DataFrame:  # stage, pairs, from_previous and from_first (shares, 0 to 1)
     "How many distinct (user, item) pairs reach each stage."
-    log = take_column(ds, "event_type", TYPES)
+    log = take_interactions(ds, "event_type", TYPES)
     pairs = find_pairs(log)
     if stages is None:
         stages = sorted(pairs, key=lambda stage: -len(pairs[stage]))

@@ -38,14 +38,14 @@ def filter_before(
             f"the events' timestamp is of type {kind}; make it a datetime, as "
             "Dataset.from_frame does."
         )
-    moment = parse_moment(as_of)
+    moment = read_as_of(as_of)
     zoned = kind.is_timestamp() and kind.timezone
     if not zoned:
         moment = moment.tz_localize(None)
     return events.filter(events.timestamp < ibis.literal(moment))
 
 # %% ../../nbs/09_features.aggregates.ipynb #875a68ab
-def parse_moment(as_of) -> pd.Timestamp:
+def read_as_of(as_of) -> pd.Timestamp:
     "A time with zone UTC."
     unit = "s" if isinstance(as_of, Real) else None
     moment = pd.Timestamp(as_of, unit=unit)
@@ -153,7 +153,7 @@ def run_in_duckdb(
 COLUMNS = ("user_id", "item_id", "event_type", "timestamp")
 
 
-def check_events(events: pd.DataFrame | ir.Table) -> None:
+def check_event_frame(events: pd.DataFrame | ir.Table) -> None:
     "Complain about events of another type, or without ids."
     if not isinstance(events, pd.DataFrame | ir.Table):
         raise TypeError(
@@ -180,7 +180,7 @@ def compute_aggregates(events, what: Aggregates, as_of, event_names, ids):
     if isinstance(events, Dataset):
         ids = getattr(events, f"{what.key}s") if ids is None else ids
         events = events.interactions
-    check_events(events)
+    check_event_frame(events)
     types = list_event_types(event_names, events.columns)
     wanted = ids_to_table(ids, what.key)
     table = events
@@ -195,14 +195,14 @@ def compute_aggregates(events, what: Aggregates, as_of, event_names, ids):
     return run_in_duckdb(result)
 
 # %% ../../nbs/09_features.aggregates.ipynb #8decf026
-def count_interactions(events: ir.Table) -> dict[str, ir.Value]:
+def count_events(events: ir.Table) -> dict[str, ir.Value]:
     "The number of events."
     return {"total_interactions": events.count()}
 
 
 USER_AGGREGATES = Aggregates(
     key="user_id",
-    count=count_interactions,
+    count=count_events,
     kinds={"total_purchases": "purchase"},
     rate=("conversion_rate", "total_purchases", "total_interactions"),
 )

@@ -127,7 +127,7 @@ def check_names(features: Sequence[Feature], columns: Sequence[str]) -> None:
         declared.add(feature.name)
 
 
-def check_columns(what: str, table: pd.DataFrame | ir.Table, needed) -> None:
+def require_columns(what: str, table: pd.DataFrame | ir.Table, needed) -> None:
     "Complain about a column that is missing."
     missing = [name for name in needed if name not in table.columns]
     if missing:
@@ -176,9 +176,9 @@ def check_request(events, moments, features: Sequence[Feature], items) -> None:
             f"{type(moments).__name__}; give frames or Ibis tables, both alike."
         )
     check_names(features, moments.columns)
-    check_columns("events", events, ["user_id", "item_id", "timestamp"])
+    require_columns("events", events, ["user_id", "item_id", "timestamp"])
     keys = sorted({feature.key for feature in features})
-    check_columns("moments", moments, ["as_of", *keys])
+    require_columns("moments", moments, ["as_of", *keys])
     if isinstance(items, pd.DataFrame):
         check_items(items)
     if isinstance(moments, pd.DataFrame):

@@ -5,18 +5,18 @@
 # %% ../../nbs/36_recommenders.index.ipynb #712ba146
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import faiss
 import numpy as np
 
 from ..data import check_whole_numbers
+from .cells import IndexPart
 from .lists import top_k
 
 # %% auto #0
 __all__ = ['VECTORS_AT_ONCE', 'POINTS_PER_CELL', 'add_dimension', 'take_points', 'add_points', 'build_exact', 'build_cells',
-           'IndexPart', 'widen_search', 'search_cells', 'ItemIndex', 'take_best', 'search_each']
+           'ItemIndex', 'take_best', 'search_each']
 
 # %% ../../nbs/36_recommenders.index.ipynb #a5356888
 def add_dimension(
@@ -85,78 +85,6 @@ def build_cells(
     index.train(add_dimension(vectors[some], 0.0))
     add_points(index, vectors, bonus, codes)
     return index
-
-# %% ../../nbs/36_recommenders.index.ipynb #929e54f6
-@dataclass
-class IndexPart:
-    "Some of the items, in one faiss index."
-
-    codes: np.ndarray  # codes of the items, in the order of the index (n,)
-    index: faiss.Index  # exact, or in cells
-
-    def search(
-        self,
-        points: np.ndarray,  # queries, float32 (q, d + 1)
-        k: int,  # how many
-        n_probe: int,  # cells to look into first
-        allowed: np.ndarray | None = None,  # bool (n_items,)
-    ) -> tuple[np.ndarray, np.ndarray]:  # item codes, -1 for none, and scores (q, k)
-        "The k best allowed items of the part."
-        selector, n_allowed = self.make_selector(allowed)
-        k = min(k, n_allowed)
-        if k == 0:
-            empty = np.empty((len(points), 0))
-            return empty.astype(int), empty.astype(np.float32)
-        if not isinstance(self.index, faiss.IndexIVF):
-            options = faiss.SearchParameters(sel=selector)  # pyright: ignore
-            scores, places = self.index.search(points, k, params=options)
-        else:
-            n_cells = widen_search(n_probe, len(self.codes), n_allowed)
-            scores, places = search_cells(self.index, points, k, n_cells, selector)
-        return np.where(places < 0, -1, self.codes[places]), scores
-
-    def make_selector(
-        self,
-        allowed: np.ndarray | None,  # bool (n_items,)
-    ) -> tuple[faiss.IDSelector | None, int]:  # and the number of allowed items
-        "The filter as faiss takes it."
-        if allowed is None:
-            return None, len(self.codes)
-        mine = allowed[self.codes]
-        bits = np.packbits(mine, bitorder="little")
-        return faiss.IDSelectorBitmap(bits), int(mine.sum())  # pyright: ignore
-
-
-def widen_search(
-    n_probe: int,  # cells to look into without a filter
-    n_points: int,  # in all cells
-    n_allowed: int,  # of these, at least 1
-) -> int:
-    "Cells that hold as many allowed points as `n_probe` cells hold points."
-    return int(np.ceil(n_probe * n_points / n_allowed))
-
-
-def search_cells(
-    index: faiss.IndexIVF,  # cells of points
-    points: np.ndarray,  # queries, float32 (q, d + 1)
-    k: int,  # how many; no more than there are
-    n_probe: int,  # cells to look into first
-    selector: faiss.IDSelector | None = None,  # which points count
-) -> tuple[np.ndarray, np.ndarray]:  # scores and places (q, k)
-    "The k best points in the nearest cells, in more cells where these hold fewer."
-    scores = np.empty((len(points), k), np.float32)
-    places = np.empty((len(points), k), np.int64)
-    waiting = np.arange(len(points))
-    while len(waiting):
-        n_probe = min(n_probe, index.nlist)
-        cells = faiss.SearchParametersIVF(sel=selector, nprobe=n_probe)  # pyright: ignore
-        found = index.search(points[waiting], k, params=cells)
-        scores[waiting], places[waiting] = found
-        if n_probe == index.nlist:
-            break
-        waiting = waiting[places[waiting, -1] < 0]
-        n_probe *= 2
-    return scores, places
 
 # %% ../../nbs/36_recommenders.index.ipynb #d034ae5c
 class ItemIndex:

@@ -11,7 +11,6 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +30,7 @@ from recsys_nb.serving.files import (
     FOLDER_FORMAT,
     ExportedFiles,
     name_id_type,
+    require,
     write_manifest,
 )
 from .networks import describe_ranker, describe_tower, write_network
@@ -41,7 +41,7 @@ from .sources import SOURCE_FORMS, write_state
 __all__ = ['TABLES', 'NEEDED', 'write_source', 'write_arrays', 'list_sources', 'list_answers_of', 'describe_answer',
            'find_same_similarity', 'collect_ranker', 'write_people', 'write_ordered', 'list_words', 'write_columns',
            'plain_cell', 'write_item_rows', 'write_sources', 'write_encoders', 'fill_folder', 'export',
-           'check_installed', 'recommend_by_hand']
+           'recommend_by_hand']
 
 # %% ../../nbs/49f_serving.export.ipynb #e76452dc
 def write_source(
@@ -327,7 +327,7 @@ def export(
     "Write a recommender for other programs (needs the extra [serve])."
     check_seed(seed)
     for module in NEEDED:
-        check_installed(module)
+        require(module, "export")
     if not hasattr(recommender, "item_ids_"):
         kind = type(recommender).__name__
         raise ValueError(f"this {kind} is not fitted: call .fit(train) first.")
@@ -343,17 +343,6 @@ def export(
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return folder
-
-
-def check_installed(
-    module: str,  # its name
-) -> None:
-    "Complain with the extra's name where a package is missing."
-    try:
-        import_module(module)
-    except ImportError as error:
-        advice = "pip install 'recsys_nb[serve]'"
-        raise ImportError(f"export needs the package {module}: {advice}") from error
 
 # %% ../../nbs/49f_serving.export.ipynb #f4f9614a
 def recommend_by_hand(

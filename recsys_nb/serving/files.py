@@ -10,22 +10,15 @@ import json
 import re
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 from safetensors.numpy import load_file
 
 # %% auto #0
-__all__ = ['FOLDER_FORMAT', 'MANIFEST', 'WHOLE_NUMBER', 'AnyId', 'FolderError', 'QuestionError', 'digest_file', 'digest_manifest',
-           'write_manifest', 'read_manifest', 'parse_manifest', 'read_id', 'name_id_type', 'IdTable', 'open_session',
-           'ExportedFiles']
-
-# %% ../../nbs/49_serving.files.ipynb #e6a080c0
-class FolderError(ValueError):
-    "An exported folder is missing, damaged or edited; the message names the file."
-
-
-class QuestionError(ValueError):
-    "A question cannot be answered as it is asked; the message says what to change."
+__all__ = ['FOLDER_FORMAT', 'MANIFEST', 'WHOLE_NUMBER', 'AnyId', 'digest_file', 'digest_manifest', 'write_manifest',
+           'read_manifest', 'parse_manifest', 'FolderError', 'QuestionError', 'read_id', 'name_id_type', 'IdTable',
+           'require', 'open_session', 'ExportedFiles']
 
 # %% ../../nbs/49_serving.files.ipynb #645f490d
 def digest_file(
@@ -107,6 +100,14 @@ def parse_manifest(
         )
     return about
 
+# %% ../../nbs/49_serving.files.ipynb #e6a080c0
+class FolderError(ValueError):
+    "An exported folder is missing, damaged or edited; the message names the file."
+
+
+class QuestionError(ValueError):
+    "A question cannot be answered as it is asked; the message says what to change."
+
 # %% ../../nbs/49_serving.files.ipynb #2ebfd0ae
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,20}")
 AnyId = int | str  # an id as JSON has it
@@ -175,13 +176,26 @@ class IdTable:
         "The row of an id."
         return self.rows.get(self.match(given), -1)
 
+# %% ../../nbs/49_serving.files.ipynb #8c16f996
+def require(
+    module: str,  # such as 'fastapi'
+    what: str = "serving",  # what needs it, for the error
+) -> ModuleType:
+    "A module of the extra [serve], or an error that names the extra."
+    try:
+        return import_module(module)
+    except ImportError as error:
+        package = module.split(".")[0]
+        advice = "pip install 'recsys_nb[serve]'"
+        raise ImportError(f"{what} needs the package {package}: {advice}") from error
+
 # %% ../../nbs/49_serving.files.ipynb #4f690d2e
 def open_session(
     path: Path,  # an ONNX file
     threads: int = 1,  # that one question may use
 ):
     "An ONNX file, ready to run (needs the extra [serve])."
-    runtime = import_module("onnxruntime")
+    runtime = require("onnxruntime", "a network")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3

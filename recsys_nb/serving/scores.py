@@ -5,17 +5,18 @@
 # %% ../../nbs/49b_serving.scores.ipynb #7e210b60
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import import_module
 from typing import Any, Protocol
 
 import numpy as np
 
+from ..recommenders.cells import IndexPart, load_faiss
+
 # %% auto #0
 __all__ = ['UserHistory', 'ListLimits', 'pick_best', 'Scores', 'DenseScores', 'FixedOrder', 'TouchedScores', 'VectorScores',
-           'serialise_index', 'CellIndex', 'search_part', 'search_near_cells']
+           'serialise_index', 'CellIndex']
 
 # %% ../../nbs/49b_serving.scores.ipynb #06629e15
 @dataclass(frozen=True, eq=False)
@@ -234,7 +235,7 @@ def serialise_index(
     index: Any,  # an ItemIndex of a retriever
 ) -> dict[str, np.ndarray]:
     "The parts of an index as arrays, by name."
-    faiss = import_module("faiss")
+    faiss = load_faiss()
     arrays = {"n_probe": np.array([index.n_probe])}
     for number, part in enumerate(index.parts):
         arrays[f"index_codes.{number}"] = part.codes
@@ -249,19 +250,14 @@ class CellIndex:
         self,
         arrays: Mapping[str, np.ndarray],  # of `serialise_index`, among others
     ):
-        try:
-            self.faiss = import_module("faiss")
-        except ImportError as error:
-            raise ImportError(
-                "this model searches a large catalogue by an index, which needs the "
-                "package faiss: pip install faiss-cpu"
-            ) from error
+        faiss = load_faiss()
         self.n_probe = int(arrays["n_probe"][0])
         names = [name for name in arrays if name.startswith("index_codes.")]
         self.parts = []
         for name in sorted(names):
             cells = arrays[name.replace("index_codes", "index_cells")]
-            self.parts.append((arrays[name], self.faiss.deserialize_index(cells)))
+            index = faiss.deserialize_index(cells)
+            self.parts.append(IndexPart(arrays[name], index))
 
     def best(
         self,
@@ -274,59 +270,11 @@ class CellIndex:
         n_seen = 0 if limits.history is None else len(limits.history.items)
         wanted = k + n_seen
         which = wanted, self.n_probe, limits.allowed
-        found = [search_part(self.faiss, p, point, *which) for p in self.parts]
-        codes = np.concatenate([items for items, _ in found])
-        scores = np.concatenate([values for _, values in found])
-        order = np.argsort(-scores, kind="stable")[:wanted]
+        found = [part.search(point, *which) for part in self.parts]
+        codes = np.concatenate([items[0] for items, _ in found])
+        scores = np.concatenate([values[0] for _, values in found])
+        order = np.argsort(-scores, kind="stable")
+        order = order[codes[order] >= 0][:wanted]
         if limits.history is not None:
             order = order[~limits.blocked[codes[order]]]
         return codes[order[:k]], scores[order[:k]]
-
-
-def search_part(
-    faiss: Any,  # the module
-    part: tuple[np.ndarray, Any],  # codes of items, and their index
-    point: np.ndarray,  # the vector and 1 for the bonus, float32 (1, d + 1)
-    k: int,  # how many
-    n_probe: int,  # cells to look into first where all items are allowed
-    allowed: np.ndarray | None,  # bool (n_items,)
-) -> tuple[np.ndarray, np.ndarray]:  # item codes and scores, at most k
-    "The k best allowed items of a part."
-    codes, index = part
-    selector, n_allowed = None, len(codes)
-    if allowed is not None:
-        mine = allowed[codes]
-        n_allowed = int(mine.sum())
-        bits = np.packbits(mine, bitorder="little")
-        selector = faiss.IDSelectorBitmap(bits)
-    k = min(k, n_allowed)
-    if not k:
-        return np.zeros(0, int), np.zeros(0, np.float32)
-    if hasattr(index, "nlist"):
-
-        def options(n_cells):
-            return faiss.SearchParametersIVF(sel=selector, nprobe=n_cells)
-
-        n_cells = int(np.ceil(n_probe * len(codes) / n_allowed))
-        scores, places = search_near_cells(index, point, k, n_cells, options)
-    else:
-        everything = faiss.SearchParameters(sel=selector)
-        scores, places = index.search(point, k, params=everything)
-    found = places[0] >= 0
-    return codes[places[0][found]], scores[0][found]
-
-
-def search_near_cells(
-    index: Any,  # cells of points
-    point: np.ndarray,  # the query, float32 (1, d + 1)
-    k: int,  # how many; no more than there are
-    n_cells: int,  # to look into first
-    options: Callable[[int], Any],  # the parameters of a search in so many cells
-) -> tuple[np.ndarray, np.ndarray]:  # scores and places (1, k)
-    "The best of the nearest cells, in more cells where these hold fewer than k."
-    while True:
-        n_cells = min(n_cells, index.nlist)
-        scores, places = index.search(point, k, params=options(n_cells))
-        if n_cells == index.nlist or places[0, -1] >= 0:
-            return scores, places
-        n_cells *= 2

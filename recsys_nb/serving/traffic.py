@@ -9,28 +9,15 @@ import json
 import logging
 import os
 import re
-import sys
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timezone
-from importlib import import_module
-from types import ModuleType
+
+from .files import require
 
 # %% auto #0
-__all__ = ['BUCKETS', 'COUNTED_KINDS', 'SHARED_FOLDER', 'REQUEST_ID', 'require', 'Traffic', 'JsonLines', 'read_request_id',
-           'RequestRecord', 'answer_with']
-
-# %% ../../nbs/50c_serving.traffic.ipynb #b63d4605
-def require(
-    module: str,  # such as 'fastapi'
-) -> ModuleType:
-    "A module of the extra [serve], or an error that names the extra."
-    try:
-        return import_module(module)
-    except ImportError as error:
-        package = module.split(".")[0]
-        advice = "pip install 'recsys_nb[serve]'"
-        raise ImportError(f"serving needs the package {package}: {advice}") from error
+__all__ = ['BUCKETS', 'COUNTED_KINDS', 'SHARED_FOLDER', 'REQUEST_ID', 'Traffic', 'JsonLines', 'read_request_id', 'RequestRecord',
+           'answer_with']
 
 # %% ../../nbs/50c_serving.traffic.ipynb #474648be
 BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
