@@ -113,7 +113,7 @@ def bound_threads(
 
 # %% ../nbs/57_cli.ipynb #c4a5dc20
 _REFUSED = {
-    "data": ("DataError",),
+    "data.columns": ("DataError",),
     "training.checkpoints": ("CheckpointError",),
     "training.processes": ("ProcessError",),
     "serving.files": ("FolderError", "QuestionError"),
