@@ -55,7 +55,7 @@ def find_in_models(
     found = []
     for path in sorted(models.glob("*/users.json")):
         ids = json.loads(path.read_text(encoding="utf-8"))
-        if user in map(str, ids):
+        if user in map(str, ids) and not path.parent.is_symlink():
             found.append(path.parent)
     return found
 

@@ -48,7 +48,7 @@ def find_fall(
     "Whether the model is much worse than the one before was in its own night."
     own, old = [n["metrics"]["Recommender"]["metrics"] for n in (numbers, before)]
     name = next(metric for metric in own if metric.startswith("ndcg"))
-    now, then = own[name][0], old[name][0]
+    now, then = own[name]["value"], old[name]["value"]
     if now >= (1 - most) * then:
         return []
     return [f"{name} fell from {then:.4f} to {now:.4f}, by more than {most:.0%}"]

@@ -1,5 +1,5 @@
 """The files in deploy/ agree with the code: flags, addresses, ports, metrics, versions;
-what an image installs is enough to serve; and the scripts of a night do what they say."""
+what an image installs is enough to serve; the scripts of a night do what they say."""
 
 import json
 import os
@@ -344,7 +344,7 @@ def write_run(folder, ndcg=0.2, high=0.05, change="none"):
     "What a run leaves that the gate reads."
     folder.mkdir(parents=True)
     numbers = {
-        "metrics": {"Recommender": {"metrics": {"ndcg@10": [ndcg, 0, 1]}}},
+        "metrics": {"Recommender": {"metrics": {"ndcg@10": {"value": ndcg}}}},
         "popularity": [{"metric": "ndcg", "difference": high - 0.1, "high": high}],
         "drift": {"columns": [{"column": "item price", "change": change}]},
     }
