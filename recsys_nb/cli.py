@@ -117,7 +117,7 @@ _REFUSED = {
     "training.checkpoints": ("CheckpointError",),
     "training.processes": ("ProcessError",),
     "serving.files": ("FolderError", "QuestionError"),
-    "serving.jobs": ("JobError",),
+    "serving.job_users": ("JobError",),
     "serving.versions": ("ServeError",),
 }  # module -> errors that say what is wrong with the input
 

@@ -18,7 +18,8 @@ from .data import DataError, is_text_file
 from .recommenders.rules import parse_conditions
 from .serving.batches import ListJob
 from .serving.files import MANIFEST
-from .serving.jobs import JobReport, UserIds, open_users, run_job, take_ids
+from .serving.job_users import UserIds, open_users, take_ids
+from .serving.jobs import JobReport, run_job
 from .serving.list_tables import append_lists, read_table_name
 from .serving.rules import Column
 from .serving.runtime import Exported, combine_rules

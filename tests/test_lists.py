@@ -27,7 +27,8 @@ from recsys_nb.recommenders import (  # noqa: E402
 )
 from recsys_nb.serving import Exported, ListJob, ListMaker, export  # noqa: E402
 from recsys_nb.serving.batches import make_lists, make_spark_lists  # noqa: E402
-from recsys_nb.serving.jobs import JobError, name_part, run_job  # noqa: E402
+from recsys_nb.serving.job_users import JobError  # noqa: E402
+from recsys_nb.serving.jobs import name_part, run_job  # noqa: E402
 from recsys_nb.serving.list_tables import append_lists  # noqa: E402
 
 NIGHT = datetime(2024, 5, 1, 3, tzinfo=timezone.utc)

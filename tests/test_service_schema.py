@@ -1,9 +1,9 @@
-"""Requests that the OpenAPI of the service allows, and requests that it does not: made up
-by schemathesis, 1,000 cases over all addresses, with all of its checks but two. One wants
-each allowed request to be accepted, and no schema can say which columns a catalogue has,
-or that a list with reasons has at most 20 items. The other wants 0.5 to be refused as an
-id, which is right in a body; in an address it is the text '0.5', so it is asked of bodies
-alone."""
+"""Requests that the OpenAPI of the service allows, and requests that it does not: made
+up by schemathesis, 1,000 cases over all addresses, with all of its checks but two. One
+wants each allowed request to be accepted, and no schema can say which columns a
+catalogue has, or that a list with reasons has at most 20 items. The other wants 0.5 to
+be refused as an id, which is right in a body; in an address it is the text '0.5', so it
+is asked of bodies alone."""
 
 import warnings
 
