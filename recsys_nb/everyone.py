@@ -119,6 +119,7 @@ def read_rules(
 REFUSED = {
     "events": "--events is for a saved model; the service knows newer events, too.",
     "json": "--json is for a saved model; lists for everyone are Parquet or a table.",
+    "value": "--value is for a saved model; lists for everyone keep the model's order.",
 }  # option -> why an export does not take it
 
 
@@ -127,7 +128,7 @@ def list_everyone(
 ) -> int:  # 0
     "Make lists from an exported model."
     for name, why in REFUSED.items():
-        if getattr(options, name):
+        if getattr(options, name, None):
             raise DataError(why)
     if not options.out:
         raise DataError("--out is missing: name a folder for the lists, or a table.")
