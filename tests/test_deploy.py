@@ -189,6 +189,7 @@ def test_the_proxy_lets_pass_what_the_service_takes_and_hides_the_rest(client):
     text = (deploy / "nginx.conf").read_text("utf-8")
     (size,) = re.findall(r"client_max_body_size (\d+)m;", text)
     assert MAX_BYTES <= int(size) * 2**20 < 2 * MAX_BYTES
+    assert "access_log off;" in text  # addresses hold ids of users
     (hidden,) = re.findall(r"location ~ (\S+) \{", text)
     routes = {route.path for route in client.app.routes}
     kept = {path for path in routes if re.search(hidden, path)}
