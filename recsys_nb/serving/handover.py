@@ -61,8 +61,8 @@ class Port:
 
 def write_triton_config(
     name: str,  # of the network
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
+    inputs: Sequence[Port],  # in the order of the network
+    outputs: Sequence[Port],  # likewise
 ) -> str:
     "The text of config.pbtxt."
     lines = [
