@@ -1,15 +1,17 @@
 # make demo: the whole journey on simulated data · make test: everything · make docs
 # make test-one NB=24b: one chapter · make sync: modules from notebooks · make lab
+# make soak: ten minutes of load with swaps and a killed worker (SOAK=60: one minute)
 PYTHON ?= python3
 VENV ?= .venv
 DATA ?= simulated
+SOAK ?= 600
 OUT ?= _demo
 BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: env engines demo test test-one docs readme bench lab sync run-notebooks clean
+.PHONY: env engines demo test test-one docs readme bench soak lab sync run-notebooks clean
 env: $(ENV)
 $(ENV): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10), sys.version' || \
@@ -45,6 +47,9 @@ readme: $(ENV)
 
 bench: $(ENV)
 	for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+soak: $(ENV)
+	$(ONE_THREAD) $(BIN)/python benchmarks/soak.py --seconds $(SOAK) --out benchmarks/results/soak.json
 
 lab: $(ENV)
 	@VENV=$(VENV) .ci/lab

@@ -33,7 +33,7 @@ from .recommenders.values import parse_action_values
 from .run_data import split_time_columns
 from .serving import ExportedFiles, export
 from .serving.handover import write_item_vectors, write_triton
-from .serving.jobs import read_url
+from .serving.job_users import read_url
 from .serving.service import match_id
 from .training.criteo import train_criteo
 

@@ -113,11 +113,11 @@ def bound_threads(
 
 # %% ../nbs/57_cli.ipynb #c4a5dc20
 _REFUSED = {
-    "data": ("DataError",),
+    "data.columns": ("DataError",),
     "training.checkpoints": ("CheckpointError",),
     "training.processes": ("ProcessError",),
     "serving.files": ("FolderError", "QuestionError"),
-    "serving.jobs": ("JobError",),
+    "serving.job_users": ("JobError",),
     "serving.versions": ("ServeError",),
 }  # module -> errors that say what is wrong with the input
 

@@ -18,7 +18,8 @@ from .data import DataError, is_text_file
 from .recommenders.rules import parse_conditions
 from .serving.batches import ListJob
 from .serving.files import MANIFEST
-from .serving.jobs import JobReport, UserIds, open_users, run_job, take_ids
+from .serving.job_users import UserIds, open_users, take_ids
+from .serving.jobs import JobReport, run_job
 from .serving.list_tables import append_lists, read_table_name
 from .serving.rules import Column
 from .serving.runtime import Exported, combine_rules
@@ -118,6 +119,7 @@ def read_rules(
 REFUSED = {
     "events": "--events is for a saved model; the service knows newer events, too.",
     "json": "--json is for a saved model; lists for everyone are Parquet or a table.",
+    "value": "--value is for a saved model; lists for everyone keep the model's order.",
 }  # option -> why an export does not take it
 
 
@@ -126,7 +128,7 @@ def list_everyone(
 ) -> int:  # 0
     "Make lists from an exported model."
     for name, why in REFUSED.items():
-        if getattr(options, name):
+        if getattr(options, name, None):
             raise DataError(why)
     if not options.out:
         raise DataError("--out is missing: name a folder for the lists, or a table.")

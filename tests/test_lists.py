@@ -27,7 +27,9 @@ from recsys_nb.recommenders import (  # noqa: E402
 )
 from recsys_nb.serving import Exported, ListJob, ListMaker, export  # noqa: E402
 from recsys_nb.serving.batches import make_lists, make_spark_lists  # noqa: E402
-from recsys_nb.serving.jobs import JobError, name_part, run_job  # noqa: E402
+from recsys_nb.serving.events import lock_file  # noqa: E402
+from recsys_nb.serving.job_users import JobError  # noqa: E402
+from recsys_nb.serving.jobs import name_part, run_job  # noqa: E402
 from recsys_nb.serving.list_tables import append_lists  # noqa: E402
 
 NIGHT = datetime(2024, 5, 1, 3, tzinfo=timezone.utc)
@@ -144,6 +146,16 @@ jobs.run_job(Exported(sys.argv[1]), "all", sys.argv[2], job, per_part=40, worker
 """
 
 
+def wait_until_free(folder):
+    "Until the processes that were forked by a killed one have ended, too."
+    for _ in range(600):
+        with (folder / ".lock").open("ab") as file:
+            if lock_file(file):
+                return
+        time.sleep(0.05)
+    pytest.fail("the lock is still held")
+
+
 def test_a_killed_job_goes_on_with_the_parts_that_are_there(folder, shop, tmp_path):
     out = tmp_path / "lists"
     command = [sys.executable, "-c", JOB, str(folder), str(out), "60"]
@@ -152,6 +164,7 @@ def test_a_killed_job_goes_on_with_the_parts_that_are_there(folder, shop, tmp_pa
     process.stdout.readline()  # of each process, one
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    wait_until_free(out)
     done = sorted(path.name for path in out.glob("part-*"))
     assert done == [name_part(0), name_part(1)] and not (out / "_done.json").exists()
     kept = {name: (out / name).stat().st_mtime_ns for name in done}

@@ -144,7 +144,7 @@ class UserLists:
     "The lists of some users."
 
     rows: pa.RecordBatch  # columns as of `make_list_schema`
-    counts: ListCounts
+    counts: ListCounts  # what became of the users
 
     def to_pandas(self):
         "The rows as a frame of pandas."

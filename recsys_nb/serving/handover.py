@@ -48,9 +48,8 @@ class Port:
     ) -> Port:
         "What a session says of it."
         if node.type not in TRITON_TYPES:
-            raise QuestionError(
-                f"{node.name} is a {node.type}: Triton has no such type."
-            )
+            what = f"{node.name} is a {node.type}"
+            raise QuestionError(f"{what}: Triton has no such type.")
         dims = tuple(d if isinstance(d, int) else -1 for d in node.shape)
         return cls(node.name, TRITON_TYPES[node.type], dims)
 
@@ -62,8 +61,8 @@ class Port:
 
 def write_triton_config(
     name: str,  # of the network
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
+    inputs: Sequence[Port],  # in the order of the network
+    outputs: Sequence[Port],  # likewise
 ) -> str:
     "The text of config.pbtxt."
     lines = [

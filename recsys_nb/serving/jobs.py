@@ -9,7 +9,6 @@ import hashlib
 import json
 import multiprocessing
 import os
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,181 +16,25 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import ibis
-import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..data.arguments import check_whole_numbers
-from ..data.engines import Engine, find_table, open_engine, parse_url
-from ..data.roles import guess_column
 from recsys_nb.serving.batches import (
     USERS_AT_A_TIME,
     ListCounts,
     ListJob,
     ListMaker,
-    list_user_ids,
 )
 from .events import lock_file, sync
 from .files import AnyId
+from .job_users import JobError, UserIds, cut_list, open_users
 from .runtime import Exported
 
 # %% auto #0
-__all__ = ['JOB_FILE', 'DONE_FILE', 'COUNTS', 'JobError', 'UserIds', 'cut_list', 'take_ids', 'read_all', 'regroup',
-           'choose_user_column', 'warn_of_empty', 'read_column', 'read_url', 'read_parquet_users', 'open_users',
-           'digest', 'describe_job', 'write_whole', 'claim_folder', 'refuse_other_job', 'name_part', 'read_part',
-           'write_part', 'PartMaker', 'PartCounts', 'make_in_processes', 'JobReport', 'hold_folder', 'count_parts',
-           'run_job']
-
-# %% ../../nbs/51g_serving.jobs.ipynb #8e2b2b94
-class JobError(ValueError):
-    "A job cannot run so; the message says what to change."
-
-
-@dataclass(frozen=True, eq=False)
-class UserIds:
-    "The users of a job, in a fixed order."
-
-    name: str  # what they are, for the description of the job
-    read: Callable[[int], Iterator[list[AnyId]]]  # all of them, at most so many a time
-
-
-def cut_list(
-    ids: Sequence[AnyId],  # of users
-    size: int,  # of a piece
-) -> Iterator[list[AnyId]]:
-    "A list in pieces."
-    for start in range(0, len(ids), size):
-        yield list(ids[start : start + size])
-
-
-def take_ids(
-    ids: Sequence[AnyId],  # of users, each once
-    name: str,  # what they are
-) -> UserIds:
-    "Users whose ids are in memory."
-    return UserIds(name, lambda size: cut_list(ids, size))
-
-
-def read_all(
-    exported: Exported,  # whose users are meant
-) -> UserIds:
-    "The users of an export."
-    return take_ids(exported.people.ids.ids, "all")
-
-# %% ../../nbs/51g_serving.jobs.ipynb #c2ab77ca
-def regroup(
-    batches: Iterator[list[AnyId]],  # of any sizes
-    size: int,  # of a piece
-) -> Iterator[list[AnyId]]:
-    "The same ids in pieces of one size; the last may be shorter."
-    waiting: list[AnyId] = []
-    for batch in batches:
-        waiting += batch
-        while len(waiting) >= size:
-            yield waiting[:size]
-            waiting = waiting[size:]
-    if waiting:
-        yield waiting
-
-# %% ../../nbs/51g_serving.jobs.ipynb #7fb971b9
-def choose_user_column(
-    table: ir.Table,  # with users
-    column: str | None,  # the name given; None: guessed
-    place: str,  # what errors call the table
-) -> str:
-    "The column of user ids."
-    found = column or guess_column("user", table.columns)
-    if found not in table.columns:
-        raise JobError(
-            f"{place}: which column holds the user ids? It has {list(table.columns)}; "
-            "name one with user=..."
-        )
-    return found
-
-
-def warn_of_empty(
-    engine: Engine,  # that has the table
-    ids: ir.Column,  # of users
-    place: str,  # what the warning calls the table
-) -> None:
-    "Say how many rows have no id."
-    table = ids.name("user_id").as_table()
-    n_empty = engine.count_rows(table.filter(table.user_id.isnull()))
-    if n_empty:
-        warnings.warn(f"{place}: {n_empty:,} rows have no user id", stacklevel=2)
-
-
-def read_column(
-    open_table: Callable[[], tuple[Engine, ir.Table]],  # in each process anew
-    column: str | None,  # of the ids; None: guessed
-    place: str,  # what the table is called
-) -> UserIds:
-    "The distinct ids of a column, sorted by the engine."
-    engine, table = open_table()
-    name = choose_user_column(table, column, place)
-    warn_of_empty(engine, table[name], place)
-
-    def read(size):
-        engine, table = open_table()
-        ids = table.select(user_id=table[name]).distinct()
-        ids = ids.filter(ids.user_id.notnull()).order_by("user_id")
-        batches = engine.fetch_batches(ids)
-        yield from regroup((list_user_ids(b, "user_id") for b in batches), size)
-
-    return UserIds(f"{place}, {name}", read)
-
-# %% ../../nbs/51g_serving.jobs.ipynb #37cadce0
-def read_url(
-    address: str,  # such as duckdb:///shop.db?table=users&user=customer
-) -> UserIds:
-    "The users of a table in an engine."
-    url = parse_url(address)
-    options = url.options
-    if "table" not in options:
-        raise JobError(f"{url} names no table: add ?table=NAME.")
-
-    def open_table():
-        con = open_engine(url)
-        table = find_table(con, options["table"], options.get("database"))
-        return Engine(con), table
-
-    place = f"{url} {options['table']}"
-    return read_column(open_table, options.get("user"), place)
-
-
-def read_parquet_users(
-    path: str | Path,  # a file, or a folder of them
-    column: str | None = None,  # of the ids; None: guessed
-) -> UserIds:
-    "The users of Parquet files."
-    path = Path(path)
-    files = str(path / "*.parquet") if path.is_dir() else str(path)
-
-    def open_table():
-        con = ibis.duckdb.connect()
-        return Engine(con), con.read_parquet(files)
-
-    return read_column(open_table, column, str(path))
-
-
-def open_users(
-    users: str | Path | Sequence[AnyId],  # 'all', a Parquet file, a URL, or ids
-    exported: Exported,  # whose users are all
-    column: str | None = None,  # of the ids in a file; None: guessed
-) -> UserIds:
-    "The users of a job."
-    if isinstance(users, (str, Path)):
-        text = str(users)
-        if text == "all":
-            return read_all(exported)
-        if "://" in text:
-            return read_url(text)
-        if not Path(text).exists():
-            raise FileNotFoundError(f"there is no file {text}.")
-        return read_parquet_users(text, column)
-    ids = list(dict.fromkeys(users))
-    return take_ids(ids, f"{len(ids):,} ids")
+__all__ = ['JOB_FILE', 'DONE_FILE', 'COUNTS', 'digest', 'describe_job', 'write_whole', 'claim_folder', 'refuse_other_job',
+           'name_part', 'read_part', 'write_part', 'PartMaker', 'PartCounts', 'make_in_processes', 'JobReport',
+           'hold_folder', 'count_parts', 'run_job']
 
 # %% ../../nbs/51g_serving.jobs.ipynb #38a7ac20
 JOB_FILE = "_job.json"  # what the lists of a folder are

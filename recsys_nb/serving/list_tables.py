@@ -19,7 +19,8 @@ import sqlglot.expressions as sge
 from ibis.backends import BaseBackend
 
 from ..data.engines import EngineURL, open_engine, parse_url
-from .jobs import JobError, JobReport
+from .job_users import JobError
+from .jobs import JobReport
 
 # %% auto #0
 __all__ = ['OWN', 'TABLE_WRITERS', 'OwnRows', 'check_table_columns', 'list_part_columns', 'append_to_duckdb', 'append_with_ibis',
