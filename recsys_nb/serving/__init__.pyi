@@ -26,9 +26,9 @@ from .batches import ListCounts as ListCounts
 from .batches import UserLists as UserLists
 from .batches import fill_batch as fill_batch
 from .batches import convert_user_ids as convert_user_ids
-from .batches import make_lists as make_lists
+from .batches import make_user_lists as make_user_lists
 from .batches import list_user_ids as list_user_ids
-from .batches import is_text as is_text
+from .batches import holds_text as holds_text
 from .batches import make_spark_schema as make_spark_schema
 from .batches import make_spark_lists as make_spark_lists
 from .events import NAMES as NAMES
@@ -128,8 +128,8 @@ from .job_users import read_parquet_users as read_parquet_users
 from .job_users import open_users as open_users
 from .jobs import JOB_FILE as JOB_FILE
 from .jobs import DONE_FILE as DONE_FILE
-from .jobs import COUNTS as COUNTS
-from .jobs import digest as digest
+from .jobs import PART_COUNTS as PART_COUNTS
+from .jobs import digest_value as digest_value
 from .jobs import describe_job as describe_job
 from .jobs import write_whole as write_whole
 from .jobs import claim_folder as claim_folder
