@@ -56,7 +56,7 @@ COMMANDS = {
     "recommend": Command(
         "recommend items by a saved model",
         add_recommend,
-        "everyone:recommend_command",
+        "everyone:recommend_from_any",
     ),
     "evaluate": Command(
         "metrics of lists in a file", add_evaluate, "measuring:evaluate_command"

@@ -25,8 +25,8 @@ from .serving.rules import Column
 from .serving.runtime import Exported, combine_rules
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'REFUSED', 'is_export', 'is_many', 'recommend_command', 'choose_users', 'imitate_items', 'read_rules',
-           'list_everyone', 'run_options']
+__all__ = ['CELL_EXAMPLES', 'REFUSED', 'is_export', 'is_many', 'recommend_from_any', 'pick_users', 'imitate_items',
+           'read_job_rules', 'list_everyone', 'run_options']
 
 # %% ../nbs/56d_everyone.ipynb #f2bf42e3
 def is_export(
@@ -43,7 +43,7 @@ def is_many(
     return out is not None and ("://" in out or out.endswith(("/", "\\")))
 
 
-def recommend_command(
+def recommend_from_any(
     options: argparse.Namespace,  # of the command line
 ) -> int:  # 0
     "`recsys-nb recommend`."
@@ -58,7 +58,7 @@ def recommend_command(
     return answers.recommend_command(options)
 
 # %% ../nbs/56d_everyone.ipynb #e2104d7f
-def choose_users(
+def pick_users(
     options: argparse.Namespace,  # of the command line
     exported: Exported,  # whose users are all
 ) -> UserIds:
@@ -77,7 +77,7 @@ def choose_users(
     return open_users(named, exported, options.user)
 
 
-EXAMPLES: dict[str, Any] = {
+CELL_EXAMPLES: dict[str, Any] = {
     "numbers": 0.5,
     "dates": pd.Timestamp("2024-01-01", tz="UTC"),
     "tags": ["a"],
@@ -90,11 +90,11 @@ def imitate_items(
     columns: dict[str, Column],  # of an export
 ) -> pd.DataFrame:  # one row
     "An items table with columns of the same kinds, by which rules are read."
-    cells = {name: [EXAMPLES[column.kind]] for name, column in columns.items()}
+    cells = {name: [CELL_EXAMPLES[column.kind]] for name, column in columns.items()}
     return pd.DataFrame(cells)
 
 
-def read_rules(
+def read_job_rules(
     options: argparse.Namespace,  # of the command line
     exported: Exported,  # whose columns count
 ) -> dict[str, Any]:  # where, candidates, exclude; as ListJob takes them
@@ -156,8 +156,8 @@ def run_options(
         k=options.k,
         exclude_seen=not options.include_seen,
         arm=options.arm,
-        **read_rules(options, exported),
+        **read_job_rules(options, exported),
     )
-    users = choose_users(options, exported)
+    users = pick_users(options, exported)
     how = {"per_part": options.per_part, "workers": options.workers}
     return run_job(exported, users, folder, job, **how)

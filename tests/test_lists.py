@@ -26,7 +26,7 @@ from recsys_nb.recommenders import (  # noqa: E402
     TwoTowerRetriever,
 )
 from recsys_nb.serving import Exported, ListJob, ListMaker, export  # noqa: E402
-from recsys_nb.serving.batches import make_lists, make_spark_lists  # noqa: E402
+from recsys_nb.serving.batches import make_spark_lists, make_user_lists  # noqa: E402
 from recsys_nb.serving.events import lock_file  # noqa: E402
 from recsys_nb.serving.job_users import JobError  # noqa: E402
 from recsys_nb.serving.jobs import name_part, run_job  # noqa: E402
@@ -108,7 +108,7 @@ def test_batches_of_any_size_give_the_same_rows(folder, users):
     for size in sizes:
         cuts = range(0, len(users), size)
         batches = [pa.record_batch({"user_id": users[c : c + size]}) for c in cuts]
-        tables.append(pa.Table.from_batches(make_lists(batches, folder, job)))
+        tables.append(pa.Table.from_batches(make_user_lists(batches, folder, job)))
     assert tables[0].equals(tables[1])
     assert set(tables[0]["time"].to_pylist()) == {NIGHT}
 
@@ -120,7 +120,7 @@ def test_spark_gives_the_same_rows(pyspark, folder, users):
     lists = make_spark_lists(frame.repartition(2), folder, job, "customer")
     found = lists.toArrow().sort_by([("user_id", "ascending"), ("rank", "ascending")])
     batch = pa.record_batch({"user_id": sorted(users)})
-    expected = pa.Table.from_batches(make_lists([batch], folder, job))
+    expected = pa.Table.from_batches(make_user_lists([batch], folder, job))
     assert list_rows(found) == list_rows(expected)
     assert set(found["arm"].to_pylist()) == {"B"}
 

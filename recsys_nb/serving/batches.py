@@ -23,8 +23,8 @@ from .scores import ListLimits
 
 # %% auto #0
 __all__ = ['USERS_AT_A_TIME', 'SPARK_TYPES', 'ListJob', 'name_arrow_type', 'make_list_schema', 'ListMaker', 'ListCounts',
-           'UserLists', 'fill_batch', 'convert_user_ids', 'make_lists', 'list_user_ids', 'is_text', 'make_spark_schema',
-           'make_spark_lists']
+           'UserLists', 'fill_batch', 'convert_user_ids', 'make_user_lists', 'list_user_ids', 'holds_text',
+           'make_spark_schema', 'make_spark_lists']
 
 # %% ../../nbs/51f_serving.batches.ipynb #44bc2c3b
 @dataclass(frozen=True)
@@ -199,7 +199,7 @@ def convert_user_ids(
 USERS_AT_A_TIME = 1000  # of a batch of lists
 
 
-def make_lists(
+def make_user_lists(
     batches: Iterable[pa.RecordBatch],  # of users
     folder: str | Path,  # as written by `export`; each process reads it
     job: ListJob,  # what the lists share
@@ -228,14 +228,14 @@ def list_user_ids(
             f"{ids.null_count:,} of {len(ids):,} cells of {column!r} are empty: leave "
             "such rows out."
         )
-    if not (pa.types.is_integer(ids.type) or is_text(ids.type)):
+    if not (pa.types.is_integer(ids.type) or holds_text(ids.type)):
         raise QuestionError(
             f"{column!r} is of type {ids.type}: ids are whole numbers or text."
         )
     return ids.to_pylist()
 
 
-def is_text(
+def holds_text(
     kind: pa.DataType,  # of a column
 ) -> bool:
     "Whether a column holds text."
@@ -277,6 +277,6 @@ def make_spark_lists(
     schema = make_spark_schema(make_list_schema(Exported(place)))
 
     def make(batches):
-        return make_lists(batches, place, job, column)
+        return make_user_lists(batches, place, job, column)
 
     return users.select(column).mapInArrow(make, schema)

@@ -32,16 +32,16 @@ from .job_users import JobError, UserIds, cut_list, open_users
 from .runtime import Exported
 
 # %% auto #0
-__all__ = ['JOB_FILE', 'DONE_FILE', 'COUNTS', 'digest', 'describe_job', 'write_whole', 'claim_folder', 'refuse_other_job',
-           'name_part', 'read_part', 'write_part', 'PartMaker', 'PartCounts', 'make_in_processes', 'JobReport',
-           'hold_folder', 'count_parts', 'run_job']
+__all__ = ['JOB_FILE', 'DONE_FILE', 'PART_COUNTS', 'digest_value', 'describe_job', 'write_whole', 'claim_folder',
+           'refuse_other_job', 'name_part', 'read_part', 'write_part', 'PartMaker', 'PartCounts', 'make_in_processes',
+           'JobReport', 'hold_folder', 'count_parts', 'run_job']
 
 # %% ../../nbs/51g_serving.jobs.ipynb #38a7ac20
 JOB_FILE = "_job.json"  # what the lists of a folder are
 DONE_FILE = "_done.json"  # written last: how many lists there are
 
 
-def digest(
+def digest_value(
     value: Any,  # for JSON; what JSON does not know counts as text
 ) -> str:  # 64 hexadecimal digits
     "SHA-256 of a value."
@@ -63,7 +63,7 @@ def describe_job(
         "users": users.name,
         "k": job.k,
         "exclude_seen": job.exclude_seen,
-        "rules": digest(rules),
+        "rules": digest_value(rules),
         "arm": job.arm,
         "per_part": per_part,
     }
@@ -136,17 +136,19 @@ def read_part(
         found = pq.read_schema(path).metadata or {}
     except pa.ArrowInvalid as error:
         raise JobError(f"{path} is damaged: remove it ({error}).") from error
-    known = {name: found.get(name.encode(), b"").decode() for name in (*marks, COUNTS)}
+    known = {
+        name: found.get(name.encode(), b"").decode() for name in (*marks, PART_COUNTS)
+    }
     for name, mark in marks.items():
         if known[name] != mark:
             raise JobError(
                 f"{path} was made of another {name} than it has now: name another "
                 "folder, or remove this one."
             )
-    return ListCounts(**json.loads(known[COUNTS]))
+    return ListCounts(**json.loads(known[PART_COUNTS]))
 
 
-COUNTS = "counts"  # in the metadata of a part
+PART_COUNTS = "counts"  # in the metadata of a part
 
 
 def write_part(
@@ -162,7 +164,7 @@ def write_part(
         batches.append(lists.rows)
         counts += lists.counts
     table = pa.Table.from_batches(batches, maker.schema)
-    about = marks | {COUNTS: json.dumps(asdict(counts))}
+    about = marks | {PART_COUNTS: json.dumps(asdict(counts))}
     beside = path.with_name(f".{path.name}.new")
     pq.write_table(table.replace_schema_metadata(about), beside)
     sync(beside)
@@ -192,7 +194,7 @@ class PartMaker:
             if number % of != mine:
                 continue
             path = self.folder / name_part(number)
-            marks = {"job": self.job_digest, "list of users": digest(ids)}
+            marks = {"job": self.job_digest, "list of users": digest_value(ids)}
             counts = read_part(path, marks)
             if counts is None:
                 write_part(path, marks, self.maker, ids)
@@ -313,7 +315,9 @@ def run_job(
     about = describe_job(exported, chosen, job, per_part)
     about = claim_folder(folder, about, job.time or now(), job.time is not None)
     job = replace(job, time=datetime.fromisoformat(about["time"]))
-    maker = PartMaker(folder, ListMaker(exported, job), chosen, digest(about), per_part)
+    maker = PartMaker(
+        folder, ListMaker(exported, job), chosen, digest_value(about), per_part
+    )
     n_before = len(list(folder.glob("part-*.parquet")))
     with hold_folder(folder):
         found = make_in_processes(maker, workers)
