@@ -236,6 +236,7 @@ from .parts import make_arm as make_arm
 from .parts import make_parts as make_parts
 from .parts import give_list as give_list
 from .parts import find_arm as find_arm
+from .parts import find_user as find_user
 from .parts import find_why as find_why
 from .parts import NotFoundError as NotFoundError
 from .parts import write_answer as write_answer

@@ -27,9 +27,9 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_arm', 'find_why',
-           'NotFoundError', 'write_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm',
-           'keep_watch']
+__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_arm', 'find_user',
+           'find_why', 'NotFoundError', 'write_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError',
+           'refresh_arm', 'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
 @dataclass(frozen=True)
@@ -104,7 +104,8 @@ def give_list(
     arguments = question.arguments()
     known = [*parts.store.memory.of(user), *arguments.pop("events")]
     answer = model.recommend(user, events=known, **arguments)
-    parts.traffic.count_list(arm.name, answer)
+    is_known = find_user(model, user)
+    parts.traffic.count_list(arm.name, answer, len(known), is_known)
     if len(parts.arms.arms) > 1:
         answer["arm"] = arm.name
     if question.explain and answer["source"] in ("history", "events"):
@@ -126,6 +127,17 @@ def find_arm(
         if arm.name == wanted:
             return arm
     raise MisfitError(("body", "arm"), "there is no such arm")
+
+
+def find_user(
+    model: Any,  # of an arm
+    user_id: int | str,  # who asks
+) -> bool | None:  # None: the model cannot say
+    "Whether the training data has a user."
+    if hasattr(model, "people"):  # an exported folder
+        return model.people.ids.find(user_id) >= 0
+    knows_user = getattr(model, "knows_user", None)
+    return None if knows_user is None else knows_user(user_id)
 
 
 def find_why(
