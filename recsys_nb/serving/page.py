@@ -8,7 +8,7 @@ __all__ = ['MOST_ON_MAP', 'MOST_GROUPS', 'MEDIA_TYPES', 'POLICY', 'PAGE_HEADERS'
            'describe_service', 'name_page_file', 'route_file', 'route_page', 'route_views', 'route_item_search',
            'route_user_search']
 
-# %% ../../nbs/50i_serving.page.ipynb #d4c399be
+# %% ../../nbs/50i_serving.page.ipynb #b9ddb74b
 from collections.abc import Sequence
 from importlib import resources
 from threading import Lock
@@ -29,6 +29,7 @@ from recsys_nb.serving.parts import (
     NotFoundError,
     Parts,
     find_arm,
+    get_why,
     write_answer,
 )
 from .rules import keep_where
@@ -36,7 +37,7 @@ from .scores import ListLimits
 from .traffic import require
 from .versions import Arm
 
-# %% ../../nbs/50i_serving.page.ipynb #eb50b84c
+# %% ../../nbs/50i_serving.page.ipynb #b4964787
 class Views:
     "The views of the models that answer now."
 
@@ -67,7 +68,7 @@ def open_inspector(
         raise NotFoundError("this model gives lists, and there is nothing to look at")
     return inspector
 
-# %% ../../nbs/50i_serving.page.ipynb #167e7887
+# %% ../../nbs/50i_serving.page.ipynb #96263606
 def list_new_items(
     inspector: Inspector,  # of a model
     events: Sequence[dict],  # item_id[, timestamp, event_type]
@@ -109,7 +110,7 @@ def list_shown(
         rows.append(shown | {"rank": item["rank"], "score": item["score"]})
     return rows
 
-# %% ../../nbs/50i_serving.page.ipynb #4431b70d
+# %% ../../nbs/50i_serving.page.ipynb #552e72dd
 def give_view(
     parts: Parts,  # of the service
     views: Views,  # of its models
@@ -139,7 +140,7 @@ def give_view(
         "place": view.place_user(history),
     }
 
-# %% ../../nbs/50i_serving.page.ipynb #42efebf7
+# %% ../../nbs/50i_serving.page.ipynb #126d2b23
 MOST_ON_MAP = 1_500  # items, the most popular
 MOST_GROUPS = 6  # colours of the map
 
@@ -196,7 +197,7 @@ def describe_service(
     columns = dict(inspector.columns)
     columns.pop(view.title_column, None)
     filters = [describe_filter(name, column) for name, column in columns.items()]
-    explains = {a.name: getattr(a.model, "why", None) is not None for a in arms}
+    explains = {arm.name: get_why(arm.model) is not None for arm in arms}
     return {
         "models": {arm.name: arm.model_name for arm in arms},
         "n_users": len(inspector.users),
@@ -206,7 +207,7 @@ def describe_service(
         "filters": [about for about in filters if about is not None],
     }
 
-# %% ../../nbs/50i_serving.page.ipynb #b61dd6f8
+# %% ../../nbs/50i_serving.page.ipynb #ccb99060
 MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
@@ -254,7 +255,7 @@ def route_file(
     async def give_file():
         return response(content, media_type=kind, headers=PAGE_HEADERS)
 
-# %% ../../nbs/50i_serving.page.ipynb #52d78597
+# %% ../../nbs/50i_serving.page.ipynb #4dd80296
 def route_page(
     app: Any,  # a FastAPI application
     parts: Parts,  # of the service

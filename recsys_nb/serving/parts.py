@@ -11,11 +11,15 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from .events import EventStore
+from .reasons import explain_exported
+from .runtime import Exported
 from .traffic import Traffic, require
 from recsys_nb.serving.versions import (
     Arm,
@@ -27,9 +31,9 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_arm', 'find_user',
-           'find_why', 'NotFoundError', 'write_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError',
-           'refresh_arm', 'keep_watch']
+__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'check_takes_value',
+           'find_arm', 'find_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer', 'ask_about_item',
+           'match_type', 'make_rows', 'MisfitError', 'refresh_arm', 'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ def give_list(
     model = arm.model
     arguments = question.arguments()
     known = [*parts.store.memory.of(user), *arguments.pop("events")]
+    if question.value is not None:
+        check_takes_value(model)
+        arguments["value"] = question.value
     answer = model.recommend(user, events=known, **arguments)
     is_known = find_user(model, user)
     parts.traffic.count_list(arm.name, answer, len(known), is_known)
@@ -113,6 +120,15 @@ def give_list(
         for item in answer["items"]:
             item["why"] = why(user, item["item_id"], known)
     return answer
+
+
+def check_takes_value(
+    model: Any,  # of an arm
+) -> None:
+    "Refuse a question for values of actions that a model does not know."
+    if "value" not in signature(model.recommend).parameters:
+        reason = "this model does not order by what actions are worth"
+        raise MisfitError(("body", "value"), reason)
 
 
 def find_arm(
@@ -134,7 +150,7 @@ def find_user(
     user_id: int | str,  # who asks
 ) -> bool | None:  # None: the model cannot say
     "Whether the training data has a user."
-    if hasattr(model, "people"):  # an exported folder
+    if isinstance(model, Exported):
         return model.people.ids.find(user_id) >= 0
     knows_user = getattr(model, "knows_user", None)
     return None if knows_user is None else knows_user(user_id)
@@ -142,12 +158,21 @@ def find_user(
 
 def find_why(
     model: Any,  # of an arm
-):  # its method `why`
+) -> Callable[..., dict]:  # of a user, an item and events
     "How a model explains its lists, or an error."
-    why = getattr(model, "why", None)
+    why = get_why(model)
     if why is None:
         raise NotFoundError("this model does not explain its lists")
     return why
+
+
+def get_why(
+    model: Any,  # of an arm
+) -> Callable[..., dict] | None:  # None: it does not explain its lists
+    "How a model explains its lists."
+    if isinstance(model, Exported):
+        return partial(explain_exported, model)
+    return getattr(model, "why", None)
 
 
 class NotFoundError(LookupError):
