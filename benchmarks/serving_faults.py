@@ -151,7 +151,7 @@ def wait_for(
     while True:
         try:
             Client(port).ask("/readyz")
-        except OSError:
+        except (OSError, http.client.HTTPException):
             if process.poll() is not None:
                 raise RuntimeError("the service did not start") from None
             time.sleep(0.1)
