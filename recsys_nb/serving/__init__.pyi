@@ -186,7 +186,7 @@ from .networks import name_codes as name_codes
 from .networks import describe_ranker as describe_ranker
 from .networks import write_network as write_network
 from .page import MOST_ON_MAP as MOST_ON_MAP
-from .page import MOST_GROUPS as MOST_GROUPS
+from .page import MOST_MAP_GROUPS as MOST_MAP_GROUPS
 from .page import MEDIA_TYPES as MEDIA_TYPES
 from .page import POLICY as POLICY
 from .page import PAGE_HEADERS as PAGE_HEADERS
@@ -194,10 +194,10 @@ from .page import PAGE_ADDRESSES as PAGE_ADDRESSES
 from .page import Views as Views
 from .page import open_inspector as open_inspector
 from .page import list_new_items as list_new_items
-from .page import find_limits as find_limits
+from .page import make_limits as make_limits
 from .page import list_shown as list_shown
 from .page import give_view as give_view
-from .page import find_items as find_items
+from .page import find_shown_items as find_shown_items
 from .page import find_groups as find_groups
 from .page import list_map as list_map
 from .page import describe_service as describe_service
@@ -238,7 +238,7 @@ from .parts import make_parts as make_parts
 from .parts import give_list as give_list
 from .parts import check_takes_value as check_takes_value
 from .parts import find_arm as find_arm
-from .parts import find_user as find_user
+from .parts import recognise_user as recognise_user
 from .parts import find_why as find_why
 from .parts import get_why as get_why
 from .parts import NotFoundError as NotFoundError

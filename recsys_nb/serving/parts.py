@@ -32,7 +32,7 @@ from recsys_nb.serving.versions import (
 
 # %% auto #0
 __all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'check_takes_value',
-           'find_arm', 'find_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer', 'ask_about_item',
+           'find_arm', 'recognise_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer', 'ask_about_item',
            'match_type', 'make_rows', 'MisfitError', 'refresh_arm', 'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
@@ -111,7 +111,7 @@ def give_list(
         check_takes_value(model)
         arguments["value"] = question.value
     answer = model.recommend(user, events=known, **arguments)
-    is_known = find_user(model, user)
+    is_known = recognise_user(model, user)
     parts.traffic.count_list(arm.name, answer, len(known), is_known)
     if len(parts.arms.arms) > 1:
         answer["arm"] = arm.name
@@ -145,7 +145,7 @@ def find_arm(
     raise MisfitError(("body", "arm"), "there is no such arm")
 
 
-def find_user(
+def recognise_user(
     model: Any,  # of an arm
     user_id: int | str,  # who asks
 ) -> bool | None:  # None: the model cannot say
