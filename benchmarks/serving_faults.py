@@ -334,11 +334,20 @@ def main() -> None:
         models = Path(place)
         for name in ("v0", "v1"):
             export(model, models / name)
-        faults = measure_faults(models / "v0", options.faults, options.rate)
-        swaps = measure_swaps(models, options.requests, options.rate, options.swaps)
-    about = {"rate": options.rate, "load_average": os.getloadavg()[1]}
-    rows = [row | about for row in [*faults, swaps]]
-    print(json.dumps(rows, indent=1))
+        rows = measure_faults(models / "v0", options.faults, options.rate)
+        report(rows, options)
+        row = measure_swaps(models, options.requests, options.rate, options.swaps)
+        report([row], options)
+
+
+def report(
+    rows: list[dict],  # of results
+    options: argparse.Namespace,  # of the command line
+) -> None:
+    "Print and keep rows, with what the machine did meanwhile."
+    about = {"rate": options.rate, "load_average": round(os.getloadavg()[1], 1)}
+    rows = [row | about for row in rows]
+    print(json.dumps(rows, indent=1), flush=True)
     keep(options.out, rows, ("measure",))
 
 
