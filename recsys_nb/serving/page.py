@@ -8,7 +8,7 @@ __all__ = ['MOST_ON_MAP', 'MOST_MAP_GROUPS', 'MEDIA_TYPES', 'POLICY', 'PAGE_HEAD
            'describe_service', 'name_page_file', 'route_file', 'route_page', 'route_views', 'route_item_search',
            'route_user_search']
 
-# %% ../../nbs/50i_serving.page.ipynb #00f20d4a
+# %% ../../nbs/50i_serving.page.ipynb #d2e488ca
 from collections.abc import Sequence
 from importlib import resources
 from threading import Lock
@@ -32,12 +32,12 @@ from recsys_nb.serving.parts import (
     get_why,
     write_answer,
 )
-from .rules import keep_where
+from .rules import WordColumn, keep_where
 from .scores import ListLimits
 from .traffic import require
 from .versions import Arm
 
-# %% ../../nbs/50i_serving.page.ipynb #60827069
+# %% ../../nbs/50i_serving.page.ipynb #e909fb39
 class Views:
     "The views of the models that answer now."
 
@@ -68,7 +68,7 @@ def open_inspector(
         raise NotFoundError("this model gives lists, and there is nothing to look at")
     return inspector
 
-# %% ../../nbs/50i_serving.page.ipynb #d028dcd2
+# %% ../../nbs/50i_serving.page.ipynb #6f9cd28c
 def list_new_items(
     inspector: Inspector,  # of a model
     events: Sequence[dict],  # item_id[, timestamp, event_type]
@@ -110,7 +110,7 @@ def list_shown(
         rows.append(shown | {"rank": item["rank"], "score": item["score"]})
     return rows
 
-# %% ../../nbs/50i_serving.page.ipynb #e701f2e4
+# %% ../../nbs/50i_serving.page.ipynb #1e326921
 def give_view(
     parts: Parts,  # of the service
     views: Views,  # of its models
@@ -140,7 +140,7 @@ def give_view(
         "place": view.place_user(history),
     }
 
-# %% ../../nbs/50i_serving.page.ipynb #ad727553
+# %% ../../nbs/50i_serving.page.ipynb #db064db0
 MOST_ON_MAP = 1_500  # items, the most popular
 MOST_MAP_GROUPS = 6  # values of the column that colours the map
 
@@ -164,7 +164,9 @@ def find_groups(
     inspector = view.inspector
     groups: list[int | None] = [None] * len(inspector.items)
     for name, column in inspector.columns.items():
-        if column.kind != "text" or name == view.title_column:
+        if not isinstance(column, WordColumn) or column.kind != "text":
+            continue
+        if name == view.title_column:
             continue
         if 2 <= len(column.words) <= MOST_MAP_GROUPS:
             owners = np.repeat(np.arange(len(column.words)), np.diff(column.starts))
@@ -194,9 +196,11 @@ def describe_service(
     arms = parts.arms.arms
     view = views.of(arms[0])
     inspector = view.inspector
-    columns = dict(inspector.columns)
-    columns.pop(view.title_column, None)
-    filters = [describe_filter(name, column) for name, column in columns.items()]
+    filters = [
+        describe_filter(name, column)
+        for name, column in inspector.columns.items()
+        if name != view.title_column
+    ]
     explains = {arm.name: get_why(arm.model) is not None for arm in arms}
     return {
         "models": {arm.name: arm.model_name for arm in arms},
@@ -207,7 +211,7 @@ def describe_service(
         "filters": [about for about in filters if about is not None],
     }
 
-# %% ../../nbs/50i_serving.page.ipynb #feb28a57
+# %% ../../nbs/50i_serving.page.ipynb #c076c056
 MEDIA_TYPES = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
@@ -255,7 +259,7 @@ def route_file(
     async def give_file():
         return response(content, media_type=kind, headers=PAGE_HEADERS)
 
-# %% ../../nbs/50i_serving.page.ipynb #71fa51ab
+# %% ../../nbs/50i_serving.page.ipynb #8c6dbcea
 def route_page(
     app: Any,  # a FastAPI application
     parts: Parts,  # of the service
