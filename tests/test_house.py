@@ -104,6 +104,9 @@ def test_wheel_holds_the_modules_and_says_what_it_needs(tmp_path):
     assert "recsys_nb/py.typed" in names
     texts = {f"recsys_nb/_help/{p.name}" for p in (root / "recsys_nb").glob("_help/*")}
     assert len(texts) > 50 and texts - {"recsys_nb/_help/__pycache__"} <= names
+    static = (root / "recsys_nb" / "serving" / "static").iterdir()
+    pages = {f"recsys_nb/serving/static/{path.name}" for path in static}
+    assert len(pages) > 5 and pages <= names
     assert not [n for n in names if n.startswith(("tests", "nbs"))]
     assert (
         f"Requires-Python: >={cfg['min_python']}" in meta["METADATA"]

@@ -280,7 +280,7 @@ def test_two_models_side_by_side(model):
     assert {one["arm"] for one in shown.values()} == {"A", "B"}
     assert {one["own_arm"] for one in shown.values()} == {own}
     assert shown["B"]["model"] == "Popularity" and shown["B"]["place"] is None
-    assert about["explains"] == {"A": True, "B": False}
+    assert about["explains"] == {"A": True, "B": False}  # a source alone, trained
 
 
 class Lists:

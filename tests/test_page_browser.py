@@ -209,6 +209,17 @@ def test_reasons_and_similar_items_open_below(open_page, both):
     sync_api.expect(panel).to_contain_text("Paper filters")
 
 
+def test_what_was_found_goes_when_a_user_is_chosen(open_page, both):
+    page = open_page(both)
+    page.get_by_label("User", exact=True).press_sequentially("Be")
+    found = page.get_by_role("list", name="Users found").get_by_role("button")
+    sync_api.expect(found).to_have_count(1)
+    ask_for(page, "Ben")  # the search for it begins after the user was chosen
+    page.wait_for_timeout(600)
+    sync_api.expect(found).to_have_count(0)
+    sync_api.expect(page.get_by_text("from the history").first).to_be_visible()
+
+
 def test_filters_change_the_list(open_page, both):
     page = open_page(both)
     ask_for(page, "Ben")

@@ -42,6 +42,18 @@ def client(model):
             yield client
 
 
+class Stub:
+    "A model that lists two things."
+
+    def recommend(self, user_id, **question):
+        items = [{"item_id": i, "rank": n, "score": -n} for n, i in enumerate("ab", 1)]
+        known = {"user_id": user_id, "model": "stub", "unknown_items": []}
+        return known | {"source": "popular", "items": items}
+
+    def health(self):
+        return {"status": "ok", "model": "stub"}
+
+
 def nest(depth):
     return "[" * depth + "]" * depth
 
@@ -150,6 +162,73 @@ def test_too_large_is_refused_before_it_is_read(client):
             yield b" " * 100_000
 
     assert client.post("/recommend", content=parts()).status_code == 413
+
+
+def test_values_of_actions_need_a_model_that_knows_them(client):
+    body = {"user_id": "user_1", "value": {"click": 1, "purchase": "price"}}
+    answer = client.post("/recommend", json=body)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "value"]
+
+    class Worth(Stub):
+        def recommend(self, user_id, value=None, **question):
+            answer = super().recommend(user_id, **question)
+            return answer | {"model": json.dumps(value)}
+
+    with TestClient(create_app(Worth())) as other:
+        answer = other.post("/recommend", json=body).json()
+        assert json.loads(answer["model"]) == body["value"]
+        for odd in ({}, {"click": None}, {"click": float("inf")}, {"click": True}, []):
+            text = json.dumps({"user_id": 1, "value": odd})
+            assert other.post("/recommend", content=text).status_code == 422
+
+
+def test_a_get_may_bring_rules(client, exported):
+    rules = json.dumps({"category": ["Books", "Home"], "price": {"max": 1e6}})
+    body = {"user_id": "user_1", "where": json.loads(rules)}
+    for one in (client, exported):
+        asked = one.get("/recommend/user_1", params={"where": rules})
+        assert asked.status_code == 200
+        assert (
+            asked.json()["items"] == one.post("/recommend", json=body).json()["items"]
+        )
+        for odd in ("{", "[]", "{}", '{"price": NaN}', fill('{"§": 1}')):
+            answer = one.get("/recommend/user_1", params={"where": odd})
+            assert answer.status_code == 422 and SECRET not in answer.text
+
+
+def test_what_drifts_is_counted(model, tmp_path):
+    pytest.importorskip("onnxruntime")
+    events = [{"item_id": "item_1"}, {"item_id": "gone"}]
+    for served in (model, export(model, tmp_path / "v1")):
+        with TestClient(create_app(served)) as client:
+            for user in ("user_1", "nobody"):
+                client.post("/recommend", json={"user_id": user, "events": events})
+            client.post("/recommend", json={"user_id": "user_1", "candidates": []})
+            page = client.get("/metrics").text
+        assert "recsys_event_items_total 4.0" in page
+        assert "recsys_unknown_items_total 2.0" in page
+        assert 'recsys_users_total{known="yes"} 2.0' in page
+        assert 'recsys_users_total{known="no"} 1.0' in page
+        assert 'recsys_short_lists_total{arm="A"} 1.0' in page
+
+
+def test_an_export_gives_the_same_reasons(client, exported):
+    question = {"user_id": "user_1", "item_id": "item_2"}
+    own, other = [c.post("/why", json=question).json() for c in (client, exported)]
+    assert own["score"] == pytest.approx(other["score"], abs=1e-4)
+    shares = [
+        {f["feature"]: f["share"] for f in why["features"]} for why in (own, other)
+    ]
+    assert shares[0] == pytest.approx(shares[1], abs=1e-4)
+    assert own["history"][0]["item_id"] == other["history"][0]["item_id"]
+    nobody = exported.post("/why", json=question | {"user_id": "new"})
+    assert nobody.status_code == 422
+    assert "of whom nothing is known" in nobody.text
+    absent = exported.post("/why", json=question | {"item_id": "gone"})
+    assert absent.status_code == 404
+    listed = exported.post("/recommend", json={"user_id": "user_1", "explain": True})
+    assert all(item["why"]["features"] for item in listed.json()["items"])
 
 
 def test_reasons_and_items(client):

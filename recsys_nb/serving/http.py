@@ -194,9 +194,10 @@ def route_probes(
 REASONS = {
     "MissingColumnError": "names a column that the items table does not have",
     "RuleError": "has a value of another type than its column, or an empty range",
-    "QuestionError": "does not fit the columns of the items table",
+    "QuestionError": "does not fit the items table, or the actions of the model",
     "UnknownIdError": "has ids of another type than the model",
     "DataError": "asks about a user of whom nothing is known",
+    "UnknownUserError": "asks about a user of whom nothing is known",
 }  # error of a model -> what is wrong with the question
 
 

@@ -25,10 +25,11 @@ from pydantic import (
 # %% auto #0
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED',
            'Identity', 'Word', 'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value', 'Values',
-           'Rules', 'Ids', 'EARLIEST', 'LATEST', 'RequestId', 'check_id', 'Strict', 'RangeRule', 'parse_where', 'Event',
-           'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported',
-           'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item', 'Recommendations', 'BatchAnswer',
-           'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded', 'Problem', 'Place', 'Misfit']
+           'Rules', 'Ids', 'ActionValues', 'EARLIEST', 'LATEST', 'RequestId', 'check_id', 'Strict', 'RangeRule',
+           'parse_where', 'Event', 'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion',
+           'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item',
+           'Recommendations', 'BatchAnswer', 'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded',
+           'Problem', 'Place', 'Misfit']
 
 # %% ../../nbs/50b_serving.messages.ipynb #9f3a03a6
 MAX_ID = 500  # the longest id, in characters
@@ -95,6 +96,9 @@ Rules = Annotated[
     dict[Text, Value | Values | RangeRule], Field(min_length=1, max_length=MAX_RULES)
 ]
 Ids = Annotated[list[Identity], Field(max_length=MAX_VALUES)]
+ActionValues = Annotated[
+    dict[Text, Number | Finite | Text], Field(min_length=1, max_length=MAX_RULES)
+]  # action -> what it is worth: a number, or a column of the items table
 
 # %% ../../nbs/50b_serving.messages.ipynb #05a5e4c8
 def parse_where(
@@ -130,6 +134,7 @@ class ListQuestion(Strict):
     candidates: Ids | None = None  # only these items
     exclude: Ids | None = None  # never these items
     explain: bool = False  # say of each item why it is there
+    value: ActionValues | None = None  # order by what the actions are worth
 
     @model_validator(mode="after")
     def check_length(self):

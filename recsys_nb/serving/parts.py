@@ -11,11 +11,15 @@ import logging
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 from .events import EventStore
+from .reasons import explain_exported
+from .runtime import Exported
 from .traffic import Traffic, require
 from recsys_nb.serving.versions import (
     Arm,
@@ -27,9 +31,9 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'find_arm', 'find_why',
-           'NotFoundError', 'write_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm',
-           'keep_watch']
+__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list', 'check_takes_value',
+           'find_arm', 'recognise_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer', 'ask_about_item',
+           'match_type', 'make_rows', 'MisfitError', 'refresh_arm', 'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
 @dataclass(frozen=True)
@@ -103,8 +107,12 @@ def give_list(
     model = arm.model
     arguments = question.arguments()
     known = [*parts.store.memory.of(user), *arguments.pop("events")]
+    if question.value is not None:
+        check_takes_value(model)
+        arguments["value"] = question.value
     answer = model.recommend(user, events=known, **arguments)
-    parts.traffic.count_list(arm.name, answer)
+    is_known = recognise_user(model, user)
+    parts.traffic.count_list(arm.name, answer, len(known), is_known)
     if len(parts.arms.arms) > 1:
         answer["arm"] = arm.name
     if question.explain and answer["source"] in ("history", "events"):
@@ -112,6 +120,15 @@ def give_list(
         for item in answer["items"]:
             item["why"] = why(user, item["item_id"], known)
     return answer
+
+
+def check_takes_value(
+    model: Any,  # of an arm
+) -> None:
+    "Refuse a question for values of actions that a model does not know."
+    if "value" not in signature(model.recommend).parameters:
+        reason = "this model does not order by what actions are worth"
+        raise MisfitError(("body", "value"), reason)
 
 
 def find_arm(
@@ -128,14 +145,34 @@ def find_arm(
     raise MisfitError(("body", "arm"), "there is no such arm")
 
 
+def recognise_user(
+    model: Any,  # of an arm
+    user_id: int | str,  # who asks
+) -> bool | None:  # None: the model cannot say
+    "Whether the training data has a user."
+    if isinstance(model, Exported):
+        return model.people.ids.find(user_id) >= 0
+    knows_user = getattr(model, "knows_user", None)
+    return None if knows_user is None else knows_user(user_id)
+
+
 def find_why(
     model: Any,  # of an arm
-):  # its method `why`
+) -> Callable[..., dict]:  # of a user, an item and events
     "How a model explains its lists, or an error."
-    why = getattr(model, "why", None)
+    why = get_why(model)
     if why is None:
         raise NotFoundError("this model does not explain its lists")
     return why
+
+
+def get_why(
+    model: Any,  # of an arm
+) -> Callable[..., dict] | None:  # None: it does not explain its lists
+    "How a model explains its lists."
+    if isinstance(model, Exported):
+        return partial(explain_exported, model)
+    return getattr(model, "why", None)
 
 
 class NotFoundError(LookupError):

@@ -5,7 +5,7 @@
 # %% ../../nbs/49c_serving.rules.ipynb #cc3e1cbd
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
 from functools import cached_property
@@ -76,7 +76,7 @@ class WordColumn:
     def of(
         cls,
         kind: str,  # as above
-        cells: list[Iterable],  # the words of each item; an empty one: it has none
+        cells: Sequence[Iterable],  # the words of each item; an empty one: it has none
     ) -> WordColumn:
         "The column of cells."
         holders: dict[Any, list[int]] = {}

@@ -286,6 +286,14 @@ class Service:
             return None
         return lambda *question: explain_item(self, *question)
 
+    def knows_user(
+        self,
+        user_id: Id,  # who asks
+    ) -> bool:
+        "Whether the training data has a user."
+        ids = self.model.user_ids_
+        return match_id(user_id, ids) in ids
+
     def inspect(self) -> Inspector:
         "What there is to look at in the model."
         return inspect_recommender(self.model)

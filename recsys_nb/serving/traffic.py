@@ -42,7 +42,10 @@ class Traffic:
 
         self.requests = count("requests", "Requests.", ["address", "status"])
         self.lists = count("lists", "Lists given.", ["arm", "model", "source"])
+        self.event_items = count("event_items", "Items of events that lists rest on.")
         self.unknown_items = count("unknown_items", "Items of events not known.")
+        self.users = count("users", "Lists by whether the user is known.", ["known"])
+        self.short_lists = count("short_lists", "Lists with fewer items.", ["arm"])
         self.events = count("events", "Events stored.", ["event_type"])
         self.swaps = count("swaps", "New models, and those refused.", ["arm", "result"])
         self.seconds = client.Histogram(
@@ -74,10 +77,17 @@ class Traffic:
         self,
         arm: str,  # of the experiment
         answer: dict,  # of `recommend`
+        n_events: int = 0,  # that the list rests on, with those on unknown items
+        is_known: bool | None = None,  # whether the user is; None: nobody can say
     ) -> None:
-        "Count a list that was given."
+        "Count a list that was given, and what may drift in it."
         self.lists.labels(arm, answer["model"], answer["source"]).inc()
+        self.event_items.inc(n_events)
         self.unknown_items.inc(len(answer["unknown_items"]))
+        if is_known is not None:
+            self.users.labels("yes" if is_known else "no").inc()
+        if "reason" in answer:
+            self.short_lists.labels(arm).inc()
 
     def count_event(
         self,

@@ -139,6 +139,10 @@ async function searchUsers() {
     return;
   }
   const { users } = await ask("page/users", { text, k: MOST_FOUND });
+  if (text === state.user || text !== find("user").value.trim()) {
+    list.replaceChildren(); // chosen, or typed on, in the meantime
+    return;
+  }
   const entries = users.map((user) => {
     const press = { type: "button", click: () => chooseUser(user) };
     return make("li", {}, make("button", press, String(user)));
@@ -182,6 +186,9 @@ async function searchItems() {
     return;
   }
   const { items } = await ask("page/items", { text, k: MOST_FOUND });
+  if (text !== find("item").value.trim()) {
+    return; // typed on, in the meantime
+  }
   const entries = items.map((item) => {
     const press = { type: "button", click: () => addClick(item) };
     return make("li", {}, make("button", press, item.title));

@@ -166,7 +166,8 @@ function makeCandidates(candidates) {
 function makePast(item) {
   const time = item.time === null ? "before training" : showTime(item.time);
   const name = make("span", {}, item.title);
-  return make("li", { class: item.is_new ? "new" : null }, name, make("small", {}, time));
+  const kind = item.is_new ? "new" : null;
+  return make("li", { class: kind }, name, make("small", {}, time));
 }
 
 function makeHistory(history) {
