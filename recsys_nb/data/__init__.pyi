@@ -52,10 +52,10 @@ from .engine_logs import select_columns as select_columns
 from .engine_logs import parse_moment as parse_moment
 from .engine_logs import parse_share as parse_share
 from .engine_logs import Selection as Selection
-from .engine_logs import open_source as open_source
+from .engine_logs import open_table_source as open_table_source
 from .engine_logs import find_log as find_log
 from .engine_logs import find_sides as find_sides
-from .engine_logs import check_log as check_log
+from .engine_logs import check_engine_log as check_engine_log
 from .engine_logs import read_table as read_table
 from .engine_splits import PAIR as PAIR
 from .engine_splits import EXAMPLE as EXAMPLE

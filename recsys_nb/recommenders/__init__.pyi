@@ -37,6 +37,10 @@ from .candidates import score_sources as score_sources
 from .candidates import standardise_scores as standardise_scores
 from .candidates import describe_pairs as describe_pairs
 from .candidates import gather_candidates as gather_candidates
+from .cells import load_faiss as load_faiss
+from .cells import widen_search as widen_search
+from .cells import search_cells as search_cells
+from .cells import IndexPart as IndexPart
 from .choices import list_contestants as list_contestants
 from .choices import describe_race as describe_race
 from .choices import race_once as race_once
@@ -143,9 +147,6 @@ from .index import take_points as take_points
 from .index import add_points as add_points
 from .index import build_exact as build_exact
 from .index import build_cells as build_cells
-from .index import IndexPart as IndexPart
-from .index import widen_search as widen_search
-from .index import search_cells as search_cells
 from .index import ItemIndex as ItemIndex
 from .index import take_best as take_best
 from .index import search_each as search_each
