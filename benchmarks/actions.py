@@ -8,8 +8,9 @@ candidates are worth what the simulator's truth expects of them, position by pos
 Five orders compete: by one head's probability of a click; by that times a share of
 purchases and the price; by a network of its own for each action; by one network with a
 head for each; and by the truth. RetailRocket has no truth to pay lists by: there, and
-on fresh exposures of the simulator, the heads are compared with networks of their own by
-log loss, AUC and calibration. Seeds draw shops, or the users that training leaves out.
+on fresh exposures of the simulator, the heads are compared with networks of their own
+by log loss, AUC and calibration. Seeds draw shops, or the users that training leaves
+out.
 """
 
 from __future__ import annotations

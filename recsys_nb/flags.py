@@ -45,9 +45,7 @@ _OF_TEST = "variant user control alpha expected kind user_policy"
 _OF_WATCH = "metric every effect treatment scale min_users unbounded out"
 _TEST = name_flags(_OF_TEST) | {"time": "--time-col", "time_format": "--time-format"}
 FLAGS = {
-    "run": READING
-    | ROLE_FLAGS
-    | name_flags(f"{_OF_RUN} {_OF_RANKER}"),
+    "run": READING | ROLE_FLAGS | name_flags(f"{_OF_RUN} {_OF_RANKER}"),
     "recommend": READING
     | ROLE_FLAGS
     | name_flags("users events candidates exclude where value k out unknown")

@@ -181,12 +181,16 @@ def test_an_explanation_is_of_the_first_action(model):
 
 def test_a_step_that_orders_nothing_gets_its_share():
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=400)
-    label = rng.random(400) < 1 / (1 + np.exp(logits))  # the wrong way round
+    logits = rng.normal(size=2000)
+    label = rng.random(2000) < 1 / (1 + np.exp(logits))  # the wrong way round
     curve = calibrate_step("platt", label, logits)
     assert np.allclose(curve.transform([0.1, 0.9]), label.mean())
-    few = calibrate_step("platt", np.arange(400) < 3, logits)
+    few = calibrate_step("platt", np.arange(2000) < 3, logits)
     assert np.allclose(few.transform([0.1, 0.9]), [0.1, 0.9])
+    right = rng.random(2000) < 1 / (1 + np.exp(1 - 2 * logits))
+    curve = calibrate_step("platt", right, logits)
+    assert curve.a == pytest.approx(2, abs=0.3)
+    assert curve.b == pytest.approx(-1, abs=0.2)
 
 
 @pytest.mark.parametrize("calibration", ["platt", "isotonic"])

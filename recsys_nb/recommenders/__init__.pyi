@@ -1,8 +1,9 @@
 # made by `make sync` from the modules' __all__: do not edit
 from .actions import LEAST_OF_STEP as LEAST_OF_STEP
+from .actions import LEAST_HELD as LEAST_HELD
 from .actions import ActionSettings as ActionSettings
 from .actions import start_heads as start_heads
-from .actions import is_rare as is_rare
+from .actions import count_rarer as count_rarer
 from .actions import calibrate_step as calibrate_step
 from .actions import calibrate_heads as calibrate_heads
 from .actions import ActionRanker as ActionRanker
