@@ -68,7 +68,7 @@ def test_every_head_is_calibrated_on_fresh_exposures(shown, model):
     for number, action in enumerate(FUNNEL):
         taken = (steps > number).astype(int)
         found = reliability(taken, chances[action], examples.user_id, n_boot=0)
-        assert found["predicted"] == pytest.approx(found["observed"], rel=0.25)
+        assert found["predicted"] == pytest.approx(found["observed"], rel=0.35)
         assert found["ece"] < 0.07
 
 

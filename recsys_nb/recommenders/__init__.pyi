@@ -414,10 +414,10 @@ from .tuning import tune as tune
 from .two_stage import SAVED as SAVED
 from .two_stage import run_trial as run_trial
 from .two_stage import choose_sources as choose_sources
+from .two_stage import choose_heads as choose_heads
 from .two_stage import answer_unjudged as answer_unjudged
 from .two_stage import Recommender as Recommender
 from .two_stage import check_recommender as check_recommender
-from .two_stage import choose_heads as choose_heads
 from .two_stage import add_actions as add_actions
 from .two_stage import run_shown as run_shown
 from .two_stage import predict_shown as predict_shown

@@ -65,7 +65,7 @@ from recsys_nb.recommenders.trial import (
 from .values import ActionValues
 
 # %% auto #0
-__all__ = ['SAVED', 'run_trial', 'choose_sources', 'answer_unjudged', 'Recommender', 'check_recommender', 'choose_heads',
+__all__ = ['SAVED', 'run_trial', 'choose_sources', 'choose_heads', 'answer_unjudged', 'Recommender', 'check_recommender',
            'add_actions', 'run_shown', 'predict_shown', 'predict_actions']
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #a9d03b1e
@@ -116,6 +116,20 @@ def choose_sources(
         max_gib=settings.max_gib, seed=settings.seed, retriever=settings.retriever
     )
     return default_sources(train, budget)
+
+# %% ../../nbs/42_recommenders.two_stage.ipynb #c4f1d2a7
+def choose_heads(
+    settings: Recommender,  # not fitted: its settings count
+    train: Dataset,  # the log to learn from
+) -> tuple[Any, tuple]:  # what `find_answer` takes as ranker; its actions
+    "The ranker that is asked for, and the actions that it has heads for."
+    actions = getattr(settings.ranker, "actions", ()) or settings.actions
+    if not actions:
+        return settings.ranker, ()
+    actions = check_actions(actions, train)
+    if isinstance(settings.ranker, ActionRanker):
+        return settings.ranker, actions
+    return ActionRanker(actions=actions, seed=settings.seed), actions
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #59c40f6f
 def answer_unjudged(
@@ -338,20 +352,6 @@ def check_recommender(
         name_sources(recommender.sources)
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #01f6b774
-def choose_heads(
-    settings: Recommender,  # not fitted: its settings count
-    train: Dataset,  # the log to learn from
-) -> tuple[Any, tuple]:  # what `find_answer` takes as ranker; its actions
-    "The ranker that is asked for, and the actions that it has heads for."
-    actions = getattr(settings.ranker, "actions", ()) or settings.actions
-    if not actions:
-        return settings.ranker, ()
-    actions = check_actions(actions, train)
-    if isinstance(settings.ranker, ActionRanker):
-        return settings.ranker, actions
-    return ActionRanker(actions=actions, seed=settings.seed), actions
-
-
 def add_actions(
     recommender: Recommender,  # whose ranker has heads for actions
     pairs: pd.DataFrame,  # user_id, item_id and more
