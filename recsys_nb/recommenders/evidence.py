@@ -245,7 +245,7 @@ class PairFeatures:
         usual = np.array(list(self.usual.values()), np.int64)
         codes = np.tile(usual, (n_rows, 1))
         if context is not None:
-            codes = context[list(self.usual)].to_numpy(np.int64)
+            codes = context[list(self.usual)].to_numpy(np.int64).copy()
         return torch.from_numpy(codes)
 
     def fit(
