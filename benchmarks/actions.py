@@ -37,6 +37,7 @@ from recsys_nb.recommenders.actions import ActionRanker, show_first
 from recsys_nb.recommenders.candidates import gather_candidates
 from recsys_nb.recommenders.evidence import ItemEvidence
 from recsys_nb.recommenders.gate import Holdout
+from recsys_nb.recommenders.pairs import with_tables
 from recsys_nb.recommenders.ranker import DLRMRanker, resample_mean
 from recsys_nb.recommenders.trial import (
     Trial,
@@ -222,7 +223,7 @@ def run_simulated(seed):
 def run_retailrocket(seed):
     "Views of RetailRocket that led to carts and purchases."
     log = read_events("retailrocket/events.csv", "retailrocket", ("cart", "buy"))
-    train, test = split_by_time(log, 0.2)
+    train, test = split_by_time(with_tables(log), 0.2)
     sources = {"ItemKNN": ItemKNN(), "Popularity": Popularity()}
     actions = FUNNEL["retailrocket"]
     trial, whole = make_trial(train, sources, actions, seed)

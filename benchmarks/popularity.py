@@ -3,12 +3,12 @@
     python benchmarks/popularity.py [--data simulated ml-latest-small "retailrocket carts"]
         [--seeds 1] [--out results/popularity.json]
 
-The default Two-Tower retriever is fitted once. In service, its scores gain w T log p more
-than it has chosen, p the item's share of the positives and T the temperature; w goes
-from -1 (away from popularity) to 1, and 0 is the default. Judged are lists of ten: NDCG,
-novelty and coverage, and in the simulator the mean true probability of a click; all
-differences to the default are paired over users. Real logs are judged on a validation
-part of their training part, never on a test part.
+The default Two-Tower retriever is fitted once. In service, its scores gain w T log p
+more than it has chosen, p the item's share of the positives and T the temperature; w
+goes from -1 (away from popularity) to 1, and 0 is the default. Judged are lists of
+ten: NDCG, novelty and coverage, and in the simulator the mean true probability of a
+click; all differences to the default are paired over users. Real logs are judged on a
+validation part of their training part, never on a test part.
 """
 
 from __future__ import annotations

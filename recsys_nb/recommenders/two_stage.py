@@ -228,7 +228,7 @@ class Recommender(BaseRecommender):
     def by_value(
         self,
         value: Mapping[str, Any],  # action -> number, or column of the items table
-    ) -> Recommender:  # with scores in the unit of the values
+    ) -> BaseRecommender:  # a Recommender, with scores in the unit of the values
         "This recommender, ordering by the expected value of showing an item."
         self.check_fitted()
         if not self.actions_:
@@ -365,7 +365,7 @@ def add_actions(
     owner, items = owner[order], items[order]
     past = question.histories
     said = recommender.fitted_answer().describe_pairs(past, owner, items)
-    ranker = recommender.ranker_
+    ranker: Any = recommender.ranker_
     found = ranker.expect_actions(past, owner, items, said.scores, said.ranks)
     chances = np.empty_like(found)
     chances[order] = found

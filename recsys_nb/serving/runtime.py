@@ -260,7 +260,7 @@ def read_weight(
 ) -> float:
     "What an action is worth, the same for all items."
     is_number = isinstance(given, Real) and not isinstance(given, bool)
-    if not is_number or not np.isfinite(given):
+    if not is_number or not np.isfinite(float(given)):
         raise QuestionError(
             f"{where} is {given!r}: give a number, or the name of a numeric column of "
             "the items table."
