@@ -1,6 +1,6 @@
 """What do lists gain and lose when a retriever leans on popularity, or away from it?
 
-    python benchmarks/popularity.py [--data simulated ml-latest-small "retailrocket carts"]
+    python benchmarks/popularity.py [--data simulated ml-latest-small]
         [--seeds 1] [--out results/popularity.json]
 
 The default Two-Tower retriever is fitted once. In service, its scores gain w T log p

@@ -225,3 +225,13 @@ def test_an_exported_folder_gives_the_same_lists(models, calibration, tmp_path):
         exported.recommend(users[0], value={"buy": 1})
     with pytest.raises(QuestionError, match="no column of numbers"):
         exported.recommend(users[0], value={"purchase": "category"})
+
+
+def test_a_log_without_positions_is_calibrated_too(log, shown):
+    bare = log.replace(log.interactions.drop(columns="position"))
+    model = make(bare)
+    assert "position" not in model.ranker_.features_.usual
+    examples = shown.labelled().drop(columns="position")
+    taken = (count_actions(shown, FUNNEL) > 0).mean()
+    chances = predict_actions(model, examples)["click"]
+    assert chances.mean() == pytest.approx(taken, rel=0.35)

@@ -138,7 +138,9 @@ def usual_context(
     log: Dataset,  # up to now
 ) -> pd.DataFrame:  # one row
     "What a list is ordered for: each item first, at the end of the log, not shown."
-    frame = pd.DataFrame({"position": [1]})
+    frame = pd.DataFrame(index=[0])
+    if "position" in log.interactions:  # else the position would tell what is shown
+        frame["position"] = [1]
     if "timestamp" in log.interactions:
         frame["timestamp"] = [log.interactions.timestamp.max()]
     return encode_context(frame, shown=False)
