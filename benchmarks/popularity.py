@@ -94,7 +94,7 @@ def measure(name, seed):
         values = {metric: report[f"{metric}@10"] for metric in METRICS}
         row = about | {"weight": weight} | values
         if weight:
-            gap = compare(report, reports[0.0]).to_frame().set_index("metric")
+            gap = compare(reports[0.0], report).to_frame().set_index("metric")
             for metric in gap.index:
                 for part in ("difference", "low", "high"):
                     row[f"{metric}_{part}"] = float(gap.loc[metric, part])
