@@ -8,8 +8,9 @@ candidates are worth what the simulator's truth expects of them, position by pos
 Five orders compete: by one head's probability of a click; by that times a share of
 purchases and the price; by a network of its own for each action; by one network with a
 head for each; and by the truth. RetailRocket has no truth to pay lists by: there, and
-on fresh exposures of the simulator, the heads are compared with networks of their own by
-log loss, AUC and calibration. Seeds draw shops, or the users that training leaves out.
+on fresh exposures of the simulator, the heads are compared with networks of their own
+by log loss, AUC and calibration. Seeds draw shops, or the users that training leaves
+out.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from recsys_nb.recommenders.actions import ActionRanker, show_first
 from recsys_nb.recommenders.candidates import gather_candidates
 from recsys_nb.recommenders.evidence import ItemEvidence
 from recsys_nb.recommenders.gate import Holdout
+from recsys_nb.recommenders.pairs import with_tables
 from recsys_nb.recommenders.ranker import DLRMRanker, resample_mean
 from recsys_nb.recommenders.trial import (
     Trial,
@@ -221,7 +223,7 @@ def run_simulated(seed):
 def run_retailrocket(seed):
     "Views of RetailRocket that led to carts and purchases."
     log = read_events("retailrocket/events.csv", "retailrocket", ("cart", "buy"))
-    train, test = split_by_time(log, 0.2)
+    train, test = split_by_time(with_tables(log), 0.2)
     sources = {"ItemKNN": ItemKNN(), "Popularity": Popularity()}
     actions = FUNNEL["retailrocket"]
     trial, whole = make_trial(train, sources, actions, seed)

@@ -267,8 +267,8 @@ def add_recommend(
     add(
         "--value",
         metavar="ACTION=X,…",
-        help="order by expected value, where the run had --actions: what each action is "
-        "worth, a number or a column of the items table, such as click=1,purchase=price",
+        help="order by expected value, where the run had --actions: the worth of each "
+        "action, a number or a column of the items table: click=1,purchase=price",
     )
     add("-k", "--k", type=read_count, default=10, help="how many items (default: 10)")
     add("--include-seen", action="store_true", help="also items that the user had")

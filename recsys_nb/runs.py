@@ -24,7 +24,7 @@ from .recommenders import BASELINES
 from .recommenders.columns import ROLES
 
 # %% auto #0
-__all__ = ['FOUND', 'RunSettings', 'hide_password', 'read_actions', 'read_roles', 'Run', 'make_kept', 'do_once']
+__all__ = ['FOUND', 'RunSettings', 'hide_password', 'check_heads', 'read_actions', 'read_roles', 'Run', 'make_kept', 'do_once']
 
 # %% ../nbs/53_runs.ipynb #4c7e2f16
 @dataclass(frozen=True)
@@ -87,8 +87,7 @@ class RunSettings:
                 known = ", ".join(BASELINES)
                 raise DataError(f"--baselines {name} is none of {known}.")
         read_roles(self.roles)
-        if self.no_ranker and read_actions(self.actions):
-            raise DataError("--actions are what a ranker tells: leave out --no-ranker.")
+        check_heads(self)
 
     def as_options(self) -> dict:
         "The settings without passwords, for config.json."
@@ -103,6 +102,14 @@ def hide_password(
     return repr(parse_url(data)) if "://" in data else data
 
 # %% ../nbs/53_runs.ipynb #b46d534e
+def check_heads(
+    settings: RunSettings,  # just made
+) -> None:
+    "Raise an error where actions are asked for and no ranker."
+    if settings.no_ranker and read_actions(settings.actions):
+        raise DataError("--actions are what a ranker tells: leave out --no-ranker.")
+
+
 def read_actions(
     words: tuple[str, ...],  # event types, also several separated by commas
 ) -> tuple[str, ...]:

@@ -42,14 +42,18 @@ def model(log):
 
 
 @pytest.fixture(scope="module")
+def models(log, model):
+    return {"platt": model, "isotonic": make(log, calibration="isotonic")}
+
+
+@pytest.fixture(scope="module")
 def shown(world):
     return world.sample(15_000, seed=9)
 
 
-@pytest.mark.parametrize("calibration", ["platt", "isotonic", None])
-def test_a_purchase_is_never_likelier_than_a_click(log, shown, model, calibration):
-    if calibration != "platt":
-        model = make(log, calibration=calibration)
+@pytest.mark.parametrize("calibration", ["platt", "isotonic"])
+def test_a_purchase_is_never_likelier_than_a_click(shown, models, calibration):
+    model = models[calibration]
     chances = predict_actions(model, shown.labelled())
     assert list(chances) == list(FUNNEL)
     steps = chances.to_numpy()
@@ -68,7 +72,7 @@ def test_every_head_is_calibrated_on_fresh_exposures(shown, model):
     for number, action in enumerate(FUNNEL):
         taken = (steps > number).astype(int)
         found = reliability(taken, chances[action], examples.user_id, n_boot=0)
-        assert found["predicted"] == pytest.approx(found["observed"], rel=0.25)
+        assert found["predicted"] == pytest.approx(found["observed"], rel=0.35)
         assert found["ece"] < 0.07
 
 
@@ -175,28 +179,31 @@ def test_an_explanation_is_of_the_first_action(model):
     known = model.user_ids_[np.diff(model.histories_.offsets) > 2]
     lists = model.recommend(known[:1])
     found = why(model, known[0], lists.item_id[0])
-    assert np.isfinite(found.to_frame().iloc[:, -1]).all()
+    assert np.isfinite(found.to_frame().select_dtypes("number")).all(axis=None)
     assert found.score == pytest.approx(lists.score[0], abs=1e-4)
 
 
 def test_a_step_that_orders_nothing_gets_its_share():
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=400)
-    label = rng.random(400) < 1 / (1 + np.exp(logits))  # the wrong way round
+    logits = rng.normal(size=2000)
+    label = rng.random(2000) < 1 / (1 + np.exp(logits))  # the wrong way round
     curve = calibrate_step("platt", label, logits)
     assert np.allclose(curve.transform([0.1, 0.9]), label.mean())
-    few = calibrate_step("platt", np.arange(400) < 3, logits)
+    few = calibrate_step("platt", np.arange(2000) < 3, logits)
     assert np.allclose(few.transform([0.1, 0.9]), [0.1, 0.9])
+    right = rng.random(2000) < 1 / (1 + np.exp(1 - 2 * logits))
+    curve = calibrate_step("platt", right, logits)
+    assert curve.a == pytest.approx(2, abs=0.3)
+    assert curve.b == pytest.approx(-1, abs=0.2)
 
 
 @pytest.mark.parametrize("calibration", ["platt", "isotonic"])
-def test_an_exported_folder_gives_the_same_lists(log, model, calibration, tmp_path):
+def test_an_exported_folder_gives_the_same_lists(models, calibration, tmp_path):
     pytest.importorskip("onnxruntime")
     from recsys_nb.serving import Exported, export
     from recsys_nb.serving.files import QuestionError
 
-    if calibration != "platt":
-        model = make(log, calibration=calibration)
+    model = models[calibration]
     folder = export(model, tmp_path / "exported")
     exported = Exported(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
@@ -218,3 +225,13 @@ def test_an_exported_folder_gives_the_same_lists(log, model, calibration, tmp_pa
         exported.recommend(users[0], value={"buy": 1})
     with pytest.raises(QuestionError, match="no column of numbers"):
         exported.recommend(users[0], value={"purchase": "category"})
+
+
+def test_a_log_without_positions_is_calibrated_too(log, shown):
+    bare = log.replace(log.interactions.drop(columns="position"))
+    model = make(bare)
+    assert "position" not in model.ranker_.features_.usual
+    examples = shown.labelled().drop(columns="position")
+    taken = (count_actions(shown, FUNNEL) > 0).mean()
+    chances = predict_actions(model, examples)["click"]
+    assert chances.mean() == pytest.approx(taken, rel=0.35)

@@ -72,7 +72,8 @@ class FunnelConfig:
         settings: dict,  # what `to_dict` gave, also after a trip through JSON
     ) -> FunnelConfig:  # the same config
         "The config from its settings."
-        return cls(**settings | {"dlrm": DLRMConfig.from_dict(settings["dlrm"])})
+        shape = DLRMConfig.from_dict(settings["dlrm"])
+        return cls(shape, settings["n_actions"], settings["weights"])
 
 # %% ../../nbs/18c_models.funnel.ipynb #83079095
 class FunnelDLRM(nn.Module):
@@ -93,21 +94,19 @@ class FunnelDLRM(nn.Module):
         self.tops = nn.ModuleList(tops)
         wides = []
         if shape.linear:
+            first: Any = self.base.wide
+            is_sparse = bool(getattr(first.table, "sparse", False))
             rows, numbers = sum(shape.sparse_cardinalities), shape.num_dense_features
-            is_sparse = self.base.wide.table is not None and (
-                self.base.wide.table.sparse
-            )
             wides = [LinearTerm(rows, numbers, is_sparse) for _ in range(n_more)]
         self.wides = nn.ModuleList(wides)
         # how much each later logit follows the one before
         self.links = nn.Parameter(torch.zeros(n_more))
 
-    def list_heads(self) -> list[tuple[nn.Module, nn.Module | None]]:
-        "The layers on top and the linear term of each step."
+    def list_heads(self) -> list[tuple[Any, Any]]:
+        "The layers on top and the linear term, or None, of each step."
         wides = list(self.wides) or [None] * len(self.tops)
-        return list(
-            zip([self.base.top, *self.tops], [self.base.wide, *wides], strict=True)
-        )
+        tops = [self.base.top, *self.tops]
+        return list(zip(tops, [self.base.wide, *wides], strict=True))
 
     def forward(
         self,

@@ -138,7 +138,9 @@ def usual_context(
     log: Dataset,  # up to now
 ) -> pd.DataFrame:  # one row
     "What a list is ordered for: each item first, at the end of the log, not shown."
-    frame = pd.DataFrame({"position": [1]})
+    frame = pd.DataFrame(index=[0])
+    if "position" in log.interactions:  # else the position would tell what is shown
+        frame["position"] = [1]
     if "timestamp" in log.interactions:
         frame["timestamp"] = [log.interactions.timestamp.max()]
     return encode_context(frame, shown=False)
@@ -245,7 +247,7 @@ class PairFeatures:
         usual = np.array(list(self.usual.values()), np.int64)
         codes = np.tile(usual, (n_rows, 1))
         if context is not None:
-            codes = context[list(self.usual)].to_numpy(np.int64)
+            codes = context[list(self.usual)].to_numpy(np.int64).copy()
         return torch.from_numpy(codes)
 
     def fit(

@@ -339,7 +339,7 @@ def pack_ranker(
     model, features = ranker.model_, ranker.features_
     mended = getattr(model, "calibrator", None)
     network: Any = model.model if mended else model
-    config = network.config
+    config: Any = network.config
     if is_dataclass(config):
         config = config.to_dict()
     settings = {

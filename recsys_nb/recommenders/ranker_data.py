@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,8 +42,8 @@ class RankerData:
     cardinalities: list[int]  # number of codes of each column of `sparse`
     # columns of `dense` that are vectors: (first, the one behind the last) of each
     vector_blocks: Sequence[tuple[int, int]] = ()
-    steps: Tensor | None = None  # how many actions followed, int8 (n,)
-    exposed: Tensor | None = None  # bool (n,): was shown, not only proposed
+    steps: Any = None  # a Tensor: how many actions followed, int8 (n,)
+    exposed: Any = None  # a Tensor: was shown, not only proposed, bool (n,)
     actions: tuple = ()  # of the funnel that `steps` counts
 
     def part(

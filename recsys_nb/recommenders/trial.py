@@ -10,6 +10,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -75,7 +76,8 @@ class Answer:
         c = candidates
         if self.values is not None:
             pairs = histories, c.owner, c.items, c.scores, c.ranks
-            return self.values.expect(self.ranker.expect_actions(*pairs), c.items)
+            several: Any = self.ranker  # with a head for each action
+            return self.values.expect(several.expect_actions(*pairs), c.items)
         return self.ranker.predict_pairs(histories, c.owner, c.items, c.scores, c.ranks)
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #e02c3c64

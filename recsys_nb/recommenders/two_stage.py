@@ -65,7 +65,7 @@ from recsys_nb.recommenders.trial import (
 from .values import ActionValues
 
 # %% auto #0
-__all__ = ['SAVED', 'run_trial', 'choose_sources', 'answer_unjudged', 'Recommender', 'check_recommender', 'choose_heads',
+__all__ = ['SAVED', 'run_trial', 'choose_sources', 'choose_heads', 'answer_unjudged', 'Recommender', 'check_recommender',
            'add_actions', 'run_shown', 'predict_shown', 'predict_actions']
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #a9d03b1e
@@ -116,6 +116,20 @@ def choose_sources(
         max_gib=settings.max_gib, seed=settings.seed, retriever=settings.retriever
     )
     return default_sources(train, budget)
+
+# %% ../../nbs/42_recommenders.two_stage.ipynb #c4f1d2a7
+def choose_heads(
+    settings: Recommender,  # not fitted: its settings count
+    train: Dataset,  # the log to learn from
+) -> tuple[Any, tuple]:  # what `find_answer` takes as ranker; its actions
+    "The ranker that is asked for, and the actions that it has heads for."
+    actions = getattr(settings.ranker, "actions", ()) or settings.actions
+    if not actions:
+        return settings.ranker, ()
+    actions = check_actions(actions, train)
+    if isinstance(settings.ranker, ActionRanker):
+        return settings.ranker, actions
+    return ActionRanker(actions=actions, seed=settings.seed), actions
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #59c40f6f
 def answer_unjudged(
@@ -214,7 +228,7 @@ class Recommender(BaseRecommender):
     def by_value(
         self,
         value: Mapping[str, Any],  # action -> number, or column of the items table
-    ) -> Recommender:  # with scores in the unit of the values
+    ) -> BaseRecommender:  # a Recommender, with scores in the unit of the values
         "This recommender, ordering by the expected value of showing an item."
         self.check_fitted()
         if not self.actions_:
@@ -338,20 +352,6 @@ def check_recommender(
         name_sources(recommender.sources)
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #01f6b774
-def choose_heads(
-    settings: Recommender,  # not fitted: its settings count
-    train: Dataset,  # the log to learn from
-) -> tuple[Any, tuple]:  # what `find_answer` takes as ranker; its actions
-    "The ranker that is asked for, and the actions that it has heads for."
-    actions = getattr(settings.ranker, "actions", ()) or settings.actions
-    if not actions:
-        return settings.ranker, ()
-    actions = check_actions(actions, train)
-    if isinstance(settings.ranker, ActionRanker):
-        return settings.ranker, actions
-    return ActionRanker(actions=actions, seed=settings.seed), actions
-
-
 def add_actions(
     recommender: Recommender,  # whose ranker has heads for actions
     pairs: pd.DataFrame,  # user_id, item_id and more
@@ -365,7 +365,7 @@ def add_actions(
     owner, items = owner[order], items[order]
     past = question.histories
     said = recommender.fitted_answer().describe_pairs(past, owner, items)
-    ranker = recommender.ranker_
+    ranker: Any = recommender.ranker_
     found = ranker.expect_actions(past, owner, items, said.scores, said.ranks)
     chances = np.empty_like(found)
     chances[order] = found

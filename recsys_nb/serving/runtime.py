@@ -29,7 +29,7 @@ from .scores import ListLimits, UserHistory, pick_best
 
 # %% auto #0
 __all__ = ['read_rule_columns', 'Rows', 'mark_ids', 'Exported', 'name_source', 'find_item', 'measure_likeness', 'weigh_actions',
-           'read_weight', 'read_numbers', 'combine_rules']
+           'read_weight', 'read_value_column', 'combine_rules']
 
 # %% ../../nbs/49h_serving.runtime.ipynb #a49217ab
 def read_rule_columns(
@@ -248,7 +248,7 @@ def weigh_actions(
         where = f"value[{action!r}]"
         column = actions.index(str(action))
         if isinstance(given, str):
-            weights[:, column] = read_numbers(exported, given, where, allowed)
+            weights[:, column] = read_value_column(exported, given, where, allowed)
         else:
             weights[:, column] = read_weight(given, where)
     return weights
@@ -260,7 +260,7 @@ def read_weight(
 ) -> float:
     "What an action is worth, the same for all items."
     is_number = isinstance(given, Real) and not isinstance(given, bool)
-    if not is_number or not np.isfinite(given):
+    if not is_number or not np.isfinite(float(given)):
         raise QuestionError(
             f"{where} is {given!r}: give a number, or the name of a numeric column of "
             "the items table."
@@ -268,7 +268,7 @@ def read_weight(
     return float(given)
 
 
-def read_numbers(
+def read_value_column(
     exported: Exported,  # whose columns count
     name: str,  # of a column
     where: str,  # how errors call it
