@@ -156,8 +156,8 @@ def describe_calibration(
     p: np.ndarray,  # probabilities of these exposures (n,)
 ) -> dict[str, float]:
     "How far the probabilities of a ranker are off in the test part."
-    resampling = {"n_boot": count_resamples(run) // 2, "seed": run.settings.seed}
-    found = reliability(shown.label, p, shown.user_id, **resampling)
+    n_boot, seed = count_resamples(run) // 2, run.settings.seed
+    found = reliability(shown.label, p, shown.user_id, n_boot=n_boot, seed=seed)
     return {name: found[name] for name in CALIBRATION}
 
 

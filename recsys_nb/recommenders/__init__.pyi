@@ -1,8 +1,9 @@
 # made by `make sync` from the modules' __all__: do not edit
 from .actions import LEAST_OF_STEP as LEAST_OF_STEP
+from .actions import LEAST_HELD as LEAST_HELD
 from .actions import ActionSettings as ActionSettings
 from .actions import start_heads as start_heads
-from .actions import is_rare as is_rare
+from .actions import count_rarer as count_rarer
 from .actions import calibrate_step as calibrate_step
 from .actions import calibrate_heads as calibrate_heads
 from .actions import ActionRanker as ActionRanker
@@ -422,10 +423,10 @@ from .tuning import tune as tune
 from .two_stage import SAVED as SAVED
 from .two_stage import run_trial as run_trial
 from .two_stage import choose_sources as choose_sources
+from .two_stage import choose_heads as choose_heads
 from .two_stage import answer_unjudged as answer_unjudged
 from .two_stage import Recommender as Recommender
 from .two_stage import check_recommender as check_recommender
-from .two_stage import choose_heads as choose_heads
 from .two_stage import add_actions as add_actions
 from .two_stage import run_shown as run_shown
 from .two_stage import predict_shown as predict_shown

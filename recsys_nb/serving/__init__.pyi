@@ -359,7 +359,7 @@ from .runtime import find_item as find_item
 from .runtime import measure_likeness as measure_likeness
 from .runtime import weigh_actions as weigh_actions
 from .runtime import read_weight as read_weight
-from .runtime import read_numbers as read_numbers
+from .runtime import read_value_column as read_value_column
 from .runtime import combine_rules as combine_rules
 from .scores import UserHistory as UserHistory
 from .scores import ListLimits as ListLimits
