@@ -1,4 +1,4 @@
-"""The service that one writes in an afternoon, as a peer for benchmarks/serving_http.py:
+"""The service that one writes in an afternoon, beside which serving_http.py measures:
 FastAPI, ONNX Runtime and NumPy over an exported folder. One source proposes 500 items
 by an exact product, the ranker orders them. With `noop` it parses the question and
 gives the same 10 items to everybody: what the server costs without a recommender.
