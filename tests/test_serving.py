@@ -252,6 +252,10 @@ def test_the_command_hands_all_flags_over(folder, tmp_path, monkeypatch, capsys)
     assert settings.token == "a token of many characters"
     assert settings.events == str(tmp_path / "events")
     assert given["workers"] == 3
+    assert (settings.page, settings.user_search) == (True, True)
+    assert main([*words, "--no-page", "--no-user-search"]) == 0
+    settings = given["settings"]
+    assert (settings.page, settings.user_search) == (False, False)
     token.write_text("short")
     assert main(words) == 2
     assert "16 characters" in capsys.readouterr().err
