@@ -308,6 +308,7 @@ def read_rules(
     users: pd.Index,  # who is asked for
     candidates=None,  # as in recommend
     exclude=None,  # as in recommend
+    # as in recommend
     where: Mapping[str, Any] | pd.Series | pd.DataFrame | None = None,
 ) -> Allowed | None:  # None: there are no rules
     "All rules of a question together."

@@ -32,7 +32,7 @@ from .batches import list_user_ids as list_user_ids
 from .batches import holds_text as holds_text
 from .batches import make_spark_schema as make_spark_schema
 from .batches import make_spark_lists as make_spark_lists
-from .budget import NUMBERS as NUMBERS
+from .budget import NUMBERS_TRIED as NUMBERS_TRIED
 from .budget import PEAK as PEAK
 from .budget import limit_candidates as limit_candidates
 from .budget import list_candidates_of as list_candidates_of
@@ -208,7 +208,7 @@ from .messages import Value as Value
 from .messages import Values as Values
 from .messages import Rules as Rules
 from .messages import Ids as Ids
-from .messages import ActionValues as ActionValues
+from .messages import WorthOfActions as WorthOfActions
 from .messages import EARLIEST as EARLIEST
 from .messages import LATEST as LATEST
 from .messages import RequestId as RequestId

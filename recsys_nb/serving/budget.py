@@ -21,11 +21,11 @@ from .runtime import Exported
 from .scores import ListLimits
 
 # %% auto #0
-__all__ = ['NUMBERS', 'PEAK', 'limit_candidates', 'list_candidates_of', 'time_lists', 'measure_memory', 'measure_budget',
+__all__ = ['NUMBERS_TRIED', 'PEAK', 'limit_candidates', 'list_candidates_of', 'time_lists', 'measure_memory', 'measure_budget',
            'choose_within']
 
 # %% ../../nbs/51e_serving.budget.ipynb #026e00f4
-NUMBERS = (10, 20, 50, 100, 200, 500)  # candidates of each source that are tried
+NUMBERS_TRIED = (10, 20, 50, 100, 200, 500)  # candidates of each source that are tried
 
 
 def limit_candidates(
@@ -99,7 +99,7 @@ def measure_memory(
 def measure_budget(
     folder: str | Path,  # as written by `export`
     truth: pd.DataFrame,  # user_id, item_id: what the model should have listed
-    candidates: Iterable[int] = NUMBERS,  # of each source; each is tried
+    candidates: Iterable[int] = NUMBERS_TRIED,  # of each source; each is tried
     k: int = 10,  # length of a list
     # worth(lists) -> a number for each row of user_id, item_id; None: it is not known
     worth: Callable[[pd.DataFrame], np.ndarray] | None = None,

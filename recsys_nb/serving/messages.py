@@ -25,7 +25,7 @@ from pydantic import (
 # %% auto #0
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED',
            'Identity', 'Word', 'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value', 'Values',
-           'Rules', 'Ids', 'ActionValues', 'EARLIEST', 'LATEST', 'RequestId', 'check_id', 'Strict', 'RangeRule',
+           'Rules', 'Ids', 'WorthOfActions', 'EARLIEST', 'LATEST', 'RequestId', 'check_id', 'Strict', 'RangeRule',
            'parse_where', 'Event', 'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion',
            'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item',
            'Recommendations', 'BatchAnswer', 'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded',
@@ -96,7 +96,7 @@ Rules = Annotated[
     dict[Text, Value | Values | RangeRule], Field(min_length=1, max_length=MAX_RULES)
 ]
 Ids = Annotated[list[Identity], Field(max_length=MAX_VALUES)]
-ActionValues = Annotated[
+WorthOfActions = Annotated[
     dict[Text, Number | Finite | Text], Field(min_length=1, max_length=MAX_RULES)
 ]  # action -> what it is worth: a number, or a column of the items table
 
@@ -134,7 +134,7 @@ class ListQuestion(Strict):
     candidates: Ids | None = None  # only these items
     exclude: Ids | None = None  # never these items
     explain: bool = False  # say of each item why it is there
-    value: ActionValues | None = None  # order by what the actions are worth
+    value: WorthOfActions | None = None  # order by what the actions are worth
 
     @model_validator(mode="after")
     def check_length(self):
