@@ -27,6 +27,7 @@ from .flags import in_flags
 from .folders import interruptible, whole_file
 from .hosting import find_model
 from .recommenders.base import BaseRecommender
+from .recommenders.diversity import parse_diversity
 from .recommenders.questions import hint_at_near_match
 from .recommenders.rules import parse_conditions
 from .recommenders.values import parse_action_values
@@ -376,6 +377,7 @@ def recommend_command(
         exclude_seen=not options.include_seen,
         events=take_users(events, users, stand_ins, model),
         where=read_where(model, options),
+        diversify=parse_diversity(options.diversify, options.cap),
         value=parse_action_values(options.value) if options.value else None,
         **allowed_items(model, options),
     )

@@ -16,15 +16,17 @@ from importlib import import_module
 from importlib.metadata import version
 
 from .flags import in_flags
+from recsys_nb.model_options import (
+    add_criteo,
+    add_export,
+    add_recommend,
+    add_serve,
+)
 from recsys_nb.options import (
     add_abtest,
-    add_criteo,
     add_evaluate,
-    add_export,
     add_monitor,
-    add_recommend,
     add_run,
-    add_serve,
     read_count,
 )
 

@@ -120,6 +120,8 @@ REFUSED = {
     "events": "--events is for a saved model; the service knows newer events, too.",
     "json": "--json is for a saved model; lists for everyone are Parquet or a table.",
     "value": "--value is for a saved model; lists for everyone keep the model's order.",
+    "diversify": "--diversify is for a saved model; an export keeps the model's order.",
+    "cap": "--cap is for a saved model; an export keeps the model's order.",
 }  # option -> why an export does not take it
 
 

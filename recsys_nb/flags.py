@@ -49,8 +49,8 @@ FLAGS = {
     "recommend": READING
     | ROLE_FLAGS
     | name_flags("users events candidates exclude where value k out unknown")
-    | name_flags("arm workers per_part")
-    | {"user_ids": "--user"},
+    | name_flags("arm workers per_part diversify")
+    | {"user_ids": "--user", "caps": "--cap"},
     "evaluate": READING
     | {role: ROLE_FLAGS[role] for role in ("user", "item")}
     | name_flags(f"{_OF_LISTS} metrics truth k out"),

@@ -93,6 +93,7 @@ from .diversity import choose_places as choose_places
 from .diversity import Variety as Variety
 from .diversity import vary_lists as vary_lists
 from .diversity import find_diverse as find_diverse
+from .diversity import parse_diversity as parse_diversity
 from .evidence import LATE as LATE
 from .evidence import SHRINK as SHRINK
 from .evidence import CONTEXT as CONTEXT

@@ -5,7 +5,7 @@
 # %% ../../nbs/31d_recommenders.diversity.ipynb #2144f7a2
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import scipy.sparse as sp
 from sklearn.preprocessing import normalize
 
-from ..data import check_numbers, check_whole_numbers
+from ..data import DataError, check_numbers, check_whole_numbers
 from .kinds import find_kind
 from .lists import Allowed, explain_short_lists, find_in_steps
 from .questions import Question
@@ -21,7 +21,7 @@ from .rules import RuleError, check_column_of_items
 
 # %% auto #0
 __all__ = ['PAIRS_AT_ONCE', 'USERS_AT_ONCE', 'Diversity', 'scale_relevance', 'find_item_vectors', 'compare_pools', 'read_groups',
-           'CapCounter', 'choose_places', 'Variety', 'vary_lists', 'find_diverse']
+           'CapCounter', 'choose_places', 'Variety', 'vary_lists', 'find_diverse', 'parse_diversity']
 
 # %% ../../nbs/31d_recommenders.diversity.ipynb #a6992a8c
 @dataclass(frozen=True)
@@ -263,3 +263,21 @@ def find_diverse(
     caps = ", ".join(f"{column}={n}" for column, n in diversify.caps.items())
     why = f"{n_short:,} users have fewer than k={k} rows under the caps {caps}"
     return items, scores, why if n_short else None
+
+# %% ../../nbs/31d_recommenders.diversity.ipynb #d1a0c002
+def parse_diversity(
+    trade_off: float | None,  # of --diversify; None: not given
+    caps: Sequence[str] | None,  # of --cap, such as category=3; None: not given
+) -> Diversity | None:  # None: lists keep their order
+    "What the words of the command line say of variety."
+    most: dict[str, int] = {}
+    for text in caps or ():
+        column, _, number = text.rpartition("=")
+        if not column or not number.isdecimal() or int(number) < 1:
+            raise DataError(f"cap {text!r}: give a column and a number: category=3.")
+        if column in most:
+            raise DataError(f"cap {text!r}: there is a cap of {column!r} already.")
+        most[column] = int(number)
+    if trade_off is None and not most:
+        return None
+    return Diversity(0.0 if trade_off is None else trade_off, most)
