@@ -352,3 +352,20 @@ def test_rules_on_the_command_line(say, tmp_path):
     assert status == 2 and "'price<40' is no rule" in notes
     status, _, notes = say(*words, "--where", "prize<=40")
     assert status == 2 and "'prize'" in notes and "'price'" in notes
+
+
+def test_variety_on_the_command_line(say, tmp_path):
+    model = EASE().fit(LOG)
+    folder = model.save(tmp_path / "model")
+    words = ["recommend", "--model", folder, "--user", USERS[0], "--json"]
+    status, out, _ = say(*words, "--diversify", 0.5, "--cap", "category=2")
+    want = model.recommend(USERS[:1], diversify=Diversity(0.5, {"category": 2}))
+    assert status == 0
+    assert [row["item_id"] for row in json.loads(out)] == want.item_id.tolist()
+    for wrong, what in [
+        (["--cap", "category"], "a column, an = and"),
+        (["--cap", "colour=2"], "colour"),
+        (["--diversify", 2], "from 0 to 1"),
+    ]:
+        status, _, notes = say(*words, *wrong)
+        assert status == 2 and what in notes

@@ -274,7 +274,7 @@ def parse_diversity(
     for text in caps or ():
         column, _, number = text.rpartition("=")
         if not column or not number.isdecimal() or int(number) < 1:
-            raise DataError(f"cap {text!r}: give a column and a number: category=3.")
+            raise DataError(f"cap {text!r}: give a column, an = and a whole number.")
         if column in most:
             raise DataError(f"cap {text!r}: there is a cap of {column!r} already.")
         most[column] = int(number)
