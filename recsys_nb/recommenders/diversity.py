@@ -280,4 +280,7 @@ def parse_diversity(
         most[column] = int(number)
     if trade_off is None and not most:
         return None
-    return Diversity(0.0 if trade_off is None else trade_off, most)
+    trade_off = trade_off or 0.0
+    if trade_off > 1:
+        raise DataError(f"diversify is {trade_off:g}; it is from 0 to 1.")
+    return Diversity(trade_off, most)
