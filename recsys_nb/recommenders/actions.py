@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path  # noqa: F401  # of an inherited field, for its annotation
 from typing import Any
 
 import numpy as np

@@ -367,6 +367,7 @@ class TwoTowerRetriever(BaseRecommender):
         k: int = 10,  # how many
     ) -> pd.DataFrame:  # item_id, rank, score (cosine)
         "The items whose vectors are nearest to an item's."
+        check_whole_numbers(1, k=k)
         return find_similar(self.item_vectors_, self.item_ids_, item_id, k)
 
     def fresh(

@@ -46,6 +46,8 @@ class Traffic:
         self.unknown_items = count("unknown_items", "Items of events not known.")
         self.users = count("users", "Lists by whether the user is known.", ["known"])
         self.short_lists = count("short_lists", "Lists with fewer items.", ["arm"])
+        for known in ("yes", "no"):
+            self.users.labels(known)  # it is 0 until there is a list
         self.events = count("events", "Events stored.", ["event_type"])
         self.swaps = count("swaps", "New models, and those refused.", ["arm", "result"])
         self.seconds = client.Histogram(
@@ -107,6 +109,7 @@ class Traffic:
         if before is not None:
             self.models.labels(arm, before).set(0)
         self.models.labels(arm, model).set(1)
+        self.short_lists.labels(arm)  # it is 0 until there is a short list
 
     def text(self) -> tuple[bytes, str]:  # the page, and its content type
         "The counters of all workers, as Prometheus reads them."
