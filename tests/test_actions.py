@@ -235,3 +235,25 @@ def test_a_log_without_positions_is_calibrated_too(log, shown):
     taken = (count_actions(shown, FUNNEL) > 0).mean()
     chances = predict_actions(model, examples)["click"]
     assert chances.mean() == pytest.approx(taken, rel=0.35)
+
+
+def test_values_over_http(model, log, tmp_path):
+    pytest.importorskip("onnxruntime")
+    from fastapi.testclient import TestClient
+
+    from recsys_nb.serving import Exported, export
+    from recsys_nb.serving.http import create_app
+
+    folder = export(model, tmp_path / "exported")
+    user = model.user_ids_[0]
+    want = Exported(folder).recommend(user, value=VALUE)["items"]
+    question = {"user_id": user, "value": VALUE}
+    with TestClient(create_app(folder)) as client:
+        answer = client.post("/recommend", json=question)
+        assert answer.status_code == 200
+        assert answer.json()["items"] == want
+        wrong = client.post("/recommend", json=question | {"value": {"share": 1}})
+        assert wrong.status_code == 422
+    plain = export(EASE().fit(log.positives()), tmp_path / "plain")
+    with TestClient(create_app(plain)) as client:
+        assert client.post("/recommend", json=question).status_code == 422
