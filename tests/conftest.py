@@ -5,6 +5,7 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from urllib.parse import quote
@@ -23,6 +24,8 @@ for profile, examples in (("tests", 50), ("nightly", 500)):
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
 PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "tests")
+# workers of Spark run the Python of the tests, which may be on no path
+os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 settings.load_profile(PROFILE)
 
 
