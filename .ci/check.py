@@ -135,6 +135,22 @@ def damaged(nb: Path) -> list[str]:
     return found
 
 
+def unlisted() -> list[str]:
+    "Pages that the sidebar does not lead to, and entries without a page."
+    folder = root / cfg.nbs_path.name
+    pages = {nb.relative_to(folder).as_posix() for nb in notebooks()}
+    lines = (folder / "sidebar.yml").read_text(encoding="utf-8").splitlines()
+    words = [line.strip().removeprefix("- ") for line in lines]
+    entries = {word for word in words if word.endswith(".ipynb")}
+    return [
+        *(f"{page} is not in sidebar.yml: name it" for page in sorted(pages - entries)),
+        *(
+            f"sidebar.yml names {page}, which is not"
+            for page in sorted(entries - pages)
+        ),
+    ]
+
+
 def main() -> None:
     problems = [problem for nb in notebooks() for problem in damaged(nb)]
     if not any("is not a notebook" in problem for problem in problems):
@@ -142,6 +158,7 @@ def main() -> None:
             problems += differing(remade(Path(folder)))
         if (root / "README.md").read_text(encoding="utf-8") != readme():
             problems.append("README.md is not index.ipynb: run `make sync`")
+    problems += unlisted()
     for problem in problems:
         print("check:", problem, file=sys.stderr)
     if problems:

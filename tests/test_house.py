@@ -366,6 +366,17 @@ def test_check_finds_a_stale_readme(house):
     assert r.returncode == 1 and "README.md is not index.ipynb" in r.stderr, r.stderr
 
 
+def test_check_finds_a_page_that_the_sidebar_lacks(house):
+    file = house / "nbs/sidebar.yml"
+    text = file.read_text(encoding="utf-8")
+    wrong = text.replace("45_experiments.analysis.ipynb", "45_nothing.ipynb")
+    file.write_text(wrong, encoding="utf-8")
+    r = check(house)
+    assert r.returncode == 1
+    assert "45_experiments.analysis.ipynb is not in sidebar.yml" in r.stderr
+    assert "sidebar.yml names 45_nothing.ipynb, which is not" in r.stderr
+
+
 def test_links_are_checked(house):
     site = house / "site"
     (site / "sub").mkdir(parents=True)
