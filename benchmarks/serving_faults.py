@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 from _common import keep
+from _service import find_port, wait_until_ready
 
 from recsys_nb.data import simulate
 from recsys_nb.recommenders import ItemKNN
@@ -124,9 +125,7 @@ def serve(
     model: Path,  # of an export, or a link to one
 ) -> Iterator[int]:  # the port
     "A service in a process of its own."
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = find_port()
     token = model.parent / "token.txt"
     token.write_text(TOKEN, encoding="utf-8")
     words = ["serve", "--model", str(model), "--port", str(port)]
@@ -136,27 +135,11 @@ def serve(
         stdout=subprocess.DEVNULL,
     )
     try:
-        wait_for(process, port)
+        wait_until_ready(process, port)
         yield port
     finally:
         process.terminate()
         process.wait()
-
-
-def wait_for(
-    process: subprocess.Popen,  # of the service
-    port: int,  # that it listens on
-) -> None:
-    "Until the service answers."
-    while True:
-        try:
-            Client(port).ask("/readyz")
-        except (OSError, http.client.HTTPException):
-            if process.poll() is not None:
-                raise RuntimeError("the service did not start") from None
-            time.sleep(0.1)
-            continue
-        return
 
 
 Work = Callable[[Any, Counter], None]  # until an event is set; what it did

@@ -12,18 +12,15 @@ import argparse
 import asyncio
 import json
 import os
-import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 from _common import keep
+from _service import find_port, list_workers, measure_memory, wait_until_ready
 from load import keep_busy, keep_rate, write_get, write_post
 from serving import make_log, make_model, make_questions
 
@@ -95,9 +92,7 @@ class Server:
         command: list[str],  # PORT stands for the port
         cores: set[int],  # that it may use
     ):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = find_port()
         begin = time.perf_counter()
         self.process = subprocess.Popen(
             [str(self.port) if word == "PORT" else word for word in command],
@@ -105,41 +100,16 @@ class Server:
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             preexec_fn=lambda: os.sched_setaffinity(0, cores),
         )
-        self.wait()
+        wait_until_ready(self.process, self.port)
         self.start_seconds = time.perf_counter() - begin
-
-    def wait(self) -> None:
-        "Until it is ready."
-        for _ in range(1200):
-            if self.process.poll() is not None:
-                raise RuntimeError(f"{self.process.args} has ended")
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/readyz")
-                return
-            except (urllib.error.URLError, ConnectionError):
-                time.sleep(0.05)
-        raise RuntimeError(f"{self.process.args} does not get ready")
-
-    def processes(self) -> list[int]:  # ids
-        "The process and its children."
-        tasks = f"/proc/{self.process.pid}/task/{self.process.pid}/children"
-        return [self.process.pid, *map(int, Path(tasks).read_text().split())]
 
     def cpu_seconds(self) -> float:
         "What all of them have used."
         total = 0
-        for process in self.processes():
+        for process in (self.process.pid, *list_workers(self.process)):
             fields = Path(f"/proc/{process}/stat").read_text().rsplit(")")[1].split()
             total += int(fields[11]) + int(fields[12])
         return total / TICKS
-
-    def megabytes(self) -> float:
-        "Memory, pages that are shared counted once."
-        total = 0
-        for process in self.processes():
-            text = Path(f"/proc/{process}/smaps_rollup").read_text()
-            total += int(re.search(r"Pss:\s+(\d+)", text)[1])
-        return total / 1024
 
     def stop(self) -> None:
         "Ask it to end, and wait."
@@ -209,7 +179,7 @@ def measure_server(
             print(rows[-1], flush=True)
     about = {
         "start_seconds": round(server.start_seconds, 2),
-        "mb": round(server.megabytes(), 1),
+        "mb": round(measure_memory(server.process), 1),
     }
     return [row | about for row in rows]
 

@@ -17,7 +17,6 @@ import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -30,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 from _common import keep
+from _service import find_port, list_workers, measure_memory, wait_until_ready
 
 from recsys_nb.data import World
 from recsys_nb.recommenders import EASE
@@ -198,13 +198,6 @@ def point_to(
     os.replace(beside, current)
 
 
-def find_port() -> int:
-    "A port that is free."
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
-
-
 def start_service(
     place: Path,  # of the shop
     port: int,  # to listen on
@@ -223,41 +216,12 @@ def start_service(
         stderr=log,
         start_new_session=True,
     )
-    for _ in range(1200):
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request("GET", "/readyz")
-            connection.getresponse().read()
-            return process
-        except OSError:
-            if process.poll() is not None:
-                raise RuntimeError((place / "log.txt").read_text()) from None
-            time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    raise TimeoutError("the service did not answer within two minutes")
-
-
-def list_workers(
-    process: subprocess.Popen,  # the service
-) -> list[int]:  # process ids
-    "The workers of a service."
-    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    return [int(word) for word in path.read_text().split()]
-
-
-def measure_memory(
-    process: subprocess.Popen,  # the service
-) -> float:  # MB, what is shared counted once
-    "The memory of the service and its workers."
-    total = 0
-    for pid in (process.pid, *list_workers(process)):
-        try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        except OSError:  # it has just ended
-            continue
-        sizes = [line.split()[1] for line in lines if line.startswith("Pss:")]
-        total += sum(map(int, sizes))
-    return total / 1024
+    try:
+        wait_until_ready(process, port, place / "log.txt")
+    except TimeoutError:
+        os.killpg(process.pid, signal.SIGKILL)
+        raise
+    return process
 
 
 @dataclass

@@ -16,7 +16,7 @@ from recsys_nb.options import (
 )
 
 # %% auto #0
-__all__ = ['add_job', 'add_rules', 'add_recommend', 'add_serve', 'add_export', 'add_criteo']
+__all__ = ['add_job', 'add_rules', 'add_recommend', 'add_arms', 'add_serve', 'add_export', 'add_criteo']
 
 # %% ../nbs/56ca_model_options.ipynb #03396ddd
 def add_job(
@@ -115,6 +115,25 @@ def add_recommend(
     add_reading(parser)
 
 # %% ../nbs/56ca_model_options.ipynb #e7424d3e
+def add_arms(
+    parser: argparse.ArgumentParser,  # of serve
+) -> None:
+    "How users are dealt to two models."
+    add = parser.add_argument
+    add(
+        "--split",
+        type=read_amount,
+        default=0.5,
+        metavar="SHARE",
+        help="of users who get the second model (default: 0.5)",
+    )
+    add(
+        "--salt",
+        default="recsys-nb",
+        help="of the experiment: another one deals users to arms anew",
+    )
+
+
 def add_serve(
     parser: argparse.ArgumentParser,  # of serve
 ) -> None:
@@ -145,18 +164,7 @@ def add_serve(
         metavar="FOLDER",
         help="where reported events are written, as a log that --data can read",
     )
-    add(
-        "--split",
-        type=read_amount,
-        default=0.5,
-        metavar="SHARE",
-        help="of users who get the second model (default: 0.5)",
-    )
-    add(
-        "--salt",
-        default="recsys-nb",
-        help="of the experiment: another one deals users to arms anew",
-    )
+    add_arms(parser)
     add(
         "--no-page",
         dest="page",

@@ -85,7 +85,6 @@ def measure_drift(
     "How the test part differs from the part that is learnt from."
     found = compare_logs(run.train, run.test)
     run.numbers["drift"] = plain_values(found.to_dict())
-    save_json(run.folder / "drift.json", run.numbers["drift"])
     height = 1 + 0.35 * len(found.table)
     run.figures["drift"] = draw_png(found.plot, (8, height))
     changed = ", ".join(found.changed) or "no column"

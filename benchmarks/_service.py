@@ -1,0 +1,61 @@
+"""A service in a process of its own, as the benchmarks of serving see it: a free port,
+when it is ready, its workers, and the memory of all of them."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+
+def find_port() -> int:
+    "A port that is free."
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return place.getsockname()[1]
+
+
+def wait_until_ready(
+    process: subprocess.Popen,  # of the service
+    port: int,  # that it listens on
+    log: Path | None = None,  # what it writes, for the error; None: nowhere
+) -> None:
+    "Until /readyz answers; an error where the service has ended, or takes too long."
+    for _ in range(2400):
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/readyz")
+            connection.getresponse().read()
+            connection.close()
+            return
+        except (OSError, http.client.HTTPException):
+            if process.poll() is not None:
+                said = "" if log is None else f": {log.read_text()}"
+                raise RuntimeError(f"the service has ended{said}") from None
+            time.sleep(0.05)
+    raise TimeoutError("the service did not answer within two minutes")
+
+
+def list_workers(
+    process: subprocess.Popen,  # the service
+) -> list[int]:  # process ids
+    "The workers of a service."
+    path = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    return [int(word) for word in path.read_text().split()]
+
+
+def measure_memory(
+    process: subprocess.Popen,  # the service
+) -> float:  # MB, what is shared counted once
+    "The memory of the service and its workers."
+    total = 0
+    for pid in (process.pid, *list_workers(process)):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has just ended
+            continue
+        sizes = [line.split()[1] for line in lines if line.startswith("Pss:")]
+        total += sum(map(int, sizes))
+    return total / 1024
