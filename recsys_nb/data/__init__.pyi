@@ -199,12 +199,15 @@ from .sources import Source as Source
 from .sources import download as download
 from .sources import find_source as find_source
 from .sources import load as load
+from .splits import LEAST_CLOCKS as LEAST_CLOCKS
+from .splits import PLACES_CUT as PLACES_CUT
 from .splits import SPLITS as SPLITS
 from .splits import check_share as check_share
 from .splits import mark_split as mark_split
 from .splits import check_sizes as check_sizes
 from .splits import hash_rows as hash_rows
 from .splits import canonical_order as canonical_order
+from .splits import times_are_places as times_are_places
 from .splits import describe_one_time as describe_one_time
 from .splits import split_by_time as split_by_time
 from .splits import check_last as check_last

@@ -130,6 +130,7 @@ from .filters import normalize_graph as normalize_graph
 from .filters import find_smooth_directions as find_smooth_directions
 from .filters import count_directions as count_directions
 from .filters import GraphFilter as GraphFilter
+from .gate import PLACES_REASON as PLACES_REASON
 from .gate import LEADS as LEADS
 from .gate import SAME_FOR_ALL as SAME_FOR_ALL
 from .gate import THREE_TO_ONE as THREE_TO_ONE

@@ -19,12 +19,13 @@ from recsys_nb.data import (
     split_by_time,
     split_leave_last_out,
     split_random,
+    times_are_places,
 )
 from ..evaluation import compare, evaluate
 
 # %% auto #0
-__all__ = ['LEADS', 'SAME_FOR_ALL', 'THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout', 'judge',
-           'measure_gap', 'drop_small_leads', 'choose_answer', 'Verdict']
+__all__ = ['PLACES_REASON', 'LEADS', 'SAME_FOR_ALL', 'THREE_TO_ONE', 'share_with_past', 'split_as_served', 'new_pairs', 'Holdout',
+           'judge', 'measure_gap', 'drop_small_leads', 'choose_answer', 'Verdict']
 
 # %% ../../nbs/41_recommenders.gate.ipynb #8c0a9568
 def share_with_past(
@@ -39,6 +40,11 @@ def share_with_past(
     return float(pd.Series(users).isin(known).mean())
 
 
+PLACES_REASON = (
+    "the times are places in each user's sequence, which a cut in time cannot compare"
+)
+
+
 def split_as_served(
     log: Dataset,  # all of it
     share: float = 0.2,  # held out
@@ -48,6 +54,9 @@ def split_as_served(
     if "timestamp" not in log.interactions:
         parts = split_random(log, test=share, seed=seed)
         return *parts, "random", "the log has no timestamps"
+    if times_are_places(log):
+        parts = split_leave_last_out(log, last=share)
+        return *parts, "last", PLACES_REASON
     head, tail = split_by_time(log, test=share)
     known = share_with_past(head, tail)
     if known >= 0.5:
