@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -17,14 +17,13 @@ from recsys_nb.data import (
     Dataset,
     MissingColumnError,
     compare_ids,
-    find_format,
     guess_column,
     guess_log_roles,
     is_text_file,
     read_frame,
 )
 from .flags import in_flags
-from .folders import interruptible, whole_file
+from .folders import WRITERS, check_out, interruptible, write_table
 from .hosting import find_model
 from .recommenders.base import BaseRecommender
 from .recommenders.diversity import parse_diversity
@@ -39,10 +38,10 @@ from .serving.service import match_id
 from .training.criteo import train_criteo
 
 # %% auto #0
-__all__ = ['WRITERS', 'HANDOVERS', 'reading_options', 'read_input', 'find_column', 'check_out', 'write_table', 'known_columns',
-           'choose_columns', 'note', 'match_column', 'read_events', 'hint_at_items', 'read_id_column', 'read_id_list',
-           'find_stand_ins', 'gather_users', 'read_users', 'allowed_items', 'read_where', 'recommend_command',
-           'take_users', 'say_unknown', 'export_command', 'criteo_command']
+__all__ = ['HANDOVERS', 'reading_options', 'read_input', 'find_column', 'known_columns', 'choose_columns', 'note', 'match_column',
+           'read_events', 'hint_at_items', 'read_id_column', 'read_id_list', 'find_stand_ins', 'gather_users',
+           'read_users', 'allowed_items', 'read_where', 'recommend_command', 'take_users', 'say_unknown',
+           'export_command', 'criteo_command']
 
 # %% ../nbs/56_answers.ipynb #a455fc43
 _READING = ("sep", "encoding", "decimal", "header", "names", "format")
@@ -93,43 +92,6 @@ def find_column(
             f"name one with {flag}, or say --no-header if the first line is data."
         )
     return found
-
-# %% ../nbs/56_answers.ipynb #c073b0f4
-WRITERS: dict[str, Callable] = {
-    "csv": lambda frame, path: frame.to_csv(path, index=False),
-    "tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
-    "jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
-    "parquet": lambda frame, path: frame.to_parquet(path, index=False),
-}  # suffix -> function of a frame and a path
-
-
-def check_out(
-    path: str | None,  # the file to write; None: none
-) -> None:
-    "Raise before the work is done where its result could not be written."
-    if path is None:
-        return
-    known = ", ".join(WRITERS)
-    try:
-        kind = find_format(path)
-    except DataError:
-        kind = None
-    if kind not in WRITERS or path.lower().endswith(".zst"):
-        raise DataError(f"--out {path}: name a file that ends in one of {known}.")
-    folder = Path(path).expanduser().resolve().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"--out {path}: name a file in a folder that exists.")
-
-
-def write_table(
-    frame: pd.DataFrame,  # what is written
-    path: str,  # the file; .gz and the like compress text
-) -> None:
-    "Write a table; an old file stays until the new one is whole."
-    writer = WRITERS[find_format(path)]
-    with whole_file(path) as part:
-        writer(frame, part)
-    print(f"written: {path} ({len(frame):,} rows)", file=sys.stderr)
 
 # %% ../nbs/56_answers.ipynb #6c621f1f
 def known_columns(

@@ -16,7 +16,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,9 +24,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from .data import DataError, find_format
+
 # %% auto #0
-__all__ = ['KEPT_FOLDER', 'PACKAGES', 'is_alive', 'take_over', 'tidy_up', 'check_free', 'whole_folder', 'leave_or_remove',
-           'whole_file', 'interruptible', 'is_heard', 'checksum', 'versions', 'plain_values', 'save_json']
+__all__ = ['KEPT_FOLDER', 'WRITERS', 'PACKAGES', 'is_alive', 'take_over', 'tidy_up', 'check_free', 'whole_folder',
+           'leave_or_remove', 'whole_file', 'check_out', 'write_table', 'interruptible', 'is_heard', 'checksum',
+           'versions', 'plain_values', 'save_json']
 
 # %% ../nbs/52b_folders.ipynb #b1f44632
 KEPT_FOLDER = (
@@ -167,6 +170,43 @@ def whole_file(
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+# %% ../nbs/52b_folders.ipynb #c073b0f4
+WRITERS: dict[str, Callable] = {
+    "csv": lambda frame, path: frame.to_csv(path, index=False),
+    "tsv": lambda frame, path: frame.to_csv(path, index=False, sep="\t"),
+    "jsonl": lambda frame, path: frame.to_json(path, orient="records", lines=True),
+    "parquet": lambda frame, path: frame.to_parquet(path, index=False),
+}  # suffix -> function of a frame and a path
+
+
+def check_out(
+    path: str | None,  # the file to write; None: none
+) -> None:
+    "Raise before the work is done where its result could not be written."
+    if path is None:
+        return
+    known = ", ".join(WRITERS)
+    try:
+        kind = find_format(path)
+    except DataError:
+        kind = None
+    if kind not in WRITERS or path.lower().endswith(".zst"):
+        raise DataError(f"--out {path}: name a file that ends in one of {known}.")
+    folder = Path(path).expanduser().resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"--out {path}: name a file in a folder that exists.")
+
+
+def write_table(
+    frame: pd.DataFrame,  # what is written
+    path: str,  # the file; .gz and the like compress text
+) -> None:
+    "Write a table; an old file stays until the new one is whole."
+    writer = WRITERS[find_format(path)]
+    with whole_file(path) as part:
+        writer(frame, part)
+    print(f"written: {path} ({len(frame):,} rows)", file=sys.stderr)
 
 # %% ../nbs/52b_folders.ipynb #037b2cc2
 @contextlib.contextmanager

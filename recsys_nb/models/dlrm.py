@@ -20,6 +20,7 @@ from recsys_nb.models.interactions import (
     CatInteraction,
     DCNInteraction,
     DotInteraction,
+    check_sparse,
     look_up_rows,
     pick_vectors,
 )
@@ -33,7 +34,7 @@ from recsys_nb.models.layers import (
 
 # %% auto #0
 __all__ = ['SIZES', 'INTERACTIONS', 'DENSE_NUMBERS', 'DLRMConfig', 'check_dlrm_features', 'check_dlrm_widths',
-           'check_dlrm_options', 'make_dots', 'make_crosses', 'check_shapes', 'check_sparse', 'initialise', 'DLRM',
+           'check_dlrm_options', 'make_dots', 'make_crosses', 'check_shapes', 'initialise', 'DLRM',
            'penalise_embeddings', 'log_loss']
 
 # %% ../../nbs/18_models.dlrm.ipynb #c40d5e28
@@ -275,29 +276,6 @@ def check_shapes(
         raise ValueError(
             f"dense has {len(dense)} rows and sparse {len(sparse)}; they must be of "
             "the same examples"
-        )
-
-# %% ../../nbs/18_models.dlrm.ipynb #ea4315c3
-def check_sparse(
-    sparse: Tensor,  # codes, long (B, S)
-    cardinalities: Tensor,  # number of codes of each feature, long (S,)
-) -> None:
-    "Raise an error that names the first code that its feature does not have."
-    if sparse.is_floating_point():
-        raise TypeError(
-            f"sparse holds codes and must be whole numbers, got {sparse.dtype}; are "
-            "dense and sparse swapped?"
-        )
-    if torch.compiler.is_exporting():
-        return
-    outside = (sparse < 0) | (sparse >= cardinalities)
-    if outside.any():
-        row, feature = outside.nonzero()[0].tolist()
-        cardinality = int(cardinalities[feature])
-        raise IndexError(
-            f"sparse feature {feature} has code {int(sparse[row, feature])} in row "
-            f"{row}, but its cardinality is {cardinality}: codes go from 0 to "
-            f"{cardinality - 1}"
         )
 
 # %% ../../nbs/18_models.dlrm.ipynb #49464efc

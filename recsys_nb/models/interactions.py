@@ -16,8 +16,31 @@ from torch.autograd.function import once_differentiable
 from .embeddings import sort_rows
 
 # %% auto #0
-__all__ = ['join_codes', 'VectorsWithGradient', 'look_up_rows', 'pick_vectors', 'interact', 'DotsWithGradient', 'DotInteraction',
-           'CatInteraction', 'CrossLayer', 'DCNInteraction']
+__all__ = ['check_sparse', 'join_codes', 'VectorsWithGradient', 'look_up_rows', 'pick_vectors', 'interact', 'DotsWithGradient',
+           'DotInteraction', 'CatInteraction', 'CrossLayer', 'DCNInteraction']
+
+# %% ../../nbs/17b_models.interactions.ipynb #ea4315c3
+def check_sparse(
+    sparse: Tensor,  # codes, long (B, S)
+    cardinalities: Tensor,  # number of codes of each feature, long (S,)
+) -> None:
+    "Raise an error that names the first code that its feature does not have."
+    if sparse.is_floating_point():
+        raise TypeError(
+            f"sparse holds codes and must be whole numbers, got {sparse.dtype}; are "
+            "dense and sparse swapped?"
+        )
+    if torch.compiler.is_exporting():
+        return
+    outside = (sparse < 0) | (sparse >= cardinalities)
+    if outside.any():
+        row, feature = outside.nonzero()[0].tolist()
+        cardinality = int(cardinalities[feature])
+        raise IndexError(
+            f"sparse feature {feature} has code {int(sparse[row, feature])} in row "
+            f"{row}, but its cardinality is {cardinality}: codes go from 0 to "
+            f"{cardinality - 1}"
+        )
 
 # %% ../../nbs/17b_models.interactions.ipynb #392ff150
 def join_codes(

@@ -12,9 +12,13 @@ from .actions import show_first as show_first
 from .base import pack as pack
 from .base import unpack as unpack
 from .base import check_log as check_log
+from .base import require_fitted as require_fitted
+from .base import check_list_request as check_list_request
+from .base import refuse_values as refuse_values
 from .base import answer_question as answer_question
 from .base import pack_learnt as pack_learnt
 from .base import pack_model as pack_model
+from .base import restore as restore
 from .base import unpack_model as unpack_model
 from .base import BaseRecommender as BaseRecommender
 from .baselines import count_trend as count_trend
@@ -186,6 +190,7 @@ from .lists import count_left_in_steps as count_left_in_steps
 from .lists import explain_short_lists as explain_short_lists
 from .outcome import FittedAnswer as FittedAnswer
 from .outcome import answer_with_popular as answer_with_popular
+from .outcome import answer_users as answer_users
 from .outcome import Outcome as Outcome
 from .outcome import pack_outcome as pack_outcome
 from .outcome import describe_sources as describe_sources
@@ -280,6 +285,7 @@ from .ranker import resample_mean as resample_mean
 from .ranker_base import RankerSettings as RankerSettings
 from .ranker_base import BaseRanker as BaseRanker
 from .ranker_base import first_action as first_action
+from .ranker_base import encode_in_chunks as encode_in_chunks
 from .ranker_base import make_fresh as make_fresh
 from .ranker_base import learn_alone as learn_alone
 from .ranker_base import predict_frame as predict_frame
@@ -422,6 +428,7 @@ from .tuning import hold_out as hold_out
 from .tuning import Tuning as Tuning
 from .tuning import tune as tune
 from .two_stage import SAVED as SAVED
+from .two_stage import take_positives as take_positives
 from .two_stage import run_trial as run_trial
 from .two_stage import choose_sources as choose_sources
 from .two_stage import choose_heads as choose_heads
@@ -429,6 +436,7 @@ from .two_stage import answer_unjudged as answer_unjudged
 from .two_stage import Recommender as Recommender
 from .two_stage import check_recommender as check_recommender
 from .two_stage import add_actions as add_actions
+from .two_stage import order_by_value as order_by_value
 from .two_stage import run_shown as run_shown
 from .two_stage import predict_shown as predict_shown
 from .two_stage import predict_actions as predict_actions

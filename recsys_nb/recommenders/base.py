@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pandas as pd
@@ -55,7 +55,8 @@ from recsys_nb.recommenders.storage import (
 )
 
 # %% auto #0
-__all__ = ['pack', 'unpack', 'check_log', 'answer_question', 'pack_learnt', 'pack_model', 'unpack_model', 'BaseRecommender']
+__all__ = ['pack', 'unpack', 'check_log', 'require_fitted', 'check_list_request', 'refuse_values', 'answer_question',
+           'pack_learnt', 'pack_model', 'restore', 'unpack_model', 'BaseRecommender']
 
 # %% ../../nbs/32_recommenders.base.ipynb #f34b93b2
 def read_pairs(user_ids, candidates) -> pd.DataFrame:
@@ -157,6 +158,38 @@ def check_log(
         raise EmptyLogError("there is nothing to learn from: no interactions.")
 
 
+def require_fitted(
+    model: Any,  # a recommender or a ranker
+    attribute: str,  # which `fit` sets
+) -> None:
+    "Raise an error that says to fit, where nothing was learnt yet."
+    if not hasattr(model, attribute):
+        name = type(model).__name__
+        raise NotFittedError(f"this {name} has learnt nothing yet: call .fit(...)")
+
+
+def check_list_request(
+    k: int,  # rows for each user
+    exclude_seen: bool,  # whether the items of the histories are left out
+    budget_gib: float,  # memory for the scores of users taken at a time
+) -> None:
+    "Raise an error that names the argument of `recommend` which cannot be."
+    check_whole_numbers(1, k=k)
+    check_above_0(budget_gib=budget_gib)
+    check_switches(exclude_seen=exclude_seen)
+
+
+def refuse_values(
+    recommender: BaseRecommender,  # that orders items
+    value: Mapping[str, Any],  # of each action
+) -> NoReturn:
+    "Say which recommender can weigh actions."
+    raise DataError(
+        f"a {type(recommender).__name__} orders items and gives no probabilities of "
+        f"actions, so it can't weigh {value!r}: fit a Recommender(actions=[...])."
+    )
+
+
 def answer_question(
     recommender: BaseRecommender,  # fitted
     question: Question,  # the users, with their histories
@@ -178,7 +211,7 @@ def answer_question(
     lists.attrs = {"short_lists": why} if why else {}
     return lists
 
-
+# %% ../../nbs/32_recommenders.base.ipynb #781dcb65
 def pack_learnt(
     recommender: BaseRecommender,  # whose `learnt` names the attributes
 ) -> dict[str, np.ndarray]:  # for `unpack`
@@ -199,6 +232,18 @@ def pack_model(
         for field in fields(recommender.catalogue_)
     }
     return Stored(name_class(type(recommender)), settings, arrays, catalogue)
+
+
+def restore(
+    recommender: BaseRecommender,  # new, with its settings
+    arrays: dict[str, np.ndarray],  # of `state`
+    catalogue: Catalogue,  # that it learnt with
+) -> Any:  # the recommender, fitted
+    "Give a recommender what it once learnt."
+    recommender.adopt(catalogue)
+    for name in recommender.learnt:
+        setattr(recommender, name, unpack(name, arrays))
+    return recommender
 
 
 def unpack_model(
@@ -237,8 +282,7 @@ class BaseRecommender:
         self.user_ids_, self.item_ids_ = catalogue.user_ids, catalogue.item_ids
         self.users_, self.items_ = catalogue.users, catalogue.items
         self.histories_ = catalogue.histories
-        counts = np.bincount(self.histories_.items, minlength=len(self.item_ids_))
-        self.popularity_ = counts.astype(np.float32)
+        self.popularity_ = catalogue.count_items().astype(np.float32)
 
     def learn(
         self,
@@ -269,13 +313,11 @@ class BaseRecommender:
         cold: np.ndarray,  # bool (n,): answered by popularity
         k: int,  # how many
         exclude_seen: bool = True,  # leave out the items of the history
-        # bool (n_items,) or (n, n_items): may be recommended; None: all
-        allowed: np.ndarray | None = None,
+        allowed: np.ndarray | None = None,  # bool (n_items,) or (n, n_items); None: all
     ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
         "The k best items of each history."
-        scores = self.score_all(histories)
-        which = (k, exclude_seen, allowed)
-        return rank_scores(scores, histories, cold, self.popularity_, *which)
+        which = self.popularity_, k, exclude_seen, allowed
+        return rank_scores(self.score_all(histories), histories, cold, *which)
 
     def recommend(
         self,
@@ -288,9 +330,8 @@ class BaseRecommender:
         # where these differ by user; default: all
         candidates=None,
         exclude=None,  # ids of items that may not, or a frame of user_id and item_id
-        # columns of the items table: {"brand": ["Aro", "Bix"], "price": (None, 20)},
-        # or a boolean Series by item id, or a frame of user_id and such columns where
-        # rules differ by user
+        # rules on the items table: {"brand": ["Aro", "Bix"], "price": (None, 20)}, or a
+        # boolean Series by item id, or a frame of user_id and rules that differ by user
         where: Mapping[str, Any] | pd.Series | pd.DataFrame | None = None,
         diversify: Diversity | None = None,  # vary the lists after ranking
         # action -> what it is worth, a number or a column of the items table: order
@@ -299,13 +340,10 @@ class BaseRecommender:
         budget_gib: float = 1.0,  # memory for the scores of users taken at a time
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
         "The k best items for each user, best first."
-        check_whole_numbers(1, k=k)
-        check_above_0(budget_gib=budget_gib)
-        check_switches(exclude_seen=exclude_seen)
+        check_list_request(k, exclude_seen, budget_gib)
         question = self.ask(user_ids, events)
         rules = candidates, exclude, where
-        allowed = read_rules(self.catalogue_, question.users, *rules)
-        which = (k, exclude_seen, allowed)
+        which = k, exclude_seen, read_rules(self.catalogue_, question.users, *rules)
         model = self if value is None else self.by_value(value)
         return answer_question(model, question, which, budget_gib, diversify)
 
@@ -314,10 +352,7 @@ class BaseRecommender:
         value: Mapping[str, Any],  # as in recommend
     ) -> BaseRecommender:  # the same, with scores in the unit of the values
         "The recommender that orders by expected value, where there is one."
-        raise DataError(
-            f"a {type(self).__name__} orders items and gives no probabilities of "
-            f"actions, so it can't weigh {value!r}: fit a Recommender(actions=[...])."
-        )
+        refuse_values(self, value)
 
     def ask(
         self,
@@ -339,9 +374,7 @@ class BaseRecommender:
 
     def check_fitted(self) -> None:
         "Complain where nothing was learnt yet."
-        if not hasattr(self, "catalogue_"):
-            name = type(self).__name__
-            raise NotFittedError(f"this {name} has not learnt yet: call .fit(train)")
+        require_fitted(self, "catalogue_")
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "Settings for JSON and learnt arrays: all but the catalogue."
@@ -356,10 +389,7 @@ class BaseRecommender:
         catalogue: Catalogue,  # that it learnt with: its catalogue_
     ) -> BaseRecommender:
         "The fitted recommender that gave this state."
-        new = cls(**settings)
-        new.adopt(catalogue)
-        vars(new).update({name: unpack(name, arrays) for name in cls.learnt})
-        return new
+        return restore(cls(**settings), arrays, catalogue)
 
     def save(
         self,

@@ -20,13 +20,13 @@ from recsys_nb.recommenders.candidates import (
     list_candidates,
 )
 from .gate import Verdict
-from .lists import mask_scores, top_k
+from .lists import mask_scores, take_allowed, top_k
 from .ranker_base import BaseRanker
 from .storage import find_class, name_class
 from .trial import Answer
 
 # %% auto #0
-__all__ = ['FittedAnswer', 'answer_with_popular', 'Outcome', 'pack_outcome', 'describe_sources', 'select_arrays',
+__all__ = ['FittedAnswer', 'answer_with_popular', 'answer_users', 'Outcome', 'pack_outcome', 'describe_sources', 'select_arrays',
            'unpack_outcome', 'unpack_answer']
 
 # %% ../../nbs/41d_recommenders.outcome.ipynb #57fee153
@@ -37,6 +37,22 @@ class FittedAnswer:
     answer: Answer  # what orders the candidates
     sources: dict[str, BaseRecommender]  # by name, in the order of the answer
     n_candidates: int  # items that each source proposes to a user
+
+    @classmethod
+    def of(
+        cls,
+        answer: Answer,  # what a contest has chosen
+        sources: dict[str, BaseRecommender],  # fitted, those of the answer among them
+        n_candidates: int,  # items that each source proposes to a user
+    ) -> FittedAnswer:
+        "An answer with the sources that it needs."
+        own = {name: sources[name] for name in answer.sources}
+        return cls(answer, own, n_candidates)
+
+    @property
+    def needs_history(self) -> bool:
+        "Whether all sources leave a user without a history to popularity."
+        return all(source.needs_history for source in self.sources.values())
 
     def top_items(
         self,
@@ -79,6 +95,18 @@ class FittedAnswer:
         pairs = self.describe_pairs(histories, owner, items)
         return self.answer.order(pairs, histories)
 
+    def score_all(
+        self,
+        histories: Histories,  # of n users
+    ) -> np.ndarray:  # float32 (n, n_items)
+        "The scores of all items; `top_items` needs far fewer."
+        if self.answer.is_single:
+            (source,) = self.sources.values()
+            return source.score_all(histories)
+        shape = len(histories), histories.n_items
+        owner, items = np.divmod(np.arange(shape[0] * shape[1]), max(1, shape[1]))
+        return self.score_pairs(histories, owner, items).reshape(shape)
+
 # %% ../../nbs/41d_recommenders.outcome.ipynb #e65c8443
 def answer_with_popular(
     popularity: np.ndarray,  # of each item, float32 (n_items,)
@@ -90,6 +118,33 @@ def answer_with_popular(
     scores = np.tile(popularity, (len(histories), 1))
     mask_scores(scores, histories, False, allowed)
     return top_k(scores, k)
+
+# %% ../../nbs/41d_recommenders.outcome.ipynb #9db317f0
+def answer_users(
+    answer: FittedAnswer,  # for the users of whom something is known
+    popularity: np.ndarray,  # for the others, float32 (n_items,)
+    histories: Histories,  # of n users
+    cold: np.ndarray,  # bool (n,): answered by what is popular
+    k: int,  # how many
+    exclude_seen: bool = True,  # leave out the items of the histories
+    # bool (n_items,) or (n, n_items): may be recommended; None: all
+    allowed: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
+    "The k best items of each user by an answer, or by popularity."
+    k = min(k, histories.n_items)
+    if not cold.any():
+        return answer.top_items(histories, k, exclude_seen, allowed)
+    items = np.full((len(histories), k), -1, np.int64)
+    scores = np.full((len(histories), k), -np.inf, np.float32)
+    unknown = histories.take(np.flatnonzero(cold))
+    may = take_allowed(allowed, cold)
+    items[cold], scores[cold] = answer_with_popular(popularity, unknown, k, may)
+    if not cold.all():
+        known = histories.take(np.flatnonzero(~cold))
+        may = take_allowed(allowed, ~cold)
+        found = answer.top_items(known, k, exclude_seen, may)
+        items[~cold], scores[~cold] = found
+    return items, scores
 
 # %% ../../nbs/41d_recommenders.outcome.ipynb #5525c87b
 @dataclass(eq=False)

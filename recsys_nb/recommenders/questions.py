@@ -62,6 +62,10 @@ class Catalogue:
             train.columns,
         )
 
+    def count_items(self) -> np.ndarray:  # int (n_items,)
+        "How often each item stands in a history."
+        return np.bincount(self.histories.items, minlength=len(self.item_ids))
+
 # %% ../../nbs/31_recommenders.questions.ipynb #bab5bb1c
 def sort_histories(
     past: Histories,  # of n users

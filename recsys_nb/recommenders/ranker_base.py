@@ -5,7 +5,7 @@
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #6f8e4663
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from recsys_nb.data import (
 )
 from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
-from .base import BaseRecommender, pack, unpack
+from .base import BaseRecommender, pack, require_fitted, unpack
 from .candidates import score_sources
 from recsys_nb.recommenders.evidence import (
     ItemEvidence,
@@ -51,8 +51,8 @@ from recsys_nb.recommenders.ranker_data import (
 )
 
 # %% auto #0
-__all__ = ['RankerSettings', 'BaseRanker', 'first_action', 'make_fresh', 'learn_alone', 'predict_frame', 'fill_context',
-           'pack_ranker', 'unpack_ranker']
+__all__ = ['RankerSettings', 'BaseRanker', 'first_action', 'encode_in_chunks', 'make_fresh', 'learn_alone', 'predict_frame',
+           'fill_context', 'pack_ranker', 'unpack_ranker']
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #1d57ae50
 @dataclass(frozen=True)
@@ -189,20 +189,9 @@ class BaseRanker:
         self.check_fitted()
         width = (len(self.actions),) if self.actions else ()
         logits = np.zeros((len(items), *width), np.float32)
-        for start in range(0, len(items), CHUNK):
-            rows = slice(start, start + CHUNK)
-            first, last = owner[rows][0], owner[rows][-1] + 1
-            dense, sparse = self.features_.raw(
-                self.evidence_,
-                past.take(np.arange(first, last)),
-                owner[rows] - first,
-                items[rows],
-                source_scores[rows],
-                source_ranks[rows],
-                None if context is None else context.iloc[rows],
-            )
-            dense = self.features_.standardise(dense)
-            logits[rows] = self.model_(dense, sparse).numpy()
+        pairs = owner, items, source_scores, source_ranks, context
+        for rows, *inputs in encode_in_chunks(self, past, *pairs):
+            logits[rows] = self.model_(*inputs).numpy()
         return logits
 
     def predict_pairs(
@@ -222,9 +211,7 @@ class BaseRanker:
 
     def check_fitted(self) -> None:
         "Complain where nothing was learnt yet."
-        if not hasattr(self, "model_"):
-            name = type(self).__name__
-            raise NotFittedError(f"this {name} has learnt nothing yet: call .fit(...)")
+        require_fitted(self, "model_")
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "Settings for JSON and learnt arrays."
@@ -247,6 +234,32 @@ def first_action(
 ) -> Any:  # (n,)
     "What is said of the first action, or of the only one."
     return columns if columns.ndim == 1 else columns[:, 0]
+
+
+def encode_in_chunks(
+    ranker: BaseRanker,  # fitted
+    past: Histories,  # of users
+    owner: np.ndarray,  # position in `past`, int (n,), ascending
+    items: np.ndarray,  # item codes, int (n,)
+    source_scores: np.ndarray,  # float32 (n, S), NaN: unknown
+    source_ranks: np.ndarray,  # float32 (n, S), 0: not in the list
+    context: pd.DataFrame | None,  # codes of CONTEXT; None: the usual
+) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor]]:  # rows, dense, sparse
+    "The inputs of the network, `CHUNK` pairs at a time."
+    features = ranker.features_
+    for start in range(0, len(items), CHUNK):
+        rows = slice(start, start + CHUNK)
+        first, last = owner[rows][0], owner[rows][-1] + 1
+        dense, sparse = features.raw(
+            ranker.evidence_,
+            past.take(np.arange(first, last)),
+            owner[rows] - first,
+            items[rows],
+            source_scores[rows],
+            source_ranks[rows],
+            None if context is None else context.iloc[rows],
+        )
+        yield rows, features.standardise(dense), sparse
 
 
 def make_fresh(

@@ -35,11 +35,10 @@ from .baselines import Popularity, repeat_rate
 from .contest import find_answer, find_answer_again
 from .evidence import ItemEvidence
 from .gate import Holdout, Verdict
-from .lists import take_allowed
 from recsys_nb.recommenders.outcome import (
     FittedAnswer,
     Outcome,
-    answer_with_popular,
+    answer_users,
     pack_outcome,
     unpack_outcome,
 )
@@ -65,8 +64,20 @@ from recsys_nb.recommenders.trial import (
 from .values import ActionValues
 
 # %% auto #0
-__all__ = ['SAVED', 'run_trial', 'choose_sources', 'choose_heads', 'answer_unjudged', 'Recommender', 'check_recommender',
-           'add_actions', 'run_shown', 'predict_shown', 'predict_actions']
+__all__ = ['SAVED', 'take_positives', 'run_trial', 'choose_sources', 'choose_heads', 'answer_unjudged', 'Recommender',
+           'check_recommender', 'add_actions', 'order_by_value', 'run_shown', 'predict_shown', 'predict_actions']
+
+# %% ../../nbs/42_recommenders.two_stage.ipynb #86a43ff0
+def take_positives(
+    train: Dataset,  # what `fit` was given
+) -> tuple[Dataset, Dataset]:  # the log with tables; its positives
+    "The log to learn from, or an error where it holds nothing to learn."
+    check_log(train)
+    train = with_tables(train)
+    positives = train.positives()
+    if not len(positives):
+        raise EmptyLogError("there is nothing to learn from: no positives.")
+    return train, positives
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #a9d03b1e
 def run_trial(
@@ -180,11 +191,7 @@ class Recommender(BaseRecommender):
         train: Dataset,  # the log to learn from
     ) -> Recommender:
         "Choose what answers, and learn from all of the log."
-        check_log(train)
-        train = with_tables(train)
-        positives = train.positives()
-        if not len(positives):
-            raise EmptyLogError("there is nothing to learn from: no positives.")
+        train, positives = take_positives(train)
         self.adopt(Catalogue.of(positives))
         self.take_over(run_trial(self, train))
         return self
@@ -198,8 +205,7 @@ class Recommender(BaseRecommender):
         self.verdict_, self.sources_ = outcome.verdict, outcome.sources
         self.popularity_ = outcome.popularity.astype(np.float32)
         self.rankers_ = outcome.rankers
-        used = self.fitted_answer().sources.values()
-        self.needs_history = all(source.needs_history for source in used)
+        self.needs_history = self.fitted_answer().needs_history
 
     def fitted_answer(
         self,
@@ -207,8 +213,7 @@ class Recommender(BaseRecommender):
     ) -> FittedAnswer:
         "What answers, with its sources."
         answer = self.answer_ if exclude_seen else self.answer_again_
-        sources = {name: self.sources_[name] for name in answer.sources}
-        return FittedAnswer(answer, sources, self.candidates)
+        return FittedAnswer.of(answer, self.sources_, self.candidates)
 
     @property
     def chosen_(self) -> str:
@@ -233,10 +238,7 @@ class Recommender(BaseRecommender):
         self.check_fitted()
         if not self.actions_:
             return super().by_value(value)
-        values = ActionValues.of(value, self.actions_, self.catalogue_)
-        new = copy(self)
-        new.answer_ = new.answer_again_ = replace(self.answer_, values=values)
-        return new
+        return order_by_value(self, value)
 
     def score(
         self,
@@ -251,8 +253,8 @@ class Recommender(BaseRecommender):
     @property
     def retriever_(self) -> TwoTowerRetriever | None:
         "The Two-Tower retriever, where it is among the sources of the answer."
-        towers = [s for s in self.sources_.values() if isinstance(s, TwoTowerRetriever)]
-        return towers[0] if towers else None
+        found = (s for s in self.sources_.values() if isinstance(s, TwoTowerRetriever))
+        return next(found, None)
 
     def summary(self) -> Verdict:
         "What was compared, what was chosen, and what was left out and why."
@@ -268,22 +270,8 @@ class Recommender(BaseRecommender):
         allowed: np.ndarray | None = None,  # bool (n_items,): may be recommended
     ) -> tuple[np.ndarray, np.ndarray]:  # item codes (n, k), -1: none; scores
         "The k best items of each history by the chosen answer."
-        k = min(k, histories.n_items)
-        answer = self.fitted_answer(exclude_seen)
-        if not cold.any():
-            return answer.top_items(histories, k, exclude_seen, allowed)
-        items = np.full((len(histories), k), -1, np.int64)
-        scores = np.full((len(histories), k), -np.inf, np.float32)
-        unknown = histories.take(np.flatnonzero(cold))
-        may = take_allowed(allowed, cold)
-        found = answer_with_popular(self.popularity_, unknown, k, may)
-        items[cold], scores[cold] = found
-        if not cold.all():
-            known = histories.take(np.flatnonzero(~cold))
-            may = take_allowed(allowed, ~cold)
-            found = answer.top_items(known, k, exclude_seen, may)
-            items[~cold], scores[~cold] = found
-        return items, scores
+        rest = self.popularity_, histories, cold, k, exclude_seen, allowed
+        return answer_users(self.fitted_answer(exclude_seen), *rest)
 
     def score_pairs(
         self,
@@ -299,11 +287,7 @@ class Recommender(BaseRecommender):
         histories: Histories,  # of n users
     ) -> np.ndarray:  # float32 (n, n_items)
         "The scores of all items; `top_items` needs far fewer."
-        if self.answer_.is_single:
-            return self.sources_[self.answer_.sources[0]].score_all(histories)
-        shape = len(histories), histories.n_items
-        owner, items = np.divmod(np.arange(shape[0] * shape[1]), max(1, shape[1]))
-        return self.score_pairs(histories, owner, items).reshape(shape)
+        return self.fitted_answer().score_all(histories)
 
     def outcome(self) -> Outcome:
         "What `take_over` took, in one piece."
@@ -371,6 +355,17 @@ def add_actions(
     chances[order] = found
     columns = dict(zip(map(str, recommender.actions_), chances.T, strict=True))
     return pairs.assign(**columns)
+
+# %% ../../nbs/42_recommenders.two_stage.ipynb #0aae4766
+def order_by_value(
+    recommender: Recommender,  # whose ranker has heads for actions
+    value: Mapping[str, Any],  # action -> number, or column of the items table
+) -> Recommender:  # a copy, with scores in the unit of the values
+    "The recommender that orders by the expected value of showing an item."
+    values = ActionValues.of(value, recommender.actions_, recommender.catalogue_)
+    new = copy(recommender)
+    new.answer_ = new.answer_again_ = replace(recommender.answer_, values=values)
+    return new
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #0a5c29c5
 def run_shown(
