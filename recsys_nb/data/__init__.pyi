@@ -11,6 +11,7 @@ from .arguments import check_at_least as check_at_least
 from .arguments import check_above_0 as check_above_0
 from .columns import EXACT as EXACT
 from .columns import ARGUMENTS as ARGUMENTS
+from .columns import IdMismatchError as IdMismatchError
 from .columns import as_plain_column as as_plain_column
 from .columns import as_frame as as_frame
 from .columns import check_columns as check_columns
@@ -22,7 +23,6 @@ from .columns import IdTypeError as IdTypeError
 from .columns import TimestampError as TimestampError
 from .columns import DuplicateRowError as DuplicateRowError
 from .columns import UnknownIdError as UnknownIdError
-from .columns import IdMismatchError as IdMismatchError
 from .columns import EmptyLogError as EmptyLogError
 from .columns import DownloadError as DownloadError
 from .dataset import note_roles as note_roles

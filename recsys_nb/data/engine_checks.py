@@ -18,7 +18,6 @@ from recsys_nb.data.columns import (
     DataError,
     DuplicateRowError,
     EmptyLogError,
-    IdMismatchError,
     IdTypeError,
     MissingColumnError,
     NullIdError,
@@ -264,7 +263,7 @@ def refuse_near_matches(
     if found:
         name = f"the {key.removesuffix('_id')}s table"
         message = describe_near_match(found, f"{key} of the log", name)
-        raise IdMismatchError(f"{message} in a view.")
+        raise UnknownIdError(f"{message} in a view.")
 
 # %% ../../nbs/05c_data.engine_checks.ipynb #db6ddf43
 def keep_known_ids(
@@ -277,7 +276,7 @@ def keep_known_ids(
     "Interactions whose ids are in their table."
     name = key.removesuffix("_id") + "s"
     if table[key].type() != side[key].type():
-        raise IdMismatchError(
+        raise UnknownIdError(
             f"{key} is {table[key].type()} in the interactions and {side[key].type()} "
             f"in the {name} table, so no id matches: convert one with .cast(...)."
         )

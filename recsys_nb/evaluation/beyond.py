@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from ..data.columns import as_frame, as_plain_column
-from .inputs import MetricsError, check_ids_meet, read_ids, show_id
+from ..data.columns import DataError, as_frame, as_plain_column
+from .inputs import check_ids_meet, read_ids, show_id
 from .lists import Lists, Truth
 from recsys_nb.evaluation.ranking import (
     ACCURACY,
@@ -77,7 +77,7 @@ def index_by_item(given, what: str) -> pd.Series | pd.DataFrame:
     is_table = hasattr(given, "columns") or hasattr(given, "column_names")
     if not known and not is_table:
         kind = type(given).__name__
-        raise MetricsError(
+        raise DataError(
             f"{what} has no item ids, as a {kind}; give a table with item_id, or a "
             "pandas Series with item ids as its index."
         )
@@ -97,14 +97,12 @@ def index_table(table, what: str) -> pd.Series | pd.DataFrame:
     try:
         frame = as_frame(table, f"the table of {what}")
     except TypeError as error:
-        raise MetricsError(
+        raise DataError(
             f"{what} must be a DataFrame or Series with the item ids as index, or a "
             f"table with a column item_id, not {type(table).__name__}."
         ) from error
     if "item_id" not in frame.columns:
-        raise MetricsError(
-            f"{what} has no column item_id; it has {list(frame.columns)}."
-        )
+        raise DataError(f"{what} has no column item_id; it has {list(frame.columns)}.")
     indexed = frame.set_index("item_id")
     return indexed.iloc[:, 0] if indexed.shape[1] == 1 else indexed
 
@@ -114,7 +112,7 @@ def read_popularity(given) -> pd.Series:
     counts = index_by_item(given, "popularity")
     numbers = isinstance(counts, pd.Series) and pd.api.types.is_numeric_dtype(counts)
     if not numbers or not counts.index.is_unique or (counts < 0).any():
-        raise MetricsError(
+        raise DataError(
             "popularity must be one number per item, not below 0, and each item once, "
             "e.g. log.item_id.value_counts()."
         )
@@ -128,11 +126,11 @@ def read_item_rows(given, ids: pd.Index, what: str) -> np.ndarray:
         given = given[given.notna()]
     if not given.index.is_unique:
         twice = given.index[given.index.duplicated()][0]
-        raise MetricsError(f"{what} has more than one row for item {show_id(twice)}.")
+        raise DataError(f"{what} has more than one row for item {show_id(twice)}.")
     check_ids_meet(ids, given.index, "item_id", what)
     row = given.index.get_indexer(ids)
     if (row < 0).any():
-        raise MetricsError(
+        raise DataError(
             f"item {show_id(ids[(row < 0).argmax()])} has no row in {what} "
             f"({int((row < 0).sum())} such items); its index must hold every item that "
             "is recommended or was had before."
@@ -141,7 +139,7 @@ def read_item_rows(given, ids: pd.Index, what: str) -> np.ndarray:
     values = read_item_numbers(table, what)[row]
     if not np.isfinite(values).all():
         bad = (~np.isfinite(values)).any(axis=1).argmax()
-        raise MetricsError(f"{what} is not finite for item {show_id(ids[bad])}.")
+        raise DataError(f"{what} is not finite for item {show_id(ids[bad])}.")
     return np.append(values, np.zeros((1, values.shape[1])), axis=0)
 
 
@@ -150,7 +148,7 @@ def read_item_numbers(table: pd.DataFrame, what: str) -> np.ndarray:
     numeric = pd.api.types.is_numeric_dtype
     text = [name for name, kind in table.dtypes.items() if not numeric(kind)]
     if text:
-        raise MetricsError(
+        raise DataError(
             f"{what} has the column {text[0]!r} of {table[text[0]].dtype}; "
             "give numbers, or one category per item as a Series."
         )
@@ -164,7 +162,7 @@ def read_shares(categories, ids: pd.Index) -> np.ndarray:
     bad = (values < 0).any(axis=1) | (total == 0)
     bad[-1] = False
     if bad.any():
-        raise MetricsError(
+        raise DataError(
             "categories has no positive number, or one below 0, for item "
             f"{show_id(ids[bad.argmax()])}."
         )

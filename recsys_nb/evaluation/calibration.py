@@ -17,12 +17,13 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from ..data.arguments import check_whole_numbers
+from ..data.columns import DataError
 from recsys_nb.evaluation.classification import (
     ranker_metrics,
     read_probabilities,
     read_units,
 )
-from .inputs import MetricsError, check_resampling
+from .inputs import check_resampling
 from .intervals import resample_means
 
 # %% auto #0
@@ -32,7 +33,7 @@ __all__ = ['CALIBRATORS', 'Reliability', 'reliability', 'PlattCalibrator', 'Isot
 def split_by_mass(p: np.ndarray, n_bins: int) -> np.ndarray:
     "The bin of each row, from 0: bins of equal mass, equal predictions in one bin."
     if not 1 <= n_bins <= len(p):
-        raise MetricsError(
+        raise DataError(
             f"n_bins must be from 1 to the number of rows, {len(p)}; got {n_bins}."
         )
     edges = np.unique(np.quantile(p, np.arange(1, n_bins) / n_bins))
@@ -231,7 +232,7 @@ def calibrate(curve: Callable, p) -> np.ndarray:
     "Probabilities after a curve of logits, float64 (n,)."
     p = np.asarray(p, float)
     if np.isnan(p).any() or (len(p) and (p.min() < 0 or p.max() > 1)):
-        raise MetricsError(
+        raise DataError(
             "give probabilities between 0 and 1 without NaN, "
             "e.g. torch.sigmoid(logits)."
         )
@@ -242,7 +243,7 @@ def read_examples(y_true, p) -> tuple[np.ndarray, np.ndarray]:
     "Labels of both classes, and logits (n,)."
     label, p = read_probabilities(y_true, p, "p")
     if label.all() or not label.any():
-        raise MetricsError(
+        raise DataError(
             f"all labels are {int(label[0])}; calibration needs examples of both "
             "classes: give a larger validation part."
         )
@@ -264,13 +265,13 @@ class PlattCalibrator:
         y_true: Sequence | np.ndarray | pd.Series,  # labels, 0 or 1, shape (n,)
         # predicted probabilities of examples not trained on, shape (n,)
         p: Sequence | np.ndarray | pd.Series,
-    ) -> PlattCalibrator:  # raises a MetricsError where the slope is not above 0
+    ) -> PlattCalibrator:  # raises a DataError where the slope is not above 0
         "Learn a and b."
         label, z = read_examples(y_true, p)
         found = LogisticRegression(C=1e10, max_iter=1000).fit(z[:, None], label)
         slope = float(found.coef_[0, 0])
         if slope <= 0:
-            raise MetricsError(
+            raise DataError(
                 f"the labels fall as the predictions rise (slope {slope:.3g}): these "
                 "scores need another model, not calibration."
             )
@@ -388,7 +389,7 @@ def by_segment(
     p = given.astype(float)
     unit, _ = read_units(user_ids, len(y))
     if segments is None:
-        raise MetricsError("segments is None; give the segment of each row.")
+        raise DataError("segments is None; give the segment of each row.")
     codes, names = read_units(segments, len(y), "segments")
     rows = []
     for code in range(len(names)):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from ..data.columns import DataError
 from recsys_nb.evaluation.inputs import (
-    MetricsError,
     as_column,
     check_resampling,
     encode,
@@ -89,7 +89,7 @@ def read_probabilities(
     if not np.issubdtype(p.dtype, np.floating):
         p = p.astype(float)
     if p.min() < 0 or p.max() > 1:
-        raise MetricsError(
+        raise DataError(
             f"{what} reaches from {p.min():.3g} to {p.max():.3g}; give probabilities, "
             "e.g. torch.sigmoid(logits)."
         )
@@ -103,7 +103,7 @@ def read_units(user_ids, n: int, what: str = "user_ids") -> tuple:
     column = as_column(user_ids)
     null = int(column.isna().sum())
     if len(column) != n or null:
-        raise MetricsError(
+        raise DataError(
             f"{what} has {len(column)} rows of which {null} are null; it needs one id "
             f"for each of {n} rows."
         )
@@ -136,12 +136,12 @@ def ranker_metrics(
     check_resampling(n_boot, level, seed)
     label, p = read_probabilities(y_true, y_score)
     if label.all() or not label.any():
-        raise MetricsError(
+        raise DataError(
             f"y_true has only the class {int(label[0])}; a ranker is judged on rows of "
             "both classes."
         )
     if gauc_weights not in GAUC_WEIGHTS:
-        raise MetricsError(f"gauc_weights is 'users' or 'rows', not {gauc_weights!r}.")
+        raise DataError(f"gauc_weights is 'users' or 'rows', not {gauc_weights!r}.")
     unit, users = read_units(user_ids, len(label))
     n_units = unit.max() + 1
     contributions = {

@@ -12,8 +12,8 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
+from ..data.columns import DataError
 from recsys_nb.evaluation.inputs import (
-    MetricsError,
     ProtocolError,
     check_ids_meet,
     show_id,
@@ -236,16 +236,14 @@ def compare_all(
 
 # %% ../../nbs/26b_evaluation.comparison.ipynb #b7ec7852
 def check_reports(reports: list, names: list, metrics: list, baseline) -> None:
-    "A MetricsError where reports cannot be a family."
+    "A DataError where reports cannot be a family."
     if len(reports) < 2 or len(set(names)) < len(names):
-        raise MetricsError(
+        raise DataError(
             f"give two reports or more, each with a name of its own, not {names}."
         )
     if baseline is not None and baseline not in names:
-        raise MetricsError(f"baseline is {baseline!r}; there are {', '.join(names)}.")
+        raise DataError(f"baseline is {baseline!r}; there are {', '.join(names)}.")
     for metric in metrics:
         if metric not in reports[0].values:
             there = ", ".join(reports[0].values.index)
-            raise MetricsError(
-                f"no metric {metric!r} in the reports; there are {there}."
-            )
+            raise DataError(f"no metric {metric!r} in the reports; there are {there}.")

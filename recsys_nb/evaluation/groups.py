@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from ..data.columns import DataError
 from recsys_nb.evaluation.inputs import (
-    MetricsError,
     as_ids,
     check_ids_meet,
     show_id,
@@ -69,31 +69,29 @@ def find_labels(
     found = found or [name for name in columns if name.partition(":")[2] == wanted]
     if not found:
         there = ", ".join(map(repr, columns)) or "no columns (give train)"
-        raise MetricsError(
+        raise DataError(
             f"by has {wanted!r}; there are {there}, or give a Series with an index "
             "named user_id or item_id."
         )
     if len(found) > 1:
         either = " or ".join(map(repr, found))
-        raise MetricsError(
-            f"by has {wanted!r}, which two tables have; ask for {either}."
-        )
+        raise DataError(f"by has {wanted!r}, which two tables have; ask for {either}.")
     return columns[found[0]].rename(wanted)
 
 # %% ../../nbs/25c_evaluation.groups.ipynb #af73584c
 def check_labels(
     labels: pd.Series,  # with an index named user_id or item_id
 ) -> None:
-    "A MetricsError where a Series does not say whose labels it has."
+    "A DataError where a Series does not say whose labels it has."
     of = labels.index.name
     if of not in ID_COLUMNS:
-        raise MetricsError(
+        raise DataError(
             f"by: the index of the Series {labels.name!r} must be named user_id or "
             f"item_id, not {of!r}."
         )
     twice = labels.index.duplicated()
     if twice.any():
-        raise MetricsError(
+        raise DataError(
             f"by: {labels.name!r} has more than one row for {of} "
             f"{show_id(labels.index[twice][0])}; keep one."
         )
@@ -102,9 +100,9 @@ def check_labels(
 def check_number(
     labels: pd.Series,  # of all users or items
 ) -> None:
-    "A MetricsError where there are too many groups to be read."
+    "A DataError where there are too many groups to be read."
     if labels.nunique() > MOST_GROUPS:
-        raise MetricsError(
+        raise DataError(
             f"by: {str(labels.name)!r} has {labels.nunique()} groups; cut it into at "
             f"most {MOST_GROUPS} first, e.g. pd.qcut(x, 4)."
         )
@@ -156,7 +154,7 @@ def read_groupings(
         labels = labels.where(labels.notna(), "missing")
         check_number(labels)
         if name in groupings:
-            raise MetricsError(
+            raise DataError(
                 f"by has two groupings named {name!r}; rename one: "
                 "series.rename('another')."
             )

@@ -5,8 +5,7 @@
 # %% ../../nbs/24_evaluation.inputs.ipynb #d7daf543
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -14,52 +13,23 @@ import pandas as pd
 import pyarrow as pa
 
 from ..data.arguments import MAX_SEED, is_number, is_whole_number
-from ..data.columns import DataError, IdMismatchError, as_frame, as_plain_column
+from ..data.columns import DataError, UnknownIdError, as_frame, as_plain_column
 from ..data.ids import check_ids, find_near_match
 
 # %% auto #0
-__all__ = ['MetricsError', 'RecommendationsError', 'ProtocolError', 'IdsDifferError']
-
-# %% ../../nbs/24_evaluation.inputs.ipynb #4f17b3a1
-class MetricsError(DataError):
-    "The input of a metric cannot be used; the message names the column, user or item."
-
-
-class RecommendationsError(MetricsError):
-    "A user's list names an item twice, or its ranks are not 1, 2, 3, …"
-
-
-class ProtocolError(MetricsError):
-    "Two reports answer different questions, or lists break the protocol they claim."
-
-
-class IdsDifferError(MetricsError, IdMismatchError):
-    "Ids of the lists and of another table differ by type, padding or blanks."
+__all__ = ['MetricsError', 'IdsDifferError', 'RecommendationsError', 'ProtocolError']
 
 # %% ../../nbs/24_evaluation.inputs.ipynb #ede67752
-@contextmanager
-def metrics_errors() -> Iterator[None]:
-    "Errors of the data part as errors of this one, with their message."
-    try:
-        yield
-    except MetricsError:
-        raise
-    except IdMismatchError as error:
-        raise IdsDifferError(str(error), error.argument) from error
-    except DataError as error:
-        raise MetricsError(str(error), error.argument) from error
-
-
 def check_resampling(n_boot: int, level: float, seed: int = 0) -> None:
-    "A MetricsError for a number of resamples, a level or a seed that cannot be."
+    "A DataError for a number of resamples, a level or a seed that cannot be."
     if not is_whole_number(n_boot) or n_boot < 0:
-        raise MetricsError(
+        raise DataError(
             f"n_boot={n_boot!r}: give a whole number of resamples, 0 for none."
         )
     if not is_number(level) or not 0 < level < 1:
-        raise MetricsError(f"level={level!r} is not between 0 and 1, as 0.95 is.")
+        raise DataError(f"level={level!r} is not between 0 and 1, as 0.95 is.")
     if not is_whole_number(seed) or not 0 <= seed <= MAX_SEED:
-        raise MetricsError(f"seed={seed!r} is no whole number from 0 to 2**32 - 1.")
+        raise DataError(f"seed={seed!r} is no whole number from 0 to 2**32 - 1.")
 
 
 def show_id(value) -> str:
@@ -68,12 +38,12 @@ def show_id(value) -> str:
 
 # %% ../../nbs/24_evaluation.inputs.ipynb #74973589
 def check_not_null(column: pd.Series, what: str) -> None:
-    "A MetricsError that names the first row without a value."
+    "A DataError that names the first row without a value."
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iub":
         return
     null = column.isna().to_numpy()
     if null.any():
-        raise MetricsError(
+        raise DataError(
             f"{column.name} is null in row {null.argmax()} of the {what} frame "
             f"({int(null.sum())} such rows); leave them out, "
             f"e.g. df.dropna(subset=[{column.name!r}])."
@@ -81,14 +51,14 @@ def check_not_null(column: pd.Series, what: str) -> None:
 
 
 def read_numbers(column: pd.Series, what: str) -> pd.Series:
-    "A column as numbers; a MetricsError that names the first value that is none."
+    "A column as numbers; a DataError that names the first value that is none."
     if not isinstance(column.dtype, pd.StringDtype) and column.dtype != object:
         return column
     numbers = pd.to_numeric(column, errors="coerce")
     bad = numbers.isna().to_numpy()
     if bad.any():
         row = bad.argmax()
-        raise MetricsError(
+        raise DataError(
             f"{column.name} is {column.iloc[row]!r} in row {row} of the {what} frame, "
             f"which is no number ({int(bad.sum())} such rows); convert it with "
             "pd.to_numeric (in a file: decimal=',')."
@@ -101,8 +71,7 @@ def read_ids(column: pd.Series, what: str) -> pd.Series:
     check_not_null(column, what)
     if isinstance(column.dtype, np.dtype) and column.dtype.kind in "iu":
         return column
-    with metrics_errors():
-        return check_ids(column, f"{column.name} of the {what}")
+    return check_ids(column, f"{column.name} of the {what}")
 
 
 NUMBERS = ("rank", "score")  # columns that order a list
@@ -110,11 +79,10 @@ NUMBERS = ("rank", "score")  # columns that order a list
 
 def read_columns(table, names: list[str], what: str) -> list[pd.Series]:
     "Columns of a table, without nulls; those named *_id as ids."
-    with metrics_errors():
-        frame = as_frame(table, f"the {what} frame")
+    frame = as_frame(table, f"the {what} frame")
     missing = [name for name in names if name not in frame.columns]
     if missing:
-        raise MetricsError(
+        raise DataError(
             f"the {what} frame has no column {missing[0]!r}; it has "
             f"{list(frame.columns)}. Rename one, "
             f"e.g. df.rename(columns={{'yours': {missing[0]!r}}})."
@@ -141,7 +109,7 @@ def as_column(values) -> pd.Series:
     "Values of any library as a plain column: Series, arrays, lists, ranges."
     if isinstance(values, str) or np.ndim(values) != 1:
         kind = type(values).__name__
-        raise MetricsError(f"a column of values is needed, got {values!r} ({kind}).")
+        raise DataError(f"a column of values is needed, got {values!r} ({kind}).")
     if is_arrow(values) and not isinstance(values, pd.Series):
         table = pa.table({"x": pa.chunked_array(values)})
         return as_frame(table)["x"]
@@ -169,21 +137,21 @@ def describe_ids(ids: pd.Index) -> str:
 def check_strangers(
     strangers: pd.Index, known: pd.Index, n_ids: int, what: str, there: str
 ) -> None:
-    "An IdsDifferError where some of `n_ids` ids are not known by how they are written."
+    "An UnknownIdError where some of `n_ids` ids are not known by how they are written."
     if not len(strangers) or not len(known):
         return
     numbers = [pd.api.types.is_numeric_dtype(ids) for ids in (strangers, known)]
     if all(numbers):
         return
     if any(numbers):
-        raise IdsDifferError(
+        raise UnknownIdError(
             f"{what} is {describe_ids(strangers)}, in {there} it is "
             f"{describe_ids(known)}: make both of one type, "
             "e.g. df.astype({'user_id': str, 'item_id': str})."
         )
     found = find_near_match(strangers, known, n_ids)
     if found:
-        raise IdsDifferError(
+        raise UnknownIdError(
             f"{what} {found.stranger!r} is not in {there}, but {found.partner!r} is: "
             f"they differ by blanks, leading zeros or capitals in {found.n_ids} ids; "
             "write them alike, e.g. with .str.strip() or .str.zfill()."
@@ -277,3 +245,15 @@ def make_finder(ids: pd.Index) -> Callable:
         return table[places]
 
     return find
+
+# %% ../../nbs/24_evaluation.inputs.ipynb #d229aa08
+class RecommendationsError(DataError):
+    "A user's list names an item twice, or its ranks are not 1, 2, 3, …"
+
+
+class ProtocolError(DataError):
+    "Two reports answer different questions, or lists break the protocol they claim."
+
+
+MetricsError = DataError  # as IOError is OSError: https://peps.python.org/pep-3151/
+IdsDifferError = UnknownIdError

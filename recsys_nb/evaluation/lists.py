@@ -11,15 +11,13 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from ..data.columns import as_frame
+from ..data.columns import DataError, as_frame
 from recsys_nb.evaluation.inputs import (
-    MetricsError,
     RecommendationsError,
     check_ids_meet,
     check_strangers,
     encode,
     make_finder,
-    metrics_errors,
     read_columns,
     show_id,
 )
@@ -128,7 +126,7 @@ def read_relevance(data, frame: pd.DataFrame, gain: str) -> pd.Series | None:
         read_columns(frame, ["value"], "truth")
     (value,) = read_columns(frame, named[:1], "truth")
     if not pd.api.types.is_numeric_dtype(value):
-        raise MetricsError(
+        raise DataError(
             f"{value.name} of the truth is {value.dtype}; it says how relevant an item "
             "is and must hold numbers."
         )
@@ -136,17 +134,17 @@ def read_relevance(data, frame: pd.DataFrame, gain: str) -> pd.Series | None:
 
 
 def check_gains(value: pd.Series, gain: np.ndarray) -> None:
-    "A MetricsError that names the row with a gain below 0 or without end."
+    "A DataError that names the row with a gain below 0 or without end."
     if not np.isfinite(gain).all():
         row = np.isfinite(gain).argmin()
-        raise MetricsError(
+        raise DataError(
             f"{value.name} is {value.iloc[row]:g} in row {row} of the truth, a gain "
             "without end; give grades such as 0 to 5, or count all alike with "
             "gain='binary'."
         )
     if len(gain) and gain.min() < 0:
         row = gain.argmin()
-        raise MetricsError(
+        raise DataError(
             f"{value.name} is {value.iloc[row]:g} in row {row} of the truth; a gain is "
             "not negative: leave out what should not be found."
         )
@@ -192,8 +190,7 @@ def read_past(data, users: pd.Index) -> tuple[Truth, pd.Series]:
 
 def read_truth(data, users: pd.Index | None = None, gain: str = "binary") -> Truth:
     "The distinct pairs to be found, of these `users` only if given."
-    with metrics_errors():
-        frame = as_frame(events_of(data), "the truth frame")
+    frame = as_frame(events_of(data), "the truth frame")
     user, item = read_columns(frame, ["user_id", "item_id"], "truth")
     value = read_relevance(data, frame, gain)
     gains = None
@@ -214,7 +211,7 @@ def read_truth(data, users: pd.Index | None = None, gain: str = "binary") -> Tru
         gains = None if gains is None else gains[keep]
     if not len(user):
         asked = "" if users is None else ": none of `users` is in it"
-        raise MetricsError(
+        raise DataError(
             f"the truth has no rows, or none that is relevant{asked}. "
             "Check the filter or the split that made it."
         )
@@ -353,7 +350,7 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
     ]
     columns[2] = np.asarray(columns[2])
     if not len(columns[2]):
-        raise MetricsError(
+        raise DataError(
             "the recommendations have no rows. Check the filter or the query that "
             "made them."
         )
@@ -365,7 +362,7 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
         what = "user_id of the recommendations"
         check_strangers(strangers, users[~met], n_ids, what, "the truth")
     if len(strangers) and not len(cells):
-        raise MetricsError(
+        raise DataError(
             f"no user of the recommendations (e.g. {show_id(strangers[0])}) is to be "
             f"evaluated (e.g. {show_id(users[0])}): are both ids of one type?"
         )

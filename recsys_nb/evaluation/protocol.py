@@ -13,17 +13,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ..data.columns import as_frame
+from ..data.columns import DataError, UnknownIdError, as_frame
 from .beyond import METRICS, read_popularity
 from .groups import Grouping, read_groupings
 from recsys_nb.evaluation.inputs import (
-    IdsDifferError,
-    MetricsError,
     ProtocolError,
     as_ids,
     check_ids_meet,
     check_resampling,
-    metrics_errors,
     read_columns,
     show_id,
 )
@@ -77,7 +74,7 @@ class Conventions:
             value = getattr(self, name)
             if value not in choices:
                 listed = ", ".join(map(repr, choices))
-                raise MetricsError(f"{name} is one of {listed}, not {value!r}.")
+                raise DataError(f"{name} is one of {listed}, not {value!r}.")
 
 # %% ../../nbs/26_evaluation.protocol.ipynb #a8c80537
 def is_given(needs: str, given: Mapping) -> bool:
@@ -90,7 +87,7 @@ def name_function(metric: Callable[..., np.ndarray]) -> str:
     "The name of a metric that is a function."
     name = getattr(metric, "__name__", "")
     if not name.isidentifier():
-        raise MetricsError(
+        raise DataError(
             f"a metric of your own needs a name, and {metric!r} has none: "
             "define it with def name(evidence, k)."
         )
@@ -109,7 +106,7 @@ def choose_metrics(metrics: Any, given: Mapping) -> dict[str, Metric]:
         metrics = [metrics]
     metrics = list(metrics)
     if not metrics:
-        raise MetricsError("metrics is empty; name some of METRICS, or None for all.")
+        raise DataError("metrics is empty; name some of METRICS, or None for all.")
     chosen = {}
     for metric in metrics:
         if callable(metric):
@@ -118,10 +115,10 @@ def choose_metrics(metrics: Any, given: Mapping) -> dict[str, Metric]:
             chosen[name] = Metric(own, Scale(name.replace("_", " "), None))
             continue
         if metric not in METRICS:
-            raise MetricsError(f"no metric {metric!r}; there are {', '.join(METRICS)}.")
+            raise DataError(f"no metric {metric!r}; there are {', '.join(METRICS)}.")
         needs = METRICS[metric].needs
         if needs and not is_given(needs, given):
-            raise MetricsError(f"{metric} needs the argument {needs}.")
+            raise DataError(f"{metric} needs the argument {needs}.")
         chosen[metric] = METRICS[metric]
     return chosen
 
@@ -156,7 +153,7 @@ def count_catalogue(items, lists: Lists, truth: Truth) -> int:
     check_item_ids(lists, truth, items, "`items`")
     outside = ~lists.items.isin(items)
     if outside.any():
-        raise MetricsError(
+        raise DataError(
             f"item {show_id(lists.items[outside][0])} was recommended but is not in "
             "`items`, the catalogue that coverage is a share of "
             f"({int(outside.sum())} such items)."
@@ -189,7 +186,7 @@ def compute_values(evidence: Evidence, metrics: Mapping, cutoffs) -> dict:
         for k in cutoffs:
             found = np.asarray(metric.compute(evidence, k), float)
             if found.shape != (evidence.n_users,):
-                raise MetricsError(
+                raise DataError(
                     f"metric {name!r} gave values of shape {found.shape}; it must give "
                     f"one number per user, shape ({evidence.n_users},)."
                 )
@@ -285,8 +282,7 @@ def name_data(evidence: Evidence, metrics: Mapping) -> dict:
 
 def rank_recommendations(table, conventions: Conventions) -> tuple:
     "The lists with ranks, and the conventions that mattered."
-    with metrics_errors():
-        frame = as_frame(table, "the recommendations frame")
+    frame = as_frame(table, "the recommendations frame")
     settings = asdict(conventions)
     if "rank" in frame.columns:
         settings.pop("ties")
@@ -312,7 +308,7 @@ def gather_evidence(
     lists = read_lists(frame, judged.users, depth)
     try:
         check_ids_meet(lists.items, judged.items, what, "the truth")
-    except IdsDifferError:  # unless the other spelling stands below the cut-off
+    except UnknownIdError:  # unless the other spelling stands below the cut-off
         every = as_ids(frame["item_id"], "item_id")
         check_ids_meet(every, judged.items, what, "the truth")
     warn_of_no_item(lists.items, judged.items)
@@ -328,7 +324,7 @@ def gather_evidence(
         past, popularity = read_past(given["train"], judged.users)
         evidence.past, evidence.popularity = past, popularity
         if not len(popularity):
-            raise MetricsError("train has no rows; leave it out if nothing is known.")
+            raise DataError("train has no rows; leave it out if nothing is known.")
         check_item_ids(lists, judged, evidence.popularity.index, "the train part")
     if given["popularity"] is not None:
         evidence.popularity = read_popularity(given["popularity"])

@@ -16,7 +16,8 @@ import numpy as np
 import pandas as pd
 
 from ..data.arguments import check_whole_numbers
-from .inputs import MetricsError, as_column, is_arrow, show_id
+from ..data.columns import DataError
+from .inputs import as_column, is_arrow, show_id
 from .lists import Hits, Lists, Truth, renumber
 
 # %% auto #0
@@ -61,24 +62,24 @@ def read_labels(y_true, y_pred) -> tuple[np.ndarray, np.ndarray]:
     "`y_true` as bool and `y_pred` as it is, checked."
     label, score = as_vector(y_true), as_vector(y_pred)
     if label.ndim != 1 or label.shape != score.shape:
-        raise MetricsError(
+        raise DataError(
             f"y_true has shape {label.shape} and y_pred {score.shape}; "
             "both must be one-dimensional and equally long."
         )
     if not len(label):
-        raise MetricsError("y_true and y_pred are empty.")
+        raise DataError("y_true and y_pred are empty.")
     if not np.issubdtype(score.dtype, np.number):
-        raise MetricsError(f"y_pred must hold numbers, not {score.dtype}.")
+        raise DataError(f"y_pred must hold numbers, not {score.dtype}.")
     odd = ~((label == 0) | (label == 1))
     if odd.any():
         row = odd.argmax()
-        raise MetricsError(
+        raise DataError(
             f"y_true must be 0 or 1; row {row} is {show_id(label[row])}. "
             "Turn ratings into labels first, e.g. rating >= 4."
         )
     missing = np.isnan(score)
     if missing.any():
-        raise MetricsError(
+        raise DataError(
             f"y_pred is NaN in row {missing.argmax()} ({int(missing.sum())} such rows)."
         )
     return label.astype(bool), score
@@ -89,12 +90,12 @@ def read_cutoffs(k) -> tuple[int, ...]:
     is_one = isinstance(k, str) or not isinstance(k, Iterable)
     several: list[Any] = [k] if is_one else list(k)
     if not several:
-        raise MetricsError("k is empty; give at least one cut-off, such as 10.")
+        raise DataError("k is empty; give at least one cut-off, such as 10.")
     for one in several:
         try:
             check_whole_numbers(1, k=one)
         except ValueError as error:
-            raise MetricsError(str(error)) from None
+            raise DataError(str(error)) from None
     return tuple(sorted({int(one) for one in several}))
 
 # %% ../../nbs/24b_evaluation.ranking.ipynb #c1bf0009

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 
-from .inputs import MetricsError
+from ..data.columns import DataError
 from .intervals import find_interval
 from .ranking import Scale
 
@@ -92,12 +92,12 @@ def state_protocol(protocol: Mapping | None, **known) -> tuple[dict, dict]:
     excluded = stated.pop("excluded", None) or {}
     for key in stated:
         if key in COMPUTED:
-            raise MetricsError(
+            raise DataError(
                 f"protocol[{key!r}] is not told but computed; tell split, candidates, "
                 "seen, excluded, or a name of your own."
             )
     if not isinstance(excluded, Mapping):
-        raise MetricsError(
+        raise DataError(
             "protocol['excluded'] is a dict of reason -> number of users, "
             f"not {excluded!r}."
         )
@@ -317,7 +317,7 @@ def list_groups(report: Report) -> pd.DataFrame:
         for group, part in parts.items()
     ]
     if not rows:
-        raise MetricsError("there are no groups; name them with evaluate(..., by=...).")
+        raise DataError("there are no groups; name them with evaluate(..., by=...).")
     columns = ["by", "group", "users", "metric", "k", "value", "low", "high"]
     return pd.concat(rows, ignore_index=True)[columns]
 
@@ -327,7 +327,7 @@ def draw_groups(report: Report, name: str, ax=None):
     table, (metric, k) = list_groups(report), split_name(name)
     table = table[(table.metric == metric) & (table.k == (k or 0))]
     if not len(table):
-        raise MetricsError(
+        raise DataError(
             f"no group has {name!r}; there are {', '.join(report.values.index)}, of "
             "which groups of items have those of accuracy."
         )

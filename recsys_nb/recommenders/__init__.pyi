@@ -283,6 +283,7 @@ from .ranker import choose_ranker as choose_ranker
 from .ranker import losses_by_user as losses_by_user
 from .ranker import resample_mean as resample_mean
 from .ranker_base import RankerSettings as RankerSettings
+from .ranker_base import check_ranker_settings as check_ranker_settings
 from .ranker_base import BaseRanker as BaseRanker
 from .ranker_base import first_action as first_action
 from .ranker_base import encode_in_chunks as encode_in_chunks

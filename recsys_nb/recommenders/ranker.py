@@ -22,7 +22,11 @@ from recsys_nb.data import (
 )
 from ..models.dlrm import DLRM, DLRMConfig, LinearTerm, log_loss
 from .pairs import Examples, with_tables
-from .ranker_base import BaseRanker, RankerSettings
+from recsys_nb.recommenders.ranker_base import (
+    BaseRanker,
+    RankerSettings,
+    check_ranker_settings,
+)
 from recsys_nb.recommenders.ranker_data import (
     RankerData,
     measure_losses,
@@ -237,10 +241,18 @@ class BoostedRanker(BaseRanker):
 
 # %% ../../nbs/39_recommenders.ranker.ipynb #7c608e91
 @dataclass(frozen=True)
-class DLRMRankerSettings(RankerSettings):
+class DLRMRankerSettings:
     "Settings of a `DLRMRanker`."
 
+    # of `fit`: 'auto', 'exposures', 'candidates' or 'random', see `make_examples`
+    examples: str = "auto"
+    candidates: int = 100  # of `fit`: items of each source per user
+    share: float = 0.2  # of `fit`: share of each user's positives that is held out
+    # 'platt' or 'isotonic', fitted on the users that training leaves out
+    calibration: str | None = None
     max_examples: int = 300_000  # more are sampled down
+    valid_share: float = 0.1  # share of the users that training leaves out
+    seed: int = 0  # of the parts, the samples and the initial weights
     dim: int = 16  # length of the embeddings
     bottom_mlp_dims: tuple[int, ...] = (64,)  # hidden widths below the interaction
     top_mlp_dims: tuple[int, ...] = (64, 32)  # hidden widths above it
@@ -264,7 +276,7 @@ class DLRMRankerSettings(RankerSettings):
     progress: bool | str = False  # True: a bar; 'lines': a line per epoch
 
     def __post_init__(self):
-        super().__post_init__()
+        check_ranker_settings(self)
         check_whole_numbers(1, dim=self.dim, epochs=self.epochs)
         if self.batch_size is not None:
             check_whole_numbers(1, batch_size=self.batch_size)

@@ -51,8 +51,8 @@ from recsys_nb.recommenders.ranker_data import (
 )
 
 # %% auto #0
-__all__ = ['RankerSettings', 'BaseRanker', 'first_action', 'encode_in_chunks', 'make_fresh', 'learn_alone', 'predict_frame',
-           'fill_context', 'pack_ranker', 'unpack_ranker']
+__all__ = ['RankerSettings', 'check_ranker_settings', 'BaseRanker', 'first_action', 'encode_in_chunks', 'make_fresh',
+           'learn_alone', 'predict_frame', 'fill_context', 'pack_ranker', 'unpack_ranker']
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #1d57ae50
 @dataclass(frozen=True)
@@ -70,21 +70,28 @@ class RankerSettings:
     seed: int = 0  # of the parts, the samples and the initial weights
 
     def __post_init__(self):
-        if self.examples not in ("auto", *EXAMPLES):
-            names = ", ".join(map(repr, EXAMPLES))
-            raise ValueError(f"examples must be 'auto', {names}, got {self.examples!r}")
-        if self.calibration is not None and self.calibration not in CALIBRATORS:
-            names = " or ".join(map(repr, CALIBRATORS))
-            raise ValueError(
-                f"calibration must be {names}, or None, got {self.calibration!r}"
-            )
-        sizes = {"candidates": self.candidates, "max_examples": self.max_examples}
-        check_whole_numbers(1, **sizes)
-        check_seed(self.seed)
-        for name in ("share", "valid_share"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {value}")
+        check_ranker_settings(self)
+
+# %% ../../nbs/38f_recommenders.ranker_base.ipynb #a0240822
+def check_ranker_settings(
+    settings: Any,  # of a ranker: its fields are those of `RankerSettings`, and more
+) -> None:
+    "Raise a ValueError that names the setting which cannot be."
+    if settings.examples not in ("auto", *EXAMPLES):
+        names = ", ".join(map(repr, EXAMPLES))
+        raise ValueError(f"examples must be 'auto', {names}, got {settings.examples!r}")
+    if settings.calibration is not None and settings.calibration not in CALIBRATORS:
+        names = " or ".join(map(repr, CALIBRATORS))
+        raise ValueError(
+            f"calibration must be {names}, or None, got {settings.calibration!r}"
+        )
+    sizes = {name: getattr(settings, name) for name in ("candidates", "max_examples")}
+    check_whole_numbers(1, **sizes)
+    check_seed(settings.seed)
+    for name in ("share", "valid_share"):
+        value = getattr(settings, name)
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must be between 0 and 1, got {value}")
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #ffbfa4fb
 class BaseRanker:
@@ -100,7 +107,7 @@ class BaseRanker:
 
     def __init__(
         self,
-        settings: RankerSettings | None = None,  # None: the defaults
+        settings: Any | None = None,  # of the class `Settings`; None: the defaults
         **changes,  # fields of the settings, such as seed=1
     ):
         self.settings = replace(settings or self.Settings(), **changes)
