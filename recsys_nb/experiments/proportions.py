@@ -17,14 +17,10 @@ from scipy import stats
 from ..data import DataError, check_levels
 
 # %% auto #0
-__all__ = ['ExperimentError', 'check_count', 'check_alpha', 'pooled_z',
-           'wilson_interval', 'newcombe_interval', 'log_ratio_interval',
-           'fieller_interval', 'hybrid_ratio_interval', 'format_percent', 'format_p',
-           'ProportionTest', 'two_proportion_test']
-
-# %% ../../nbs/44_experiments.proportions.ipynb #660e7a6c
-class ExperimentError(DataError):
-    "The data of an experiment cannot be analysed as asked; the message says why."
+__all__ = ['check_count', 'check_alpha', 'pooled_z', 'wilson_interval',
+           'newcombe_interval', 'log_ratio_interval', 'fieller_interval',
+           'hybrid_ratio_interval', 'format_percent', 'format_p', 'ProportionTest',
+           'two_proportion_test', 'ExperimentError']
 
 # %% ../../nbs/44_experiments.proportions.ipynb #625c6639
 def check_count(
@@ -363,3 +359,7 @@ def two_proportion_test(
     difference = newcombe_interval(x0, n0, x1, n1, critical)
     test = (alpha, z, p_value)
     return ProportionTest(x0, n0, x1, n1, *test, difference, lift, ratio, fieller)
+
+# %% ../../nbs/44_experiments.proportions.ipynb #660e7a6c
+class ExperimentError(DataError):
+    "The data of an experiment cannot be analysed as asked; the message says why."

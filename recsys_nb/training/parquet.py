@@ -24,16 +24,11 @@ from ..features import FeatureEncoder
 from .sampling import NegativeSampling, check_binary
 
 # %% auto #0
-__all__ = ['EmptyFolderError', 'natural_order', 'list_parquet_files', 'SchemaError',
-           'read_footer', 'check_schema', 'check_schemas', 'RowGroup',
-           'list_row_groups', 'ParquetReader', 'find_cut', 'is_text', 'keep_rows',
-           'ExampleEncoder']
+__all__ = ['natural_order', 'list_parquet_files', 'read_footer', 'check_schema',
+           'check_schemas', 'RowGroup', 'list_row_groups', 'ParquetReader', 'find_cut',
+           'is_text', 'keep_rows', 'ExampleEncoder', 'EmptyFolderError', 'SchemaError']
 
 # %% ../../nbs/27b_training.parquet.ipynb #bf604193
-class EmptyFolderError(DataError):
-    "There are no parquet files, or there are no rows in them."
-
-
 def natural_order(
     path: Path,  # of a file
 ) -> list[str | int]:  # text and numbers in turn
@@ -61,10 +56,6 @@ def list_parquet_files(
     return files
 
 # %% ../../nbs/27b_training.parquet.ipynb #0c8b9203
-class SchemaError(DataError):
-    "A parquet file has other columns than the first one, or the same of other types."
-
-
 def read_footer(
     path: Path,  # of a parquet file
 ) -> pq.FileMetaData:
@@ -301,3 +292,11 @@ class ExampleEncoder:
         sparse, dense = self.encoder.transform(frame)
         label = torch.from_numpy(is_positive.astype(np.float32))
         return {"sparse": sparse.int(), "dense": dense, "label": label}
+
+# %% ../../nbs/27b_training.parquet.ipynb #7059e04c
+class EmptyFolderError(DataError):
+    "There are no parquet files, or there are no rows in them."
+
+
+class SchemaError(DataError):
+    "A parquet file has other columns than the first one, or the same of other types."
