@@ -441,3 +441,50 @@ def test_the_tables_of_results_are_those_of_the_rows():
         mean, low, high = found["difference"]
         shown = f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]"
         assert all(shown in page for page in pages), (found["data"], shown)
+
+
+# Errors, and classes as deep as a base and its kinds
+
+
+def own_classes():
+    "Our classes by name, each with the names of its bases."
+    found = {}
+    for path in (root / "recsys_nb").rglob("[!_]*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = [ast.unparse(base) for base in node.bases]
+    return found
+
+
+def test_classes_are_a_base_and_its_kinds():
+    classes = own_classes()
+    parents = {
+        name: [base for base in bases if base in classes]
+        for name, bases in classes.items()
+    }
+    deep = [name for name, own in parents.items() if any(parents[b] for b in own)]
+    assert len(classes) > 100 and not deep
+
+
+@pytest.mark.parametrize(
+    "raised, caught",
+    [
+        ("evaluation.ProtocolError", "evaluation.MetricsError"),
+        ("evaluation.RecommendationsError", "evaluation.MetricsError"),
+        ("evaluation.IdsDifferError", "evaluation.MetricsError"),
+        ("evaluation.IdsDifferError", "data.IdMismatchError"),
+        ("evaluation.MetricsError", "data.DataError"),
+        ("data.IdMismatchError", "data.UnknownIdError"),
+        ("data.UnknownIdError", "data.DataError"),
+        ("experiments.ExperimentError", "data.DataError"),
+        ("data.DataError", None),
+    ],
+)
+def test_who_catches_an_error_catches_its_kinds(raised, caught):
+    def find(name):
+        part, kind = name.split(".")
+        return getattr(importlib.import_module(f"recsys_nb.{part}"), kind)
+
+    wanted = find(caught) if caught else ValueError
+    with pytest.raises(wanted, match="what is wrong"):
+        raise find(raised)("what is wrong")

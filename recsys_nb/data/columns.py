@@ -12,9 +12,10 @@ import pandas as pd
 import pyarrow as pa
 
 # %% auto #0
-__all__ = ['EXACT', 'ARGUMENTS', 'as_plain_column', 'as_frame', 'check_columns', 'DataError', 'MissingColumnError',
-           'AmbiguousColumnError', 'NullIdError', 'IdTypeError', 'TimestampError', 'DuplicateRowError',
-           'UnknownIdError', 'IdMismatchError', 'EmptyLogError', 'DownloadError']
+__all__ = ['EXACT', 'ARGUMENTS', 'IdMismatchError', 'as_plain_column', 'as_frame',
+           'check_columns', 'DataError', 'MissingColumnError', 'AmbiguousColumnError',
+           'NullIdError', 'IdTypeError', 'TimestampError', 'DuplicateRowError',
+           'UnknownIdError', 'EmptyLogError', 'DownloadError']
 
 # %% ../../nbs/00_data.columns.ipynb #b4cfbaf5
 EXACT = 2**53  # whole numbers up to here are exact as floats
@@ -178,11 +179,7 @@ class DuplicateRowError(DataError):
 
 
 class UnknownIdError(DataError):
-    "An interaction names a user or item that is not in the table given."
-
-
-class IdMismatchError(UnknownIdError):
-    "Ids of two tables differ by type, padding or blanks, so that they cannot match."
+    "An id is not in the table given, or is written there in another way."
 
 
 class EmptyLogError(DataError):
@@ -191,3 +188,6 @@ class EmptyLogError(DataError):
 
 class DownloadError(DataError):
     "A data set could not be fetched; the message says which file to place where."
+
+# %% ../../nbs/00_data.columns.ipynb #91871f4f
+IdMismatchError = UnknownIdError

@@ -14,15 +14,16 @@ import pyarrow.compute as pc
 
 from recsys_nb.data.columns import (
     EXACT,
-    IdMismatchError,
     IdTypeError,
     NullIdError,
+    UnknownIdError,
     as_plain_column,
 )
 
 # %% auto #0
-__all__ = ['ID_KINDS', 'NULL_REMEDY', 'MAX_CAPITALS', 'is_blank', 'is_padded', 'find_twins', 'check_ids', 'NearMatch',
-           'is_numeric_id', 'loosen_ids', 'find_near_match', 'describe_near_match', 'describe_duplicates',
+__all__ = ['ID_KINDS', 'NULL_REMEDY', 'MAX_CAPITALS', 'is_blank', 'is_padded',
+           'find_twins', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_ids',
+           'find_near_match', 'describe_near_match', 'describe_duplicates',
            'describe_strangers', 'compare_ids']
 
 # %% ../../nbs/00c_data.ids.ipynb #0864d7e0
@@ -260,7 +261,7 @@ def compare_ids(
     if not len(left) or not len(right):
         return np.zeros(len(left), bool)
     if is_numeric_id(left) != is_numeric_id(right):
-        raise IdMismatchError(
+        raise UnknownIdError(
             f"{left_name} is {left.dtype}, e.g. {left.tolist()[0]!r}, and "
             f"{right.dtype} in {right_name}, e.g. {right.tolist()[0]!r}: the types "
             "differ, so no id matches; convert one with .astype(...)."
@@ -280,4 +281,4 @@ def _refuse_near_matches(left, known, right, left_name, right_name):
     found = find_near_match(strangers, right, len(distinct))
     if found:
         message = describe_near_match(found, left_name, right_name)
-        raise IdMismatchError(f"{message}, e.g. with .str.strip() or .str.zfill().")
+        raise UnknownIdError(f"{message}, e.g. with .str.strip() or .str.zfill().")

@@ -49,9 +49,9 @@ from .groups import group_history as group_history
 from .groups import group_popularity as group_popularity
 from .groups import read_groupings as read_groupings
 from .inputs import MetricsError as MetricsError
+from .inputs import IdsDifferError as IdsDifferError
 from .inputs import RecommendationsError as RecommendationsError
 from .inputs import ProtocolError as ProtocolError
-from .inputs import IdsDifferError as IdsDifferError
 from .intervals import ENOUGH as ENOUGH
 from .intervals import resample_means as resample_means
 from .intervals import spread_over_all as spread_over_all

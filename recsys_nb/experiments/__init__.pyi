@@ -65,7 +65,6 @@ from .planning import Power as Power
 from .planning import power as power
 from .planning import Duration as Duration
 from .planning import duration as duration
-from .proportions import ExperimentError as ExperimentError
 from .proportions import check_count as check_count
 from .proportions import check_alpha as check_alpha
 from .proportions import pooled_z as pooled_z
@@ -78,6 +77,7 @@ from .proportions import format_percent as format_percent
 from .proportions import format_p as format_p
 from .proportions import ProportionTest as ProportionTest
 from .proportions import two_proportion_test as two_proportion_test
+from .proportions import ExperimentError as ExperimentError
 from .sample_ratio import ROUNDING as ROUNDING
 from .sample_ratio import scale_shares as scale_shares
 from .sample_ratio import expected_shares as expected_shares

@@ -14,7 +14,6 @@ from .dlrm import check_dlrm_options as check_dlrm_options
 from .dlrm import make_dots as make_dots
 from .dlrm import make_crosses as make_crosses
 from .dlrm import check_shapes as check_shapes
-from .dlrm import check_sparse as check_sparse
 from .dlrm import initialise as initialise
 from .dlrm import DLRM as DLRM
 from .dlrm import penalise_embeddings as penalise_embeddings
@@ -51,6 +50,7 @@ from .history import PackedHistories as PackedHistories
 from .history import pack_histories as pack_histories
 from .history import cut_windows as cut_windows
 from .history import place_windows as place_windows
+from .interactions import check_sparse as check_sparse
 from .interactions import join_codes as join_codes
 from .interactions import VectorsWithGradient as VectorsWithGradient
 from .interactions import look_up_rows as look_up_rows

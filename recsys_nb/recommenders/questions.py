@@ -23,8 +23,9 @@ from recsys_nb.data import (
 from ..data import check_ids as check_column
 
 # %% auto #0
-__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known', 'hint_at_near_match', 'warn_of_near_users',
-           'list_distinct_ids', 'refuse_tables', 'is_frame', 'read_columns_of', 'Question', 'read_question',
+__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known',
+           'hint_at_near_match', 'warn_of_near_users', 'list_distinct_ids',
+           'refuse_tables', 'is_frame', 'read_columns_of', 'Question', 'read_question',
            'allow_items']
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ccde2d79
@@ -61,6 +62,10 @@ class Catalogue:
             ordered,
             train.columns,
         )
+
+    def count_items(self) -> np.ndarray:  # int (n_items,)
+        "How often each item stands in a history."
+        return np.bincount(self.histories.items, minlength=len(self.item_ids))
 
 # %% ../../nbs/31_recommenders.questions.ipynb #bab5bb1c
 def sort_histories(

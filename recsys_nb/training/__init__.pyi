@@ -71,10 +71,8 @@ from .optim import make_optimizers as make_optimizers
 from .optim import scale_rate as scale_rate
 from .optim import LearningRate as LearningRate
 from .optim import WeightAverage as WeightAverage
-from .parquet import EmptyFolderError as EmptyFolderError
 from .parquet import natural_order as natural_order
 from .parquet import list_parquet_files as list_parquet_files
-from .parquet import SchemaError as SchemaError
 from .parquet import read_footer as read_footer
 from .parquet import check_schema as check_schema
 from .parquet import check_schemas as check_schemas
@@ -85,6 +83,8 @@ from .parquet import find_cut as find_cut
 from .parquet import is_text as is_text
 from .parquet import keep_rows as keep_rows
 from .parquet import ExampleEncoder as ExampleEncoder
+from .parquet import EmptyFolderError as EmptyFolderError
+from .parquet import SchemaError as SchemaError
 from .processes import PRECISIONS as PRECISIONS
 from .processes import ENDED as ENDED
 from .processes import pick_device as pick_device
