@@ -1,5 +1,7 @@
-"Engines that the tests share; what cannot be started here is skipped, with the reason."
+"""Engines and processes that the tests share; what cannot be started here is skipped,
+with the reason."""
 
+import multiprocessing
 import os
 import pwd
 import shutil
@@ -27,6 +29,13 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "tests")
 # workers of Spark run the Python of the tests, which may be on no path
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 settings.load_profile(PROFILE)
+
+# processes are forked from one that has imported what takes long
+processes = multiprocessing.get_context("forkserver")
+PRELOADED = "answers", "pipeline", "serving.server"
+processes.set_forkserver_preload(
+    ["pytest", "hypothesis", "torch._dynamo", *(f"recsys_nb.{m}" for m in PRELOADED)]
+)
 
 
 def slow(examples):

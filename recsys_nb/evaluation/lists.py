@@ -105,7 +105,9 @@ def hash_pairs(truth: Truth, gain: np.ndarray | None) -> str:
     total = np.uint64(0)
     for start in range(0, len(truth.pair), 2**16):  # slices that stay in the cache
         part = slice(start, start + 2**16)
-        mixed = user[truth.user[part]] * item[truth.item[part]]
+        users = truth.user[part]
+        items = truth.pair[part] - users * len(truth.items)
+        mixed = user[users] * item[items]
         if gain is not None:
             mixed *= hash_array(gain[part]) | odd
         total ^= np.bitwise_xor.reduce(mixed)
