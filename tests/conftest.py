@@ -44,6 +44,16 @@ def slow(examples):
     return settings(max_examples=examples) if PROFILE == "tests" else settings()
 
 
+# the files that take longest start first, so that all workers end at about one time
+LONGEST = "warehouse cli jobs training_processes recommenders_processes features soak"
+LONGEST += " actions service_schema explain two_stage deploy page_browser models house"
+ORDER = {f"test_{name}.py": place for place, name in enumerate(LONGEST.split())}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: ORDER.get(item.path.name, len(ORDER)))
+
+
 PASSWORD = "s3cret/p@ss"
 
 

@@ -31,7 +31,7 @@ def log(world):
 
 
 def make(log, **options):
-    ranker = ActionRanker(actions=FUNNEL, epochs=2, **options)
+    ranker = ActionRanker(actions=FUNNEL, **{"epochs": 2} | options)
     sources = {"EASE": EASE(l2=200.0), "Popularity": Popularity()}
     return Recommender(sources, ranker=ranker, answer="two stages").fit(log)
 
@@ -49,7 +49,7 @@ def small(world):
 
 @pytest.fixture(scope="module")
 def models(small, model):
-    return {"platt": model, "isotonic": make(small, calibration="isotonic")}
+    return {"platt": model, "isotonic": make(small, calibration="isotonic", epochs=1)}
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_an_item_without_a_price_is_named_or_left_out(small):
     items.loc[3, "price"] = np.nan
     holes = small.replace(small.interactions)
     holes.items = items
-    model = make(holes)
+    model = make(holes, epochs=1)
     users = model.user_ids_[:20]
     missing = items.item_id[3]
     with pytest.raises(ItemValueError, match=f"'{missing}'.*price.*1 such"):
