@@ -18,7 +18,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -41,19 +41,31 @@ MOMENTS = "moments_recsys_nb"
 # --- data that both editions read -----------------------------------------------------
 
 
-def write_lists(path: Path) -> None:
-    "Recommended lists and true items of 100,000 users, as metrics.py reads them."
+def write_lists(folder: Path) -> None:
+    "Recommended lists and true items of 100,000 users."
     recs, truth = metrics.make(100_000, 100)
     columns = {f"recs.{name}": recs[name].to_numpy() for name in recs}
     columns |= {f"truth.{name}": truth[name].to_numpy() for name in truth}
-    np.savez(path, **columns)
+    np.savez(folder / "lists.npz", **columns)
 
 
-def write_data(folder: Path) -> None:
-    "The files of all cases."
+def write_log(folder: Path) -> None:
+    "A million events, and a tenth of them as moments."
     features.write_log(folder, 1_000_000, "long tail")
-    write_lists(folder / "lists.npz")
+
+
+def write_codes(folder: Path) -> None:
+    "The rows of 30 batches."
     training.make(folder / "codes.npz", 10_000, 20, 30, training.LONG_TAIL)
+
+
+WRITERS = {"training": write_codes, "metrics": write_lists, "features": write_log}
+
+
+def write_data(folder: Path, cases: Iterable[str]) -> None:
+    "The files of some cases, which the first words of their names stand for."
+    for kind in sorted({case.partition(",")[0] for case in cases} & set(WRITERS)):
+        WRITERS[kind](folder)
 
 
 # --- cases ----------------------------------------------------------------------------
@@ -172,11 +184,14 @@ def main() -> None:
     rows = []
     with tempfile.TemporaryDirectory() as name, checked_out(args.before) as tree:
         folder = Path(name)
-        write_data(folder)
+        cases = {
+            case: rest
+            for case, rest in list_cases(folder).items()
+            if case.startswith(args.only)
+        }
+        write_data(folder, cases)
         editions = {"before": tree, "after": ROOT}
-        for case, (words, read) in list_cases(folder).items():
-            if not case.startswith(args.only):
-                continue
+        for case, (words, read) in cases.items():
             rows.append(make_row(case, alternate(editions, words, read, args.repeats)))
             print(json.dumps(rows[-1]), flush=True)
     table = pd.DataFrame(rows)
