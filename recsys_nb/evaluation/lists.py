@@ -346,6 +346,14 @@ def read_cells(columns: list, users: pd.Index, depth: int) -> tuple:
     return cells, concatenate(items), pd.Index(pd.unique(concatenate(strangers)))
 
 # %% ../../nbs/24a_evaluation.lists.ipynb #77da9b44
+def find_met(cells: np.ndarray, users: pd.Index, depth: int) -> np.ndarray:
+    "Which users have one of these cells, bool (n_users,)."
+    met = np.zeros(len(users), bool)
+    for start in range(0, len(cells), 2**18):  # slices that stay in the cache
+        met[cells[start : start + 2**18] // depth] = True
+    return met
+
+
 def read_lists(table, users: pd.Index, depth: int) -> Lists:
     "The first `depth` items of the lists of `users`."
     names = ["user_id", "item_id", "rank"]
@@ -361,8 +369,7 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
         )
     cells, items, strangers = read_cells(columns, users, depth)
     if len(strangers):
-        met = np.zeros(len(users), bool)
-        met[cells // depth] = True
+        met = find_met(cells, users, depth)
         n_ids = len(strangers) + int(met.sum())
         what = "user_id of the recommendations"
         check_strangers(strangers, users[~met], n_ids, what, "the truth")
