@@ -11,13 +11,13 @@ ENV := $(VENV)/.installed
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: env engines demo test test-one docs readme bench soak lab sync run-notebooks clean
+.PHONY: env engines demo test types check test-one docs readme bench soak lab sync run-notebooks clean
 env: $(ENV)
 $(ENV): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10), sys.version' || \
 	  { echo "recsys_nb needs Python 3.10 or newer with venv; name it with: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	touch $@
 
 # PostgreSQL and PySpark for the tests, which skip what is missing: what cannot be installed is named, and no error
@@ -29,11 +29,16 @@ demo: $(ENV)
 
 test: $(ENV)
 	.ci/lint
-	$(BIN)/python .ci/check.py
-	$(BIN)/python .ci/type_errors.py
+	@$(MAKE) --no-print-directory --jobs 2 types check
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
-	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q -n 2 --dist loadfile tests
+	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 	$(BIN)/python -m pip check
+
+types: $(ENV)
+	$(BIN)/python .ci/type_errors.py
+
+check: $(ENV)
+	$(BIN)/python .ci/check.py
 
 # one chapter by its number: its notebook is exported, checked by ruff and run as a test
 test-one: $(ENV)

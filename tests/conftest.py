@@ -1,5 +1,7 @@
-"Engines that the tests share; what cannot be started here is skipped, with the reason."
+"""Engines and processes that the tests share; what cannot be started here is skipped,
+with the reason."""
 
+import multiprocessing
 import os
 import pwd
 import shutil
@@ -28,11 +30,28 @@ PROFILE = os.environ.get("HYPOTHESIS_PROFILE", "tests")
 os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
 settings.load_profile(PROFILE)
 
+# processes are forked from one that has imported what takes long
+processes = multiprocessing.get_context("forkserver")
+PRELOADED = "answers", "pipeline", "serving.server"
+processes.set_forkserver_preload(
+    ["pytest", "hypothesis", "torch._dynamo", *(f"recsys_nb.{m}" for m in PRELOADED)]
+)
+
 
 def slow(examples):
     """Settings of a property whose examples are slow: so many in the tests, as many as
     the others at night."""
     return settings(max_examples=examples) if PROFILE == "tests" else settings()
+
+
+# the files that take longest start first, so that all workers end at about one time
+LONGEST = "warehouse cli jobs training_processes recommenders_processes features soak"
+LONGEST += " actions service_schema explain two_stage deploy page_browser models house"
+ORDER = {f"test_{name}.py": place for place, name in enumerate(LONGEST.split())}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: ORDER.get(item.path.name, len(ORDER)))
 
 
 PASSWORD = "s3cret/p@ss"

@@ -31,7 +31,7 @@ def log(world):
 
 
 def make(log, **options):
-    ranker = ActionRanker(actions=FUNNEL, epochs=2, **options)
+    ranker = ActionRanker(actions=FUNNEL, **{"epochs": 2} | options)
     sources = {"EASE": EASE(l2=200.0), "Popularity": Popularity()}
     return Recommender(sources, ranker=ranker, answer="two stages").fit(log)
 
@@ -42,8 +42,14 @@ def model(log):
 
 
 @pytest.fixture(scope="module")
-def models(log, model):
-    return {"platt": model, "isotonic": make(log, calibration="isotonic")}
+def small(world):
+    "A log for what does not ask how good a model is."
+    return world.sample(12_000)
+
+
+@pytest.fixture(scope="module")
+def models(small, model):
+    return {"platt": model, "isotonic": make(small, calibration="isotonic", epochs=1)}
 
 
 @pytest.fixture(scope="module")
@@ -149,12 +155,12 @@ def test_what_cannot_be_valued_is_named(log, model):
         Recommender([Popularity()], actions=["buy"]).fit(log)
 
 
-def test_an_item_without_a_price_is_named_or_left_out(log):
-    items = log.items.copy()
+def test_an_item_without_a_price_is_named_or_left_out(small):
+    items = small.items.copy()
     items.loc[3, "price"] = np.nan
-    holes = log.replace(log.interactions)
+    holes = small.replace(small.interactions)
     holes.items = items
-    model = make(holes)
+    model = make(holes, epochs=1)
     users = model.user_ids_[:20]
     missing = items.item_id[3]
     with pytest.raises(ItemValueError, match=f"'{missing}'.*price.*1 such"):
@@ -227,8 +233,8 @@ def test_an_exported_folder_gives_the_same_lists(models, calibration, tmp_path):
         exported.recommend(users[0], value={"purchase": "category"})
 
 
-def test_a_log_without_positions_is_calibrated_too(log, shown):
-    bare = log.replace(log.interactions.drop(columns="position"))
+def test_a_log_without_positions_is_calibrated_too(small, shown):
+    bare = small.replace(small.interactions.drop(columns="position"))
     model = make(bare)
     assert "position" not in model.ranker_.features_.usual
     examples = shown.labelled().drop(columns="position")

@@ -142,11 +142,21 @@ def test_as_by_hand(seed):
     close(got, want[got.columns])
 
 
+def in_own_shops(frames):
+    "Frames below one another, the ids of each unlike those of all others."
+    parts = []
+    for number, frame in enumerate(frames):
+        ids = {key: frame[key] + f" of {number}" for key in KEYS if key in frame}
+        parts.append(frame.assign(**ids))
+    return pd.concat(parts, ignore_index=True)
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_no_leak(seed):
     """Later events removed, shuffled, retyped or multiplied change nothing.
 
-    Each moment by itself; the order of rows does not matter either.
+    Each moment by itself; the order of rows does not matter either. One query answers
+    for all changes, each in a shop of its own.
     """
     events, moments, prices = world(seed)
     rng = np.random.default_rng(seed)
@@ -156,14 +166,16 @@ def test_no_leak(seed):
         late = events.timestamp >= moment.as_of.iloc[0]
         ids = {key: rng.permutation(events.loc[late, key]) for key in KEYS}
         mixed = events[late].assign(**ids, event_type="purchase")
-        for other in [
+        others = [
             events[~late],
             pd.concat([events[~late], mixed]),
             pd.concat([events, mixed, mixed]),
             events.sample(frac=1, random_state=seed),
-        ]:
-            got = point_in_time(other, moment, FEATURES, prices)
-            close(got, batch.iloc[[j]])
+        ]
+        shops, asked = in_own_shops(others), in_own_shops([moment] * len(others))
+        tags = in_own_shops([prices] * len(others))
+        got = point_in_time(shops, asked, FEATURES, tags)
+        close(got, in_own_shops([batch.iloc[[j]]] * len(others)))
     early = events[events.timestamp < moments.as_of.max()]
     fewer = point_in_time(early.iloc[1:], moments, FEATURES, prices)
     assert not fewer.equals(batch)  # the test can fail: an earlier event does show

@@ -1,7 +1,6 @@
 "Long jobs: whatever ends a process, the same command goes on to the same weights."
 
 import errno
-import multiprocessing
 import os
 import random
 import resource
@@ -14,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from conftest import processes
 from test_training import EPOCHS, STEPS, assert_equal, list_events, run
 
 import recsys_nb.cli
@@ -22,10 +22,6 @@ import recsys_nb.training.checkpoints
 import recsys_nb.training.loop
 from recsys_nb.pipeline import STAGES
 from recsys_nb.training import CheckpointError
-
-# fresh processes that don't have to import everything
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["pytest", "torch._dynamo", "recsys_nb.pipeline"])
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,14 @@
 equal training with sparse and dense gradients."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
+from test_training_processes import start_two
 
 from recsys_nb.models.history import HISTORY_ENCODERS, pack_histories
 from recsys_nb.models.sampled_softmax import log_draw, sampled_softmax_loss
@@ -200,40 +200,28 @@ def test_an_onnx_file_gives_the_same_vectors(encoder, tmp_path):
         np.testing.assert_allclose(vectors, expected, atol=1e-5)
 
 
-LOSS_OF_TWO = """
-import json, sys
-import torch
-import torch.distributed as dist
-from recsys_nb.models.sampled_softmax import log_draw, sampled_softmax_loss
-
-rank, port = int(sys.argv[1]), sys.argv[2]
-store = f"tcp://127.0.0.1:{port}"
-dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
-torch.manual_seed(0)
-u, table = (torch.randn(n, 4, dtype=torch.double) for n in (10, 20))
-ids, others = torch.randint(20, (10,)), torch.randint(20, (6,))
-v, extra = table[ids], table[others]
-log_q = log_draw(torch.arange(1, 21), 10, 6).double()
-mine = slice(0, 7) if rank == 0 else slice(7, 10)
-users, items = u[mine].requires_grad_(), v[mine].requires_grad_()
-negatives = extra, log_q[others], others
-loss = sampled_softmax_loss(users, items, 0.5, log_q[ids[mine]], ids[mine], negatives)
-(loss * len(users) / 10).backward()
-rows = {"loss": loss.item() * len(users) / 10, "grad": users.grad.tolist()}
-print(json.dumps(rows))
-dist.destroy_process_group()
-"""
+def save_loss_of_two(folder, rank):
+    "The loss and the gradients of this process's part of a batch of ten."
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    u, table = (torch.randn(n, 4, dtype=torch.double) for n in (10, 20))
+    ids, others = torch.randint(20, (10,)), torch.randint(20, (6,))
+    v, extra = table[ids], table[others]
+    log_q = log_draw(torch.arange(1, 21), 10, 6).double()
+    mine = slice(0, 7) if rank == 0 else slice(7, 10)
+    users, items = u[mine].requires_grad_(), v[mine].requires_grad_()
+    negatives = extra, log_q[others], others
+    codes = ids[mine]
+    loss = sampled_softmax_loss(users, items, 0.5, log_q[codes], codes, negatives)
+    (loss * len(users) / 10).backward()
+    rows = {"loss": loss.item() * len(users) / 10, "grad": users.grad.tolist()}
+    (folder / f"{rank}.json").write_text(json.dumps(rows))
+    dist.destroy_process_group()
 
 
-def test_two_processes_have_the_loss_and_the_gradients_of_one(unused_port):
-    command = [sys.executable, "-c", LOSS_OF_TWO]
-    processes = [
-        subprocess.Popen(
-            [*command, str(rank), str(unused_port)], stdout=subprocess.PIPE
-        )
-        for rank in range(2)
-    ]
-    rows = [json.loads(process.communicate(timeout=120)[0]) for process in processes]
+def test_two_processes_have_the_loss_and_the_gradients_of_one(tmp_path):
+    assert start_two(save_loss_of_two, tmp_path) == [0, 0]
+    rows = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
 
     torch.manual_seed(0)
     u, table = (torch.randn(n, 4, dtype=torch.double) for n in (10, 20))
@@ -247,13 +235,3 @@ def test_two_processes_have_the_loss_and_the_gradients_of_one(unused_port):
     assert sum(r["loss"] for r in rows) == pytest.approx(loss.item())
     gradients = torch.tensor([g for r in rows for g in r["grad"]], dtype=torch.double)
     torch.testing.assert_close(gradients, u.grad)
-
-
-@pytest.fixture
-def unused_port():
-    "A port of this machine that nothing listens to."
-    import socket
-
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]

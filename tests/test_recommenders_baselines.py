@@ -1,16 +1,12 @@
 "Baselines: shuffled rows, new users, saved states, heavy users; saved searches."
 
-import os
-import signal
-import subprocess
-import sys
 import time
 from functools import cache, partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import processes
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -171,21 +167,16 @@ def test_the_repeat_rate_counts_pairs_met_before():
     assert repeat_rate(Dataset(log)) == 2 / 5
 
 
-SEARCH = """
-import sys, time
-from recsys_nb.recommenders.baselines import EASE
-from recsys_nb.recommenders.tuning import SPACES, tune
-from recsys_nb.data import simulate
+def search_slowly(file, parent):
+    "A search of 50 trials, which tells its parent of each."
 
-def slow(l2=100.):
-    print("trial", flush=True)
-    time.sleep(float(sys.argv[2]))
-    return EASE(l2)
+    def slow(l2=100.0):
+        parent.send("trial")
+        time.sleep(0.5)
+        return EASE(l2)
 
-log = simulate(300, 100, 6000, seed=0).positives()
-trials = int(sys.argv[3])
-tune(slow, log, SPACES[EASE], trials=trials, file=sys.argv[1], progress=False)
-"""
+    log = simulate(300, 100, 6000, seed=0).positives()
+    tune(slow, log, SPACES[EASE], trials=50, file=file, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +185,7 @@ def train():
 
 
 def search_again(train, file, trials):
-    "The trials of a search that was saved by SEARCH, and of those still to be made."
+    "The trials of a search that was saved on the way, and of those still to be made."
 
     def slow(l2=100.0):
         return EASE(l2)
@@ -206,16 +197,14 @@ def search_again(train, file, trials):
 
 def test_a_killed_search_goes_on_as_if_it_had_not_been(train, tmp_path):
     file = tmp_path / "made" / "on the way.db"
-    command = [sys.executable, "-c", SEARCH, str(file), "0.5", "50"]
-    root = str(Path(__file__).parent.parent)
-    environment = os.environ | {"PYTHONPATH": root}
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=environment
-    ) as process:
-        for _ in range(3):
-            assert process.stdout.readline() == "trial\n"
-        time.sleep(0.1)  # in the third trial
-        process.send_signal(signal.SIGKILL)
+    theirs, mine = processes.Pipe()
+    process = processes.Process(target=search_slowly, args=(str(file), theirs))
+    process.start()
+    for _ in range(3):
+        assert mine.poll(60) and mine.recv() == "trial"
+    time.sleep(0.1)  # in the third trial
+    process.kill()
+    process.join(60)
     continued = search_again(train, file, 8)
     assert continued.equals(search_again(train, None, 8)) and len(continued) == 8
 

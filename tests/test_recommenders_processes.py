@@ -1,9 +1,5 @@
 "Both models of a recommender, trained by two processes and by one."
 
-import os
-import sys
-from pathlib import Path
-
 import numpy as np
 from test_training_processes import start_two
 
@@ -32,13 +28,9 @@ def save_seeds(folder, rank):
 
 
 def test_metrics_are_within_the_spread_of_seeds(tmp_path):
-    assert start_two("save_seeds", tmp_path, program=__file__) == [0, 0]
+    assert start_two(save_seeds, tmp_path) == [0, 0]
     both, other = (np.load(tmp_path / f"seeds {rank}.npy") for rank in (0, 1))
     np.testing.assert_array_equal(both, other)
     one = measure_seeds()
     gap = np.abs(one.mean(0) - both.mean(0))
     assert (gap <= np.ptp(one, axis=0)).all(), (one, both)
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))

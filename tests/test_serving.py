@@ -5,15 +5,14 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
+import torch
+from conftest import processes
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
@@ -26,11 +25,7 @@ from recsys_nb.recommenders import (  # noqa: E402
     TwoTowerRetriever,
 )
 from recsys_nb.serving.http import create_app  # noqa: E402
-
-SERVE = (
-    "import sys; from recsys_nb.serving.server import serve; "
-    "serve(sys.argv[1], port=int(sys.argv[2]))"
-)
+from recsys_nb.serving.server import serve  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +37,33 @@ def folder(tmp_path_factory):
     return out
 
 
-def start(folder, port):
-    "A server process, as `recsys-nb serve` starts it."
-    return subprocess.Popen(
-        [sys.executable, "-c", SERVE, str(folder), str(port)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+def serve_and_log(folder, port, log):
+    "What a server process does; all that it says goes to a file."
+    file = os.open(log, os.O_WRONLY | os.O_CREAT)
+    for output in (1, 2):
+        os.dup2(file, output)
+    torch.set_num_threads(1)
+    serve(folder, port=port)
+
+
+@pytest.fixture
+def start(tmp_path_factory):
+    """Start a server process, as `recsys-nb serve` does: it, its address, and a
+    function that gives what it said so far."""
+    started = []
+
+    def run(folder):
+        log = tmp_path_factory.mktemp("said") / "out"
+        port = free_port()
+        args = str(folder), port, log
+        process = processes.Process(target=serve_and_log, args=args)
+        process.start()
+        started.append(process)
+        return process, f"http://127.0.0.1:{port}", log.read_text
+
+    yield run
+    for process in started:
+        process.kill()
 
 
 def free_port():
@@ -71,77 +84,70 @@ def ask(url, body=None, timeout=30):
         return error.code, json.load(error)
 
 
-def wait_for(process, url):
+def wait_for(process, url, read):
     "Until the server answers."
-    for _ in range(900):
+    for _ in range(1800):
         try:
             return ask(url + "/health")
         except urllib.error.URLError:
-            assert process.poll() is None, process.stdout.read()
-            time.sleep(0.1)
+            assert process.is_alive(), read()
+            time.sleep(0.05)
     return pytest.fail("the server did not answer")
 
 
-@contextmanager
-def running(folder):
-    "A server that answers, and its port; stopped at the end."
-    port = free_port()
-    process = start(folder, port)
-    try:
-        wait_for(process, f"http://127.0.0.1:{port}")
-        yield process, port
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
+@pytest.fixture
+def served(start, folder):
+    "A server that answers."
+    process, url, read = start(folder)
+    wait_for(process, url, read)
+    return process, url, read
 
 
-def test_requests_side_by_side_and_a_graceful_stop(folder):
+def test_requests_side_by_side_and_a_graceful_stop(folder, served):
     users = [f"user_{i}" for i in range(20)]
     expected = BaseRecommender.load(folder).recommend(users, k=5)
     lists = {u: g.item_id.tolist() for u, g in expected.groupby("user_id")}
-    with running(folder) as (process, port):
-        url = f"http://127.0.0.1:{port}"
-        status, health = ask(url + "/health")
-        assert (status, health["model"], health["n_items"]) == (200, "shop-1", 80)
+    process, url, read = served
+    status, health = ask(url + "/health")
+    assert (status, health["model"], health["n_items"]) == (200, "shop-1", 80)
 
-        def ask_known(i):
-            return ask(f"{url}/recommend/user_{i % 20}?k=5")
+    def ask_known(i):
+        return ask(f"{url}/recommend/user_{i % 20}?k=5")
 
-        def ask_new(i):
-            events = [{"item_id": f"item_{i}"}]
-            body = {"user_id": f"visitor_{i}", "events": events, "k": 5}
-            return ask(url + "/recommend", body)
+    def ask_new(i):
+        events = [{"item_id": f"item_{i}"}]
+        body = {"user_id": f"visitor_{i}", "events": events, "k": 5}
+        return ask(url + "/recommend", body)
 
-        with ThreadPoolExecutor(8) as pool:
-            answers = list(pool.map(ask_known, range(40)))
-            others = list(pool.map(ask_new, range(10)))
-        for i, (status, answer) in enumerate(answers):
-            items = [item["item_id"] for item in answer["items"]]
-            assert (status, items) == (200, lists[f"user_{i % 20}"])
-        found = {(s, a["source"], len(a["items"])) for s, a in others}
-        assert found == {(200, "events", 5)}
-        assert ask(url + "/recommend/nobody")[1]["source"] == "popular"
-        odd = ("/recommend/user_1?k=0", "/item/none/similar", "/nowhere")
-        assert [ask(url + path)[0] for path in odd] == [422, 404, 404]
-        empty = {"user_id": "x", "k": 5, "events": [{}]}
-        assert ask(url + "/recommend", empty)[0] == 422
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(30) in (0, -signal.SIGTERM)
-        assert "Application shutdown complete" in process.stdout.read()
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(ask_known, range(40)))
+        others = list(pool.map(ask_new, range(10)))
+    for i, (status, answer) in enumerate(answers):
+        items = [item["item_id"] for item in answer["items"]]
+        assert (status, items) == (200, lists[f"user_{i % 20}"])
+    found = {(s, a["source"], len(a["items"])) for s, a in others}
+    assert found == {(200, "events", 5)}
+    assert ask(url + "/recommend/nobody")[1]["source"] == "popular"
+    odd = ("/recommend/user_1?k=0", "/item/none/similar", "/nowhere")
+    assert [ask(url + path)[0] for path in odd] == [422, 404, 404]
+    empty = {"user_id": "x", "k": 5, "events": [{}]}
+    assert ask(url + "/recommend", empty)[0] == 422
+    process.terminate()
+    process.join(30)
+    assert process.exitcode in (0, -signal.SIGTERM)
+    assert "Application shutdown complete" in read()
 
 
-def test_half_a_request_does_not_hold_the_server(folder):
-    with (
-        running(folder) as (process, port),
-        socket.create_connection(("127.0.0.1", port)) as hanging,
-    ):
+def test_half_a_request_does_not_hold_the_server(served):
+    process, url, _ = served
+    address = "127.0.0.1", int(url.split(":")[-1])
+    with socket.create_connection(address) as hanging:
         head = "POST /recommend HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
         hanging.sendall(head.encode() + b"Content-Type: application/json\r\n\r\n{")
-        assert ask(f"http://127.0.0.1:{port}/health")[0] == 200
+        assert ask(url + "/health")[0] == 200
         begin = time.monotonic()
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        process.terminate()
+        process.join(30)
         assert time.monotonic() - begin < 10
 
 
@@ -159,21 +165,21 @@ def remove(folder):
 
 
 @pytest.mark.parametrize("harm", [truncate, remove])
-def test_a_damaged_model_does_not_start(folder, tmp_path, harm):
+def test_a_damaged_model_does_not_start(start, folder, tmp_path, harm):
     name = weights(folder).name
     copy = shutil.copytree(folder, tmp_path / "copy")
     harm(copy)
-    process = start(copy, free_port())
-    out, _ = process.communicate(timeout=90)
-    assert process.returncode != 0
-    assert name in out.strip().splitlines()[-1]
+    process, _, read = start(copy)
+    process.join(90)
+    assert process.exitcode
+    assert name in read().strip().splitlines()[-1]
 
 
-def test_no_model_does_not_start(tmp_path):
-    process = start(tmp_path / "nothing", free_port())
-    out, _ = process.communicate(timeout=90)
-    assert process.returncode != 0
-    assert "nothing" in out.strip().splitlines()[-1]
+def test_no_model_does_not_start(start, tmp_path):
+    process, _, read = start(tmp_path / "nothing")
+    process.join(90)
+    assert process.exitcode
+    assert "nothing" in read().strip().splitlines()[-1]
 
 
 def test_a_saved_model_can_be_read_by_others(folder):

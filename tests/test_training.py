@@ -8,11 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
+import time
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import processes
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 import recsys_nb.training.checkpoints as checkpoints_module
@@ -257,27 +258,30 @@ def test_rows_that_were_not_read_are_made_up_for():
 # Killed
 
 
+def run_slowly(folder, precision, parent, threads):
+    "The run, which tells its parent of every step."
+
+    def on_step():
+        parent.send("step")
+        time.sleep(0.02)
+
+    torch.set_num_threads(threads)
+    run(folder, on_step, precision=precision)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_killed_in_an_epoch(tmp_path, precision):
-    code = textwrap.dedent(f"""
-        import sys, time
-        sys.path.insert(0, {os.path.dirname(__file__)!r})
-        from test_training import run
-        def on_step():
-            print("step", flush=True)
-            time.sleep(.02)
-        run({str(tmp_path)!r}, on_step, precision={precision!r})""")
-    process = subprocess.Popen(
-        [sys.executable, "-c", code],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-    kill_at = 2 * (STEPS + 1) + 7  # steps and validations of two epochs, and some
-    for number, _ in enumerate(process.stdout, 1):
-        if number == kill_at:
-            process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=60) == -signal.SIGKILL
+    theirs, mine = processes.Pipe()
+    threads = torch.get_num_threads()
+    args = tmp_path, precision, theirs, threads
+    process = processes.Process(target=run_slowly, args=args)
+    process.start()
+    for _ in range(2 * (STEPS + 1) + 7):  # two epochs with validations, and some
+        assert mine.poll(60)
+        mine.recv()
+    process.kill()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
     assert (tmp_path / "epoch-00002.safetensors").exists()
     assert not (tmp_path / "epoch-00003.safetensors").exists()
     steps = []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import processes
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import binary_cross_entropy_with_logits
 
@@ -220,30 +221,36 @@ def do_the_rest(folder, rank):
 # How they are started
 
 
-def start_two(case, folder, timeout=300, program=__file__):
-    "Two processes that do `case`; their exit codes."
+def do_case(case, folder, rank, env):
+    os.environ.update(env, RANK=str(rank), LOCAL_RANK=str(rank))
+    torch.set_num_threads(1)
+    case(folder, rank)
+
+
+def start_two(case, folder, timeout=300):
+    "Two processes that call `case(folder, rank)`; their exit codes."
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(7)]
     ports = [str(s.getsockname()[1]) for s in sockets]
     for s in sockets:
         s.close()
-    env = os.environ | {
+    env = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": ports[0],
         "PORTS": " ".join(ports),
-        "OMP_NUM_THREADS": "1",
     }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, program, case, folder],
-            env=env | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
+    both = [
+        processes.Process(target=do_case, args=(case, folder, rank, env))
         for rank in range(2)
     ]
+    for process in both:
+        process.start()
     try:
-        return [process.wait(timeout) for process in processes]
+        for process in both:
+            process.join(timeout)
+        return [process.exitcode for process in both]
     finally:
-        for process in processes:
+        for process in both:
             process.kill()
 
 
@@ -271,7 +278,7 @@ def done(tmp_path_factory):
     "The folder of two processes that have done all jobs."
     folder = tmp_path_factory.mktemp("two")
     train_ranker(2, folder=folder / "from one")
-    assert start_two("do_jobs", folder) == [0, 0]
+    assert start_two(do_jobs, folder) == [0, 0]
     return folder
 
 
@@ -318,8 +325,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(done, tmp_path):
     assert result.returncode != 0 and "Signal 9 (SIGKILL)" in result.stderr
     names = sorted(path.name for path in folder.iterdir())
     assert names[-1] == "epoch-00003.unfinished" and len(names) == 3
-    result = run_torchrun(__file__, "do_the_rest", folder)
-    assert result.returncode == 0, result.stderr
+    assert start_two(do_the_rest, folder) == [0, 0]
     for rank in (0, 1):  # two epochs of ten steps were left
         weights = load_file(tmp_path / f"20 steps {rank}.safetensors")
         whole = load_file(done / f"ranker {rank}.safetensors")
@@ -329,7 +335,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(done, tmp_path):
 def test_an_error_ends_all_processes(tmp_path):
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "epoch-00001.safetensors").write_bytes(b"no checkpoint")
-    assert start_two("do_errors", tmp_path)[1] == -signal.SIGKILL
+    assert start_two(do_errors, tmp_path)[1] == -signal.SIGKILL
     said = {p.name: p.read_text() for p in tmp_path.iterdir() if p.is_file()}
     ended = "ProcessError: process {} of 2 has ended with "
     same = "ValueError: all processes must be given the same, but "

@@ -27,9 +27,10 @@ def resample_means(
     step = max(1, 2**21 // n)  # counts in slices of 16 MiB
     for start in range(0, n_boot, step):
         stop = min(start + step, n_boot)
-        drawn = [rng.integers(n, size=n) for _ in range(start, stop)]
-        counts = np.stack([np.bincount(users, minlength=n) for users in drawn])
-        means[start:stop] = counts.astype(float) @ contributions / n
+        counts = np.empty((stop - start, n))
+        for row in counts:
+            row[:] = np.bincount(rng.integers(n, size=n), minlength=n)
+        means[start:stop] = counts @ contributions / n
     return means
 
 # %% ../../nbs/25_evaluation.intervals.ipynb #6978fd25

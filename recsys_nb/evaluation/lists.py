@@ -104,7 +104,9 @@ def hash_pairs(truth: Truth, gain: np.ndarray | None) -> str:
     total = np.uint64(0)
     for start in range(0, len(truth.pair), 2**16):  # slices that stay in the cache
         part = slice(start, start + 2**16)
-        mixed = user[truth.user[part]] * item[truth.item[part]]
+        users = truth.user[part]
+        items = truth.pair[part] - users * len(truth.items)
+        mixed = user[users] * item[items]
         if gain is not None:
             mixed *= hash_array(gain[part]) | odd
         total ^= np.bitwise_xor.reduce(mixed)
@@ -342,6 +344,14 @@ def read_cells(columns: list, users: pd.Index, depth: int) -> tuple:
     return cells, concatenate(items), pd.Index(pd.unique(concatenate(strangers)))
 
 # %% ../../nbs/24a_evaluation.lists.ipynb #77da9b44
+def find_met(cells: np.ndarray, users: pd.Index, depth: int) -> np.ndarray:
+    "Which users have one of these cells, bool (n_users,)."
+    met = np.zeros(len(users), bool)
+    for start in range(0, len(cells), 2**18):  # slices that stay in the cache
+        met[cells[start : start + 2**18] // depth] = True
+    return met
+
+
 def read_lists(table, users: pd.Index, depth: int) -> Lists:
     "The first `depth` items of the lists of `users`."
     names = ["user_id", "item_id", "rank"]
@@ -357,8 +367,7 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
         )
     cells, items, strangers = read_cells(columns, users, depth)
     if len(strangers):
-        met = np.zeros(len(users), bool)
-        met[cells // depth] = True
+        met = find_met(cells, users, depth)
         n_ids = len(strangers) + int(met.sum())
         what = "user_id of the recommendations"
         check_strangers(strangers, users[~met], n_ids, what, "the truth")
