@@ -5,10 +5,9 @@
 # %% ../../nbs/31c_recommenders.rules.ipynb #09b2908a
 from __future__ import annotations
 
-import csv
-import re
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,12 +15,17 @@ import pandas as pd
 from pandas.api.types import is_list_like
 
 from recsys_nb.data import (
+    SIGNS,
+    Condition,
     DataError,
     DuplicateRowError,
     Histories,
     MissingColumnError,
     UnknownIdError,
+    check_not_empty,
     histories,
+    join_conditions,
+    list_ends,
 )
 from .kinds import COLUMN_KINDS, are_switches, find_kind
 from .lists import Allowed, UserRules
@@ -35,9 +39,9 @@ from recsys_nb.recommenders.questions import (
 )
 
 # %% auto #0
-__all__ = ['CONDITION', 'ENDS', 'read_range', 'match_range', 'read_values', 'match_values', 'RuleError', 'match_series',
-           'check_column_of_items', 'match_where', 'is_by_user', 'list_rule', 'check_user_rules', 'read_user_rules',
-           'read_user_items', 'read_rules', 'split_values', 'parse_value', 'parse_conditions']
+__all__ = ['read_range', 'match_range', 'read_values', 'match_values', 'RuleError', 'check_column_of_items', 'are_conditions',
+           'parse_values', 'parse_conditions', 'match_series', 'match_where', 'is_by_user', 'list_rule',
+           'check_user_rules', 'read_user_rules', 'read_user_items', 'read_rules']
 
 # %% ../../nbs/31c_recommenders.rules.ipynb #6c1256fd
 def cast_value(value, column: pd.Series, kind: str, where: str):
@@ -54,46 +58,36 @@ def cast_value(value, column: pd.Series, kind: str, where: str):
 
 # %% ../../nbs/31c_recommenders.rules.ipynb #d22c280b
 def read_range(
-    given: tuple,  # low and high, None: open
+    given: tuple | Mapping[str, Any],  # low and high, None: open; or sign -> end
     column: pd.Series,  # of the items table
     kind: str,  # what it holds, a key of COLUMN_KINDS
     where: str,  # how errors call the rule
-) -> tuple:  # as the column is compared
+) -> dict[str, Any]:  # sign -> end, as the column is compared
     "The ends of a range, checked."
-    if len(given) != 2:
-        raise RuleError(
-            f"{where} is {given!r}: a tuple is a range, (low, high) with None for an "
-            "open end; write several values as a list."
-        )
+    ends = list_ends(given, where, RuleError)
     if not COLUMN_KINDS[kind].has_range:
         raise RuleError(
             f"{where} is a range, {given!r}, but the column holds {kind}: "
             "name the values in a list."
         )
-    low, high = [
-        None if end is None else cast_value(end, column, kind, where) for end in given
-    ]
-    if low is None and high is None:
-        raise RuleError(f"{where} is open at both ends: name one, or leave it out.")
-    if low is not None and high is not None and low > high:
-        raise RuleError(f"{where} is {given!r}, which is empty: low comes first.")
-    return low, high
+    ends = {s: cast_value(end, column, kind, where) for s, end in ends.items()}
+    check_not_empty(ends, given, where, RuleError)
+    return ends
 
 
 def match_range(
     column: pd.Series,  # of the items table, (n_items,)
-    given: tuple,  # low and high, both included; None: open
+    # low and high, both included, None: open; or sign -> end
+    given: tuple | Mapping[str, Any],
     where: str,  # how errors call the rule
 ) -> np.ndarray:  # bool (n_items,)
     "Which items lie in a range; those without a value do not."
     kind = find_kind(column)
-    low, high = read_range(given, column, kind, where)
+    ends = read_range(given, column, kind, where)
     cells = COLUMN_KINDS[kind].read(column)
     matches = cells.notna()
-    if low is not None:
-        matches &= cells >= low
-    if high is not None:
-        matches &= cells <= high
+    for sign, end in ends.items():
+        matches &= SIGNS[sign](cells, end)
     return matches.fillna(False).to_numpy(bool)
 
 # %% ../../nbs/31c_recommenders.rules.ipynb #98288028
@@ -149,6 +143,62 @@ def warn_of_absent_values(values: list, known: pd.Index, where: str) -> None:
 class RuleError(DataError):
     "A rule cannot be read: it is empty, or of another type than its column."
 
+# %% ../../nbs/31c_recommenders.rules.ipynb #12927acb
+def check_column_of_items(
+    items: pd.DataFrame | None,  # the items table
+    name: str,  # a column
+    argument: str = "where",  # that names it, for the error
+) -> pd.Series:
+    "A column of the items table, or an error that names those that exist."
+    if items is None:
+        raise MissingColumnError(
+            f"{argument} names {name!r}, and the log has no items table: give one, "
+            "Dataset(interactions, items=...)."
+        )
+    if name not in items:
+        raise MissingColumnError(
+            f"{argument} names {name!r}, which is no column of the items table; it has "
+            f"{list(items.columns)}."
+        )
+    return items[name].reset_index(drop=True)
+
+
+def are_conditions(
+    where,  # as in recommend
+) -> bool:
+    "Whether it is text: one condition, or several."
+    if isinstance(where, str):
+        return True
+    several = isinstance(where, Sequence) and len(where) > 0
+    return several and all(isinstance(text, str) for text in where)
+
+
+def parse_values(
+    condition: Condition,  # in its parts
+    items: pd.DataFrame | None,  # the items table
+) -> list:  # as its column holds them
+    "The values of a condition."
+    kind = find_kind(check_column_of_items(items, condition.column))
+    values = []
+    for text in condition.values:
+        try:
+            values.append(COLUMN_KINDS[kind].parse(text))
+        except ValueError as error:
+            raise RuleError(
+                f"{condition.text!r}: {text!r} cannot be read; the column "
+                f"{condition.column!r} holds {kind}."
+            ) from error
+    return values
+
+
+def parse_conditions(
+    conditions: str | Sequence[str],  # such as ['category=Books,Games', 'price<20']
+    items: pd.DataFrame | None,  # the items table
+) -> dict[str, Any]:  # column -> list of values, or sign -> end; `where` takes it
+    "The rules of conditions in words."
+    texts = [conditions] if isinstance(conditions, str) else conditions
+    return join_conditions(texts, partial(parse_values, items=items), RuleError)
+
 # %% ../../nbs/31c_recommenders.rules.ipynb #51d14238
 def match_series(
     given: pd.Series,  # bool, by item id or in the order of the items table
@@ -181,45 +231,31 @@ def match_series(
     return allowed
 
 
-def check_column_of_items(
-    items: pd.DataFrame | None,  # the items table
-    name: str,  # a column
-    argument: str = "where",  # that names it, for the error
-) -> pd.Series:
-    "A column of the items table, or an error that names those that exist."
-    if items is None:
-        raise MissingColumnError(
-            f"{argument} names {name!r}, and the log has no items table: give one, "
-            "Dataset(interactions, items=...)."
-        )
-    if name not in items:
-        raise MissingColumnError(
-            f"{argument} names {name!r}, which is no column of the items table; it has "
-            f"{list(items.columns)}."
-        )
-    return items[name].reset_index(drop=True)
-
-
 def match_where(
-    where: Mapping[str, Any] | pd.Series,  # as in recommend
+    # as in recommend
+    where: Mapping[str, Any] | pd.Series | str | Sequence[str],
     items: pd.DataFrame | None,  # the items table
     item_ids: pd.Index,  # the catalogue, in the order of the items table
 ) -> np.ndarray:  # bool (n_items,)
     "Which items keep all the rules."
     if isinstance(where, pd.Series):
         return match_series(where, items, item_ids)
+    if are_conditions(where):
+        where = parse_conditions(where, items)
     if not isinstance(where, Mapping):
         kind = type(where).__name__
         raise RuleError(
             "where maps columns of the items table to what they may hold, such as "
-            f"{{'price': (None, 20)}}, or is a boolean Series; got a {kind}."
+            "{'price': (None, 20)}, or lists conditions, such as ['price<20'], or is "
+            f"a boolean Series; got a {kind}."
         )
     if not where:
         raise RuleError("where is empty: name columns and values, or leave it out.")
     allowed = np.ones(len(item_ids), bool)
     for name, given in where.items():
         column = check_column_of_items(items, name)
-        match = match_range if isinstance(given, tuple) else match_values
+        is_range = isinstance(given, (tuple, Mapping))
+        match = match_range if is_range else match_values
         allowed &= match(column, given, f"where[{name!r}]")
     return allowed
 
@@ -309,7 +345,7 @@ def read_rules(
     candidates=None,  # as in recommend
     exclude=None,  # as in recommend
     # as in recommend
-    where: Mapping[str, Any] | pd.Series | pd.DataFrame | None = None,
+    where: Mapping[str, Any] | Sequence[str] | pd.Series | pd.DataFrame | None = None,
 ) -> Allowed | None:  # None: there are no rules
     "All rules of a question together."
     given = {"candidates": candidates, "exclude": exclude}
@@ -332,68 +368,3 @@ def read_rules(
     }
     own = lists.get("candidates"), lists.get("exclude"), own_rules
     return Allowed(everybody, *own)
-
-# %% ../../nbs/31c_recommenders.rules.ipynb #12927acb
-CONDITION = re.compile(r"\s*([^<>=!]+?)\s*(<=|>=|=)\s*([^<>=].*)", re.DOTALL)
-ENDS = {">=": 0, "<=": 1}  # sign -> place in the range
-
-
-def split_values(
-    text: str,  # A,B,"C, D"
-) -> list[str]:
-    "The values of a condition."
-    (row,) = csv.reader([text], skipinitialspace=True)
-    return [value.strip() for value in row if value.strip()]
-
-
-def parse_value(
-    text: str,  # of the command line
-    name: str,  # of the column
-    kind: str,  # what it holds, a key of COLUMN_KINDS
-    condition: str,  # all of it, for the error
-) -> Any:
-    "A value as the column holds it."
-    try:
-        return COLUMN_KINDS[kind].parse(text)
-    except ValueError as error:
-        raise RuleError(
-            f"{condition!r}: {text!r} cannot be read; the column {name!r} holds {kind}."
-        ) from error
-
-
-def parse_conditions(
-    conditions: Sequence[str],  # such as ['category=Books,Games', 'price<=20']
-    items: pd.DataFrame | None,  # the items table
-) -> dict[str, list | tuple]:  # as `where` takes them
-    "The rules of a command line."
-    rules: dict[str, list | tuple] = {}
-    for condition in conditions:
-        found = CONDITION.fullmatch(condition)
-        if found is None:
-            raise RuleError(
-                f"{condition!r} is no rule: write COLUMN=A,B or COLUMN<=X or COLUMN>=X."
-            )
-        name, sign, text = found.groups()
-        kind = find_kind(check_column_of_items(items, name))
-        given = split_values(text)
-        values = [parse_value(one, name, kind, condition) for one in given]
-        rules[name] = add_condition(rules.get(name), sign, values, condition)
-    return rules
-
-# %% ../../nbs/31c_recommenders.rules.ipynb #3ae7273c
-def add_condition(known, sign: str, values: list, condition: str) -> list | tuple:
-    "The rule of a column with one more condition."
-    if sign == "=":
-        if known is not None or not values:
-            raise RuleError(
-                f"{condition!r}: name all values of a column at once, as in COLUMN=A,B."
-            )
-        return values
-    ends = [None, None] if known is None else list(known)
-    is_range = known is None or isinstance(known, tuple)
-    if len(values) != 1 or not is_range or ends[ENDS[sign]] is not None:
-        raise RuleError(
-            f"{condition!r}: a column has one lower and one upper end, each one value."
-        )
-    ends[ENDS[sign]] = values[0]
-    return tuple(ends)

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     Json,
     StrictBool,
@@ -19,17 +21,21 @@ from pydantic import (
     StrictInt,
     StrictStr,
     StringConstraints,
+    Tag,
+    TypeAdapter,
     model_validator,
 )
+
+from ..data import split_condition
 
 # %% auto #0
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED',
            'Identity', 'Word', 'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value', 'Values',
-           'Rules', 'Ids', 'WorthOfActions', 'EARLIEST', 'LATEST', 'RequestId', 'check_id', 'Strict', 'RangeRule',
-           'parse_where', 'Event', 'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion',
-           'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item',
-           'Recommendations', 'BatchAnswer', 'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded',
-           'Problem', 'Place', 'Misfit']
+           'Rules', 'ConditionText', 'Conditions', 'Where', 'Ids', 'WorthOfActions', 'EARLIEST', 'LATEST', 'RequestId',
+           'check_id', 'check_condition', 'Strict', 'RangeRule', 'parse_where', 'Event', 'ListQuestion', 'Batch',
+           'list_texts', 'read_address_rules', 'ListOptions', 'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported',
+           'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item', 'Recommendations', 'BatchAnswer',
+           'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded', 'Problem', 'Place', 'Misfit']
 
 # %% ../../nbs/50b_serving.messages.ipynb #9f3a03a6
 MAX_ID = 500  # the longest id, in characters
@@ -71,6 +77,17 @@ Text = Annotated[StrictStr, AfterValidator(check_id)]
 Value = StrictBool | Number | Finite | Text
 
 
+def check_condition(
+    text: str,  # of a question
+) -> str:  # the same
+    "Refuse what is no condition, without repeating it."
+    try:
+        split_condition(text)
+    except ValueError:
+        raise ValueError("a condition is COLUMN=A,B or COLUMN<X") from None
+    return text
+
+
 class Strict(BaseModel):
     "A message in which an unknown field is an error."
 
@@ -95,6 +112,14 @@ Values = Annotated[list[Value], Field(min_length=1, max_length=MAX_VALUES)]
 Rules = Annotated[
     dict[Text, Value | Values | RangeRule], Field(min_length=1, max_length=MAX_RULES)
 ]
+ConditionText = Annotated[Text, AfterValidator(check_condition)]
+Conditions = Annotated[
+    list[ConditionText], Field(min_length=1, max_length=MAX_RULES)
+]  # rules in words, such as "price<20"
+Where = Annotated[
+    Annotated[Rules, Tag("rules")] | Annotated[Conditions, Tag("conditions")],
+    Discriminator(lambda given: "conditions" if isinstance(given, list) else "rules"),
+]  # a list is of conditions, an object of rules
 Ids = Annotated[list[Identity], Field(max_length=MAX_VALUES)]
 WorthOfActions = Annotated[
     dict[Text, Number | Finite | Text], Field(min_length=1, max_length=MAX_RULES)
@@ -102,11 +127,11 @@ WorthOfActions = Annotated[
 
 # %% ../../nbs/50b_serving.messages.ipynb #05a5e4c8
 def parse_where(
-    rules: dict[str, Any] | None,  # of a question, checked
-) -> dict[str, Any] | None:  # as `recommend(where=)` takes them
-    "The rules of a question: a range becomes a pair."
-    if rules is None:
-        return None
+    rules: dict[str, Any] | list[str] | None,  # of a question, checked
+) -> dict[str, Any] | list[str] | None:  # as `recommend(where=)` takes them
+    "The rules of a question: a range becomes a pair; conditions stay words."
+    if not isinstance(rules, dict):
+        return rules
     where = {}
     for column, rule in rules.items():
         is_range = isinstance(rule, RangeRule)
@@ -130,7 +155,8 @@ class ListQuestion(Strict):
     events: list[Event] = Field(default=[], max_length=MAX_EVENTS)
     k: ListLength = 10  # how many items
     exclude_seen: bool = True  # leave out the items of the user's history
-    where: Rules | None = None  # rules about columns of the items table
+    # rules about columns of the items table, or conditions in words
+    where: Where | None = None
     candidates: Ids | None = None  # only these items
     exclude: Ids | None = None  # never these items
     explain: bool = False  # say of each item why it is there
@@ -163,6 +189,24 @@ class Batch(Strict):
     questions: list[ListQuestion] = Field(min_length=1, max_length=MAX_QUESTIONS)
 
 
+def list_texts(
+    given: Any,  # of an address: one text, several, or nothing
+) -> Any:
+    "One text as a list of one."
+    return [given] if isinstance(given, str) else given
+
+
+def read_address_rules(
+    texts: list[str] | None,  # of an address
+) -> dict[str, Any] | list[str] | None:  # rules, or conditions in words; checked
+    "Conditions in words, or the rules of a text that is JSON."
+    if texts is None:
+        return None
+    if len(texts) == 1 and texts[0].lstrip().startswith("{"):
+        return TypeAdapter(Json[Rules]).validate_python(texts[0])
+    return TypeAdapter(Conditions).validate_python(texts)
+
+
 class ListOptions(Strict):
     "What an address may say of a list behind its question mark."
 
@@ -170,7 +214,12 @@ class ListOptions(Strict):
     exclude_seen: bool = True  # leave out the items of the user's history
     candidates: Ids | None = None  # only these items; several times for several
     exclude: Ids | None = None  # never these items; several times for several
-    where: Json[Rules] | None = None  # rules about columns, as JSON
+    # conditions in words, several times for several; or all rules as one JSON object
+    where: Annotated[
+        list[StrictStr] | None,
+        BeforeValidator(list_texts),
+        AfterValidator(read_address_rules),
+    ] = None
 
 
 class SimilarOptions(Strict):

@@ -8,17 +8,26 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
-from functools import cached_property
+from functools import cached_property, partial
 from numbers import Real
 from typing import Any
 
 import numpy as np
 
+from recsys_nb.data import (
+    SIGNS,
+    Condition,
+    check_not_empty,
+    join_conditions,
+    list_ends,
+    parse_switch,
+)
 from .files import QuestionError
 
 # %% auto #0
-__all__ = ['NO_DATE', 'Column', 'RULE_READERS', 'OrderedColumn', 'WordColumn', 'take_number', 'count_microseconds', 'show_moment',
-           'take_switch', 'take_word', 'read_value', 'keep_range', 'list_values', 'keep_where', 'find_rule_column']
+__all__ = ['NO_DATE', 'Column', 'RULE_READERS', 'TEXT_READERS', 'OrderedColumn', 'WordColumn', 'take_number',
+           'count_microseconds', 'show_moment', 'take_switch', 'take_word', 'read_value', 'keep_range', 'list_values',
+           'find_rule_column', 'read_condition', 'parse_rules', 'keep_where']
 
 # %% ../../nbs/49c_serving.rules.ipynb #8d04b474
 NO_DATE = np.iinfo(np.int64).min  # stands for a date that is missing
@@ -33,15 +42,12 @@ class OrderedColumn:
 
     def keep_range(
         self,
-        low: float | None,  # included; None: open
-        high: float | None,  # included; None: open
+        ends: Mapping[str, float],  # a key of SIGNS -> end; empty: no end
     ) -> np.ndarray:  # bool (n_items,)
         "Which items lie in a range."
         matches = self.values != NO_DATE
-        if low is not None:
-            matches &= self.values >= low
-        if high is not None:
-            matches &= self.values <= high
+        for sign, end in ends.items():
+            matches &= SIGNS[sign](self.values, end)
         return matches
 
     def match_values(
@@ -195,29 +201,21 @@ def read_value(
 
 # %% ../../nbs/49c_serving.rules.ipynb #6a8c0d5e
 def keep_range(
-    given: tuple,  # low and high, both included; None: open
+    # low and high, both included, None: open; or sign -> end
+    given: tuple | Mapping[str, Any],
     column: Column,  # that the rule is about
     where: str,  # how errors call the rule
 ) -> np.ndarray:  # bool (n_items,)
     "Which items lie in a range; those without a value do not."
-    if len(given) != 2:
-        raise QuestionError(
-            f"{where} is {given!r}: a tuple is a range, (low, high) with None for an "
-            "open end; write several values as a list."
-        )
+    ends = list_ends(given, where, QuestionError)
     if not isinstance(column, OrderedColumn):
         raise QuestionError(
             f"{where} is a range, {given!r}, but the column holds {column.kind}: "
             "name the values in a list."
         )
-    low, high = [
-        None if end is None else read_value(end, column, where) for end in given
-    ]
-    if low is None and high is None:
-        raise QuestionError(f"{where} is open at both ends: name one, or leave it out.")
-    if low is not None and high is not None and low > high:
-        raise QuestionError(f"{where} is {given!r}, which is empty: low comes first.")
-    return column.keep_range(low, high)
+    ends = {sign: read_value(end, column, where) for sign, end in ends.items()}
+    check_not_empty(ends, given, where, QuestionError)
+    return column.keep_range(ends)
 
 
 def list_values(
@@ -225,11 +223,6 @@ def list_values(
     where: str,  # how errors call the rule
 ) -> list:
     "The values of a rule."
-    if isinstance(given, Mapping):
-        raise QuestionError(
-            f"{where} is a {type(given).__name__}: give a value, a list of values, or "
-            "(low, high)."
-        )
     is_one = isinstance(given, str) or not isinstance(given, Iterable)
     values = [given] if is_one else list(given)
     if not values:
@@ -238,30 +231,11 @@ def list_values(
         )
     return values
 
-# %% ../../nbs/49c_serving.rules.ipynb #bf1316bc
-def keep_where(
-    where: Mapping[str, Any],  # column -> value, list of values, or (low, high)
-    columns: Mapping[str, Column],  # of the items table, by name
-    n_items: int,  # size of the catalogue
-) -> tuple[np.ndarray, list[str]]:  # bool (n_items,); what no item has, in words
-    "Which items keep all the rules."
-    if not isinstance(where, Mapping) or not where:
-        raise QuestionError(
-            "where maps columns of the items table to what they may hold, such as "
-            f"{{'price': (None, 20)}}; got {where!r}."
-        )
-    allowed, notes = np.ones(n_items, bool), []
-    for name, given in where.items():
-        column, rule = find_rule_column(columns, name), f"where[{name!r}]"
-        if isinstance(given, tuple):
-            allowed &= keep_range(given, column, rule)
-            continue
-        values = list_values(given, rule)
-        read = [read_value(value, column, rule) for value in values]
-        matches, absent = column.match_values(read)
-        allowed &= matches
-        notes += [f"no item has {value!r} in {name!r}" for value in absent]
-    return allowed, notes
+# %% ../../nbs/49c_serving.rules.ipynb #809fd73d
+TEXT_READERS: dict[str, Callable[[str], Any]] = {
+    "True and False": parse_switch,
+    "numbers": float,
+}  # kind of a column -> what reads a word of a condition; else it is the value
 
 
 def find_rule_column(
@@ -275,3 +249,55 @@ def find_rule_column(
             f"where names {name!r}, which is no column; there are {has}."
         )
     return columns[name]
+
+
+def read_condition(
+    condition: Condition,  # in its parts
+    columns: Mapping[str, Column],  # of the items table, by name
+) -> list:  # as rules have them
+    "The values of a condition."
+    kind = find_rule_column(columns, condition.column).kind
+    read = TEXT_READERS.get(kind, str)
+    try:
+        return [read(text) for text in condition.values]
+    except ValueError as error:
+        raise QuestionError(
+            f"{condition.text!r}: the column {condition.column!r} holds {kind}; {error}"
+        ) from error
+
+
+def parse_rules(
+    conditions: str | Sequence[str],  # such as ['category=Books,Games', 'price<20']
+    columns: Mapping[str, Column],  # of the items table, by name
+) -> dict[str, Any]:  # column -> list of values, or sign -> end
+    "The rules of conditions in words."
+    texts = [conditions] if isinstance(conditions, str) else conditions
+    return join_conditions(texts, partial(read_condition, columns=columns), QuestionError)
+
+# %% ../../nbs/49c_serving.rules.ipynb #bf1316bc
+def keep_where(
+    # column -> value, list of values, or range; or conditions in words
+    where: Mapping[str, Any] | Sequence[str],
+    columns: Mapping[str, Column],  # of the items table, by name
+    n_items: int,  # size of the catalogue
+) -> tuple[np.ndarray, list[str]]:  # bool (n_items,); what no item has, in words
+    "Which items keep all the rules."
+    if isinstance(where, (str, list)):
+        where = parse_rules(where, columns)
+    if not isinstance(where, Mapping) or not where:
+        raise QuestionError(
+            "where maps columns of the items table to what they may hold, such as "
+            f"{{'price': (None, 20)}}, or lists conditions; got {where!r}."
+        )
+    allowed, notes = np.ones(n_items, bool), []
+    for name, given in where.items():
+        column, rule = find_rule_column(columns, name), f"where[{name!r}]"
+        if isinstance(given, (tuple, Mapping)):
+            allowed &= keep_range(given, column, rule)
+            continue
+        values = list_values(given, rule)
+        read = [read_value(value, column, rule) for value in values]
+        matches, absent = column.match_values(read)
+        allowed &= matches
+        notes += [f"no item has {value!r} in {name!r}" for value in absent]
+    return allowed, notes
