@@ -90,7 +90,7 @@ def teach(trial, log, seed, names):
 
 def make_trial(log, sources, actions, seed):
     "The sources fitted to a head of the log, and to all of it."
-    held = Holdout.of(log, seed=seed)
+    held = Holdout.of(log, seed=seed, newcomers=True)
     probes, _ = fit_sources(sources, held.head.positives(), print_nothing)
     trial = Trial(held, probes, split_learners(held.users(seed)), 100, actions)
     whole = {n: refit(probes[n], s, log.positives()) for n, s in sources.items()}

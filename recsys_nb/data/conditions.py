@@ -102,8 +102,12 @@ def split_condition(
             f"{text!r} is no rule: write COLUMN=A,B or COLUMN<X, with one of the signs "
             f"=, {', '.join(SIGNS)}."
         )
-    column, sign, values = found.groups()
-    condition = Condition(text, column, sign, tuple(split_values(values)))
+    column, sign, behind = found.groups()
+    try:
+        values = split_values(behind)
+    except csv.Error as problem:  # such as a line break that is not quoted
+        raise error(f"{text!r} is no rule: {problem}.") from problem
+    condition = Condition(text, column, sign, tuple(values))
     if not condition.values:
         raise error(f"{text!r} is no rule: there is no value behind the sign.")
     if sign != "=" and len(condition.values) > 1:

@@ -194,6 +194,8 @@ from .outcome import unpack_outcome as unpack_outcome
 from .outcome import unpack_answer as unpack_answer
 from .pairs import EXAMPLES as EXAMPLES
 from .pairs import split_head as split_head
+from .pairs import draw_newcomers as draw_newcomers
+from .pairs import hold_newcomers as hold_newcomers
 from .pairs import with_tables as with_tables
 from .pairs import draw_by_ids as draw_by_ids
 from .pairs import place_events as place_events
@@ -292,6 +294,7 @@ from .ranker_data import hold_users as hold_users
 from .ranker_data import Prepared as Prepared
 from .ranker_data import prepare_examples as prepare_examples
 from .ranker_data import features_of_examples as features_of_examples
+from .ranker_data import choose_shown as choose_shown
 from .ranker_data import calibrate_ranker as calibrate_ranker
 from .ranker_data import held_logits as held_logits
 from .ranker_data import measure_losses as measure_losses

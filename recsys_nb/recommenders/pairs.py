@@ -36,9 +36,9 @@ from recsys_nb.recommenders.evidence import (
 from .questions import sort_histories
 
 # %% auto #0
-__all__ = ['EXAMPLES', 'split_head', 'with_tables', 'draw_by_ids', 'place_events', 'extend_in_time', 'sample_exposures',
-           'Examples', 'past_before', 'Held', 'from_candidates', 'from_random', 'label_pairs', 'from_exposures',
-           'choose_kinds', 'make_examples', 'join_fields', 'join_histories']
+__all__ = ['EXAMPLES', 'split_head', 'draw_newcomers', 'hold_newcomers', 'with_tables', 'draw_by_ids', 'place_events',
+           'extend_in_time', 'sample_exposures', 'Examples', 'past_before', 'Held', 'from_candidates', 'from_random',
+           'label_pairs', 'from_exposures', 'choose_kinds', 'make_examples', 'join_fields', 'join_histories']
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #04531148
 def split_head(
@@ -70,6 +70,37 @@ def split_head(
     return train.replace(log[~held]), train.replace(log[held])
 
 # %% ../../nbs/38d_recommenders.pairs.ipynb #02679da3
+def draw_newcomers(
+    log: Dataset,  # the log
+    share: float,  # of the time, or without times of the users, that counts as late
+    seed: int,  # of the draw
+) -> np.ndarray:  # ids of users, in order
+    "Half of the users who come late; without times, half of a share of all."
+    events = log.interactions
+    users = np.sort(events.user_id.unique())
+    rng = np.random.default_rng(seed)
+    if "timestamp" in events:
+        first = events.groupby("user_id").timestamp.min()[users]
+        users = users[(first >= events.timestamp.quantile(1 - share)).to_numpy()]
+        n_drawn = len(users) // 2
+    else:
+        n_drawn = int(len(users) * share / 2)
+    return users[np.sort(rng.permutation(len(users))[:n_drawn])]
+
+
+def hold_newcomers(
+    head: Dataset,  # what is known
+    held: Dataset,  # what is asked for: the other part of the same log
+    share: float = 0.2,  # as in draw_newcomers
+    seed: int = 0,  # of the draw
+) -> tuple[Dataset, Dataset]:  # head, held: the same tables and ids
+    "Hold out all that some newcomers did, so that nothing is known of them."
+    known, asked = head.interactions, held.interactions
+    log = with_tables(head.replace(pd.concat([known, asked])))
+    moves = known.user_id.isin(draw_newcomers(log, share, seed))
+    return log.replace(known[~moves]), log.replace(pd.concat([asked, known[moves]]))
+
+# %% ../../nbs/38d_recommenders.pairs.ipynb #a024c4df
 def with_tables(
     log: Dataset,  # any log
 ) -> Dataset:  # whose parts have the same ids

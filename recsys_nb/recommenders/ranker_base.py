@@ -36,6 +36,7 @@ from recsys_nb.recommenders.evidence import (
 from recsys_nb.recommenders.pairs import (
     EXAMPLES,
     Examples,
+    hold_newcomers,
     make_examples,
     split_head,
     with_tables,
@@ -269,6 +270,8 @@ def learn_alone(
     settings = ranker.settings
     train = with_tables(train)
     head, held = split_head(train, settings.share, settings.seed)
+    if ranker.actions or settings.calibration:  # probabilities count, also of strangers
+        head, held = hold_newcomers(head, held, settings.share, settings.seed)
     source = make_fresh(retriever).fit(head.positives())
     kinds = settings.examples
     if kinds == "auto" and settings.calibration and not train.is_positive().all():

@@ -27,8 +27,8 @@ from recsys_nb.recommenders.evidence import (
 from .pairs import Examples
 
 # %% auto #0
-__all__ = ['CHUNK', 'RankerData', 'hold_users', 'Prepared', 'prepare_examples', 'features_of_examples', 'calibrate_ranker',
-           'held_logits', 'measure_losses', 'pick_rows']
+__all__ = ['CHUNK', 'RankerData', 'hold_users', 'Prepared', 'prepare_examples', 'features_of_examples', 'choose_shown',
+           'calibrate_ranker', 'held_logits', 'measure_losses', 'pick_rows']
 
 # %% ../../nbs/38e_recommenders.ranker_data.ipynb #897e0ba4
 @dataclass(frozen=True, eq=False)
@@ -133,17 +133,30 @@ def features_of_examples(
 CHUNK = 2**17  # pairs whose inputs are in memory at a time
 
 
+def choose_shown(
+    data: RankerData,  # examples
+) -> np.ndarray:  # bool, one per held example
+    "The held examples that were shown; all, unless some of these were taken, some not."
+    label = data.label[data.held].numpy()
+    everything = np.ones(len(label), bool)
+    if data.exposed is None:
+        return everything
+    shown = data.exposed[data.held].numpy()
+    return shown if 0 < label[shown].sum() < shown.sum() else everything
+
+
 def calibrate_ranker(
     model: nn.Module,  # trained
     data: RankerData,  # its examples
     kind: str | None,  # 'platt', 'isotonic' or None
 ) -> nn.Module:
-    "The model with a calibrator behind it, fitted on the held users."
+    "The model with a calibrator behind it, fitted on exposures of the held users."
     if kind is None:
         return model
     logits = held_logits(model, data)
     label = data.label[data.held].numpy()
-    mended = calibrator(kind).fit(label, expit(logits))
+    rows = choose_shown(data)
+    mended = calibrator(kind).fit(label[rows], expit(logits[rows]))
     return Calibrated(model, mended)
 
 
