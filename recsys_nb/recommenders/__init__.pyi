@@ -392,6 +392,7 @@ from .towers import quiet_new_items as quiet_new_items
 from .towers import quiet_numbers as quiet_numbers
 from .towers import encode_items as encode_items
 from .towers import read_length as read_length
+from .towers import describe_new_items as describe_new_items
 from .trial import MOST_JUDGES as MOST_JUDGES
 from .trial import MOST_LEARNERS as MOST_LEARNERS
 from .trial import FEW_USERS as FEW_USERS

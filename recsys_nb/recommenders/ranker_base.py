@@ -27,6 +27,7 @@ from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
 from .base import BaseRecommender, pack, unpack
 from .candidates import score_sources
+from .columns import split_roles
 from recsys_nb.recommenders.evidence import (
     ItemEvidence,
     PairFeatures,
@@ -66,6 +67,9 @@ class RankerSettings:
     share: float = 0.2  # of `fit`: share of each user's positives that is held out
     # 'platt' or 'isotonic', fitted on the users that training leaves out
     calibration: str | None = None
+    # column of the users or items table -> what it is taken for, before what the log
+    # says of it; see `ROLES`
+    roles: Mapping[str, str] | None = None
     max_examples: int = 2_000_000  # more are sampled down
     valid_share: float = 0.1  # share of the users that training leaves out
     seed: int = 0  # of the parts, the samples and the initial weights
@@ -155,9 +159,10 @@ class BaseRanker:
         "Learn from examples; answers are given with what the whole log says."
         if isinstance(examples, Examples):
             settings = self.settings
-            examples = prepare_examples(
-                examples, with_tables(train), settings.valid_share, settings.seed
-            )
+            options = settings.valid_share, settings.seed, settings.roles
+            examples = prepare_examples(examples, with_tables(train), *options)
+        elif self.settings.roles:
+            raise ValueError("roles are read with examples: pass Examples to learn")
         data = examples.data
         self.features_ = examples.features
         self.evidence_ = examples.evidence
@@ -373,9 +378,10 @@ def unpack_ranker(
     "The fitted ranker of a state."
     ranker = Ranker(Ranker.Settings(**settings["settings"]))
     users, items = catalogue.users, catalogue.items
+    of_users, of_items = split_roles(ranker.settings.roles, users, items)
     ranker.features_ = features = PairFeatures(
-        table_features(users, "user_id", len(catalogue.user_ids)),
-        table_features(items, "item_id", len(catalogue.item_ids)),
+        table_features(users, "user_id", len(catalogue.user_ids), of_users),
+        table_features(items, "item_id", len(catalogue.item_ids), of_items),
         settings["source_names"],
         settings["usual"],
     )

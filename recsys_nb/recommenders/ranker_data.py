@@ -5,7 +5,7 @@
 # %% ../../nbs/38e_recommenders.ranker_data.ipynb #17dd276e
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ..data import Dataset
 from ..evaluation import calibrator
 from ..models.calibrated import Calibrated
+from .columns import split_roles
 from recsys_nb.recommenders.evidence import (
     CONTEXT,
     ItemEvidence,
@@ -85,9 +86,10 @@ def prepare_examples(
     train: Dataset,  # the whole log, which service knows
     valid_share: float = 0.1,  # share of the users that training leaves out
     seed: int = 0,  # of their choice
+    roles: Mapping[str, str] | None = None,  # column of either table -> role
 ) -> Prepared:
     "Inputs, standardised over the examples to train on."
-    features = features_of_examples(examples, train)
+    features = features_of_examples(examples, train, roles)
     dense, sparse = features.raw(
         examples.evidence,
         examples.histories,
@@ -117,14 +119,16 @@ def prepare_examples(
 def features_of_examples(
     examples: Examples,  # whose context says which fields vary
     train: Dataset,  # whose tables give attributes, and whose rows the usual context
+    roles: Mapping[str, str] | None = None,  # column of either table -> role
 ) -> PairFeatures:
     "The features of pairs of a log; a context that never varies is left out."
     usual = usual_context(train).iloc[0]
     context = examples.context
     varies = [name for name in CONTEXT if context[name].nunique() > 1]
+    of_users, of_items = split_roles(roles, train.users, train.items)
     return PairFeatures(
-        table_features(train.users, "user_id", len(train.user_ids)),
-        table_features(train.items, "item_id", len(train.item_ids)),
+        table_features(train.users, "user_id", len(train.user_ids), of_users),
+        table_features(train.items, "item_id", len(train.item_ids), of_items),
         examples.source_names,
         {name: int(usual[name]) for name in varies},
     )

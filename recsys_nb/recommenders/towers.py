@@ -5,6 +5,7 @@
 # %% ../../nbs/37b_recommenders.towers.ipynb #5b148463
 from __future__ import annotations
 
+from collections.abc import Mapping
 from copy import copy
 from dataclasses import dataclass, fields, replace
 
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..models.tower import Tower
 from ..models.two_tower import TwoTowerConfig, TwoTowerModel
 from .base import Catalogue
+from .columns import split_roles
 from .feature_tables import FeatureTable
 from recsys_nb.recommenders.positives import (
     Positives,
@@ -29,7 +31,7 @@ from .profiles import RetrieverSettings
 # %% auto #0
 __all__ = ['ID_DROPOUT', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'TowerData', 'move_features', 'make_features', 'choose_id_dropout',
            'prepare_data', 'make_start', 'configure_model', 'build_model', 'quiet_new_items', 'quiet_numbers',
-           'encode_items', 'read_length']
+           'encode_items', 'read_length', 'describe_new_items']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
 @dataclass
@@ -98,6 +100,7 @@ def move_features(
 # %% ../../nbs/37b_recommenders.towers.ipynb #d25f1883
 def make_features(
     catalogue: Catalogue,  # ids, tables and histories
+    roles: Mapping[str, str] | None = None,  # column of either table -> role
 ) -> tuple[FeatureTable, FeatureTable]:  # of users, of items
     "Features of both sides; the first of an item is its own code."
     n_users, n_items = len(catalogue.user_ids), len(catalogue.item_ids)
@@ -106,8 +109,9 @@ def make_features(
     unmet = n_items  # the code of all items that nobody took
     codes = torch.where(met, torch.arange(n_items), unmet)
     nobody = torch.zeros(n_users, dtype=torch.long)
-    users = FeatureTable(catalogue.users, "user_id", nobody, 1)
-    items = FeatureTable(catalogue.items, "item_id", codes, n_items + 1)
+    of_users, of_items = split_roles(roles, catalogue.users, catalogue.items)
+    users = FeatureTable(catalogue.users, "user_id", nobody, 1, of_users)
+    items = FeatureTable(catalogue.items, "item_id", codes, n_items + 1, of_items)
     return users, items
 
 
@@ -143,7 +147,7 @@ def prepare_data(
         is_target = is_target & torch.from_numpy(is_learnt)
     n_items = len(catalogue.item_ids)
     counts = torch.bincount(positives.items[is_target], minlength=n_items).double()
-    users, items = make_features(catalogue)
+    users, items = make_features(catalogue, settings.roles)
     is_open = choose_id_dropout(settings, items).id_dropout > 0
     shares = share_of_positives(counts.numpy(), is_open)
     return TowerData(
@@ -282,3 +286,21 @@ def read_length(
 ) -> int:
     "How many items of a history are read in service."
     return settings.history_length * (1 if is_ordered else 10)
+
+# %% ../../nbs/37b_recommenders.towers.ipynb #9d4f9001
+@torch.no_grad()
+def describe_new_items(
+    model: TwoTowerModel,  # trained, on the CPU; changed in place
+    items: FeatureTable,  # features of all items, on the CPU
+    n_items: int,  # size of the catalogue
+) -> None:
+    "Let the features of items that nobody took stand for their ids in histories."
+    tower = model.item_tower
+    unmet = torch.where(items.sparse[:, 0] == n_items)[0]
+    for some in unmet.split(ITEMS_AT_ONCE):
+        codes, numbers = items.take(some)
+        rows = tower.rows(codes, numbers)[:, 1:]  # without the id
+        described = tower.table(rows).sum(1)
+        if numbers is not None:
+            described = described + tower.dense(numbers)
+        tower.table.weight[some] = described
