@@ -1,7 +1,7 @@
 """Rules inside the search: the 100 best of the items that a rule leaves, out of a
 million vectors in clusters.
 
-    python benchmarks/filters.py [--items 1000000] [--dim 32] [--queries 100]
+    python benchmarks/filters.py [--items 1000000] [--dim 128] [--queries 100]
     [--cells FILE] [--out benchmarks/results/filters.json]
 
 Three searches: `exact` compares all items, `cells` is `ItemIndex` as the retriever
@@ -101,7 +101,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--dim", type=int, default=32)
+    parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--cells", type=Path, help="file that keeps the index")
     parser.add_argument("--out", type=Path)
@@ -128,6 +128,7 @@ def main() -> None:
                 truth = found if truth is None else truth
                 row = {
                     "items": options.items,
+                    "dim": options.dim,
                     "rule": rule,
                     "search": name,
                     "left": share,
@@ -138,7 +139,7 @@ def main() -> None:
                 }
                 rows.append(row)
                 print(row, flush=True)
-    keep(options.out, rows, ("items",))
+    keep(options.out, rows, ("items", "dim"))
 
 
 if __name__ == "__main__":

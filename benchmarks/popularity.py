@@ -1,14 +1,17 @@
 """What do lists gain and lose when a retriever leans on popularity, or away from it?
 
-    python benchmarks/popularity.py [--data simulated ml-latest-small]
-        [--seeds 1] [--out results/popularity.json]
+    python benchmarks/popularity.py [--data simulated steam] [--seeds 1 2 3 4 5]
+        [--out results/popularity.json]
 
-The default Two-Tower retriever is fitted once. In service, its scores gain w T log p
-more than it has chosen, p the item's share of the positives and T the temperature; w
-goes from -1 (away from popularity) to 1, and 0 is the default. Judged are lists of
-ten: NDCG, novelty and coverage, and in the simulator the mean true probability of a
-click; all differences to the default are paired over users. Real logs are judged on a
-validation part of their training part, never on a test part.
+The default Two-Tower retriever is fitted: a race chooses its popularity weight, and
+held-out items its bonus. Then it leans elsewhere in two places. In `service`, its
+scores gain w T log p more than it has chosen, p the item's share of the positives and
+T the temperature; w goes from -1 (away from popularity) to 1, and 0 is the default. In
+`training`, the towers are fitted again with all chosen settings but these: a
+`popularity_weight` of w, and no bonus behind it. Judged are lists of ten: NDCG,
+novelty and coverage, and in the simulator the mean true probability of a click; all
+differences to the default are paired over users. Real logs are judged on a validation
+part of their training part, never on a test part.
 """
 
 from __future__ import annotations
@@ -16,6 +19,8 @@ from __future__ import annotations
 import argparse
 import os
 from copy import copy
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -33,7 +38,9 @@ from recsys_nb.recommenders import TwoTowerRetriever, new_pairs
 from recsys_nb.recommenders.ranker import resample_mean
 
 torch.set_num_threads(1)
-WEIGHTS = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+IN_SERVICE = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)
+IN_TRAINING = (0.0, 0.5, 1.0)
+DEFAULT = ("service", 0.0)
 METRICS = ["ndcg", "novelty", "coverage"]
 
 
@@ -69,50 +76,82 @@ def click_through(world, lists):
     return pd.Series(chance).groupby(lists.user_id.to_numpy()).mean()
 
 
+def fit_otherwise(retriever, weight, past):
+    "The towers with all chosen settings but this weight, and no bonus behind it."
+    settings = replace(
+        retriever.settings_, popularity_weight=weight, popularity_bonus=0.0
+    )
+    return TwoTowerRetriever(settings).fit(past)
+
+
+def make_variants(retriever, past):
+    "The default, and retrievers that lean elsewhere, by place and weight."
+    for weight in IN_SERVICE:
+        yield ("service", weight), lean(retriever, weight)
+    for weight in IN_TRAINING:
+        yield ("training", weight), fit_otherwise(retriever, weight, past)
+
+
+def find_gaps(default, report):
+    "The paired differences of a report to that of the default."
+    gap = compare(default, report).to_frame().set_index("metric")
+    return {
+        f"{metric}_{part}": float(gap.loc[metric, part])
+        for metric in gap.index
+        for part in ("difference", "low", "high")
+    }
+
+
+def find_worth(world, lists, default):
+    "What lists are worth by the truth, and the difference to the default's."
+    worth = click_through(world, lists)
+    less = worth - click_through(world, default)
+    low, high = resample_mean(less.to_numpy(), 0)
+    return {
+        "worth": worth.mean(),
+        "worth_difference": less.mean(),
+        "worth_low": low,
+        "worth_high": high,
+    }
+
+
 def measure(name, seed):
-    "A row for each weight."
-    read = read_simulated if name == "simulated" else None
-    past, truth, world = read(seed) if read else read_real(name, seed)
+    "A row for each place and weight."
+    read = read_simulated if name == "simulated" else partial(read_real, name)
+    past, truth, world = read(seed)
     retriever = TwoTowerRetriever(seed=seed).fit(past)
     users = truth.user_id.unique()
-    options = {
-        "metrics": METRICS,
-        "k": 10,
-        "train": past.interactions,
-        "items": past.item_ids,
-        "seed": 0,
+    options = {"metrics": METRICS, "k": 10, "train": past.interactions, "seed": 0}
+    options["items"] = past.item_ids
+    lists, reports = {}, {}
+    for variant, leaning in make_variants(retriever, past):
+        lists[variant] = leaning.recommend(users, k=10)
+        label = " ".join(map(str, variant))
+        reports[variant] = evaluate(lists[variant], truth, name=label, **options)
+    chosen = retriever.settings_
+    about = {
+        "data": name,
+        "seed": seed,
+        "users": len(users),
+        "chosen_weight": chosen.popularity_weight,
+        "chosen_bonus": chosen.popularity_bonus,
     }
-    lists = {w: lean(retriever, w).recommend(users, k=10) for w in WEIGHTS}
-    reports = {
-        w: evaluate(found, truth, name=str(w), **options) for w, found in lists.items()
-    }
-    about = {"data": name, "seed": seed, "users": len(users)}
-    about["chosen"] = (
-        retriever.settings_.popularity_weight + retriever.settings_.popularity_bonus
-    )
-    for weight, report in reports.items():
-        values = {metric: report[f"{metric}@10"] for metric in METRICS}
-        row = about | {"weight": weight} | values
-        if weight:
-            gap = compare(reports[0.0], report).to_frame().set_index("metric")
-            for metric in gap.index:
-                for part in ("difference", "low", "high"):
-                    row[f"{metric}_{part}"] = float(gap.loc[metric, part])
+    for variant, report in reports.items():
+        row = about | dict(zip(("place", "weight"), variant, strict=True))
+        row |= {metric: report[f"{metric}@10"] for metric in METRICS}
+        if variant != DEFAULT:
+            row |= find_gaps(reports[DEFAULT], report)
         if world is not None:
-            worth = click_through(world, lists[weight])
-            less = worth - click_through(world, lists[0.0])
-            row["worth"] = worth.mean()
-            row["worth_difference"] = less.mean()
-            row["worth_low"], row["worth_high"] = resample_mean(less.to_numpy(), 0)
+            row |= find_worth(world, lists[variant], lists[DEFAULT])
         yield row
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    default = ["simulated", "ml-latest-small", "retailrocket carts"]
+    default = ["simulated", "steam", "ml-100k", "retailrocket carts"]
     known = ["simulated", *LOGS]
     parser.add_argument("--data", nargs="+", default=default, choices=known)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3, 4, 5])
     parser.add_argument("--out", type=Path, help="keep the rows in this JSON file")
     options = parser.parse_args()
     for name in options.data:

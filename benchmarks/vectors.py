@@ -1,9 +1,12 @@
 """New items, found by what is known of them: a fifth of the items is held out with all
 their events, and a retriever that has never met them is asked which of them each user
 takes. The items are known by vectors, by categories, by both, or by their ids only.
+Then the other way round: strangers come who took nothing but new items, and are asked
+which of the old ones they take; their history is read by the vectors of its items, or
+not at all.
 
-    python benchmarks/vectors.py                   # both logs, three seeds
-    python benchmarks/vectors.py --data simulated --seeds 0
+    python benchmarks/vectors.py                   # both logs and tasks, three seeds
+    python benchmarks/vectors.py --data simulated --tasks histories --seeds 0
     python benchmarks/vectors.py --part valid      # for choices: without test items
 
 With `--part valid` the items asked for are another fifth, and the test items are in no
@@ -139,6 +142,68 @@ def list_by_model(
     return lists, float(anything.item_id.isin(asked).mean())
 
 
+def find_strangers(
+    known: Dataset, truth: pd.DataFrame, seed: int, most: int = 800
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    "Users under ids that no log has: the new items they took, and the old ones."
+    old = known.interactions.drop_duplicates(["user_id", "item_id"])
+    ids = pd.Series(np.intersect1d(truth.user_id, old.user_id))
+    ids = ids.sample(min(most, len(ids)), random_state=seed)
+    return tuple(
+        part[part.user_id.isin(ids)].assign(user_id="new " + part.user_id.astype(str))
+        for part in (truth, old)
+    )
+
+
+def forget_new_items(model: TwoTowerRetriever) -> None:
+    "Histories as if nothing were known of items that nobody took."
+    n_items = len(model.item_ids_)
+    met = np.bincount(model.catalogue_.histories.items, minlength=n_items) > 0
+    with torch.no_grad():
+        model.model_.item_tower.table.weight[:n_items][torch.from_numpy(~met)] = 0
+
+
+def judge_histories(data: str, seed: int, part: str) -> list[dict]:
+    "Lists of old items for strangers who took new ones."
+    log = LOGS[data](seed)[0]
+    known, truth, _ = split_items(log, part, seed)
+    events, wanted = find_strangers(known, truth, seed)
+    part_log = with_columns(known, ["emb"], seed)
+    options = {"seed": seed, "profile": PROFILES[data], "id_dropout": ID_DROPOUT}
+    model = TwoTowerRetriever(**options).fit(part_log)
+    users = wanted.user_id.unique()
+    old = known.interactions.item_id.unique()
+    question = {"k": max(K), "candidates": old}
+    lists = {"read by their vectors": model.recommend(users, events=events, **question)}
+    lists["popular items"] = model.recommend(users, **question)
+    forget_new_items(model)
+    lists["not read"] = model.recommend(users, events=events, **question)
+    reports = {
+        way: evaluate(found, wanted, k=K, metrics="recall", name=way, seed=seed)
+        for way, found in lists.items()
+    }
+    rows = []
+    best = reports["read by their vectors"]
+    for way, report in reports.items():
+        row = {"task": "histories", "data": data, "seed": seed, "part": part}
+        row |= {"way": way, "users": len(users), "taken": len(wanted)}
+        row |= describe(report)
+        if report is not best:
+            row |= find_gaps(report, best)
+        rows.append(row)
+    return rows
+
+
+def find_gaps(report, best) -> dict:
+    "The differences to the first way, with intervals, for JSON."
+    return {
+        f"vectors minus this, recall@{line.k}": [
+            round(float(value), 5) for value in (line.difference, line.low, line.high)
+        ]
+        for line in compare(report, best).to_frame().itertuples()
+    }
+
+
 def describe(report) -> dict:
     "Recall with its interval, for JSON."
     found = {}
@@ -177,17 +242,17 @@ def judge(data: str, seed: int, part: str) -> list[dict]:
     }
     rows = []
     for way, report in reports.items():
-        row = {"data": data, "seed": seed, "part": part, "way": way}
+        row = {"task": "new items", "data": data, "seed": seed}
+        row |= {"part": part, "way": way}
         row |= {"users": len(users), "new items": len(asked), "taken": len(truth)}
         row |= {"share of new in lists of all": shares.get(way)} | describe(report)
         if way != "vectors":
-            gaps = compare(report, reports["vectors"]).to_frame()
-            for line in gaps.itertuples():
-                name = f"vectors minus this, recall@{line.k}"
-                found = (line.difference, line.low, line.high)
-                row[name] = [round(float(value), 5) for value in found]
+            row |= find_gaps(report, reports["vectors"])
         rows.append(row)
     return rows
+
+
+TASKS = {"new items": judge, "histories": judge_histories}
 
 
 def main() -> None:
@@ -196,6 +261,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", nargs="+", default=list(LOGS), choices=list(LOGS))
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS), choices=TASKS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--part", default="test", choices=["test", "valid"])
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -203,9 +269,11 @@ def main() -> None:
     torch.set_num_threads(1)
     for data in args.data:
         for seed in args.seeds:
-            rows = judge(data, seed, args.part)
-            keep(args.out, rows, of=("data", "seed", "part", "way"))
-            print(pd.DataFrame(rows)[["way", "recall@10", "recall@50"]].to_string())
+            for task in args.tasks:
+                rows = TASKS[task](data, seed, args.part)
+                keep(args.out, rows, of=("task", "data", "seed", "part", "way"))
+                columns = ["way", "recall@10", "recall@50"]
+                print(pd.DataFrame(rows)[columns].to_string(), flush=True)
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ def add_rules(
         action="append",
         metavar="RULE",
         help="a rule about a column of the items table: category=Books,Games or "
-        "price<=20 or price>=5; several times for several rules",
+        "'price<20' or 'price>=5', quoted; several times for several rules",
     )
     add(
         "--value",

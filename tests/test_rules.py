@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_nb.data import (
+    SIGNS,
     DataError,
     Dataset,
     MissingColumnError,
@@ -305,7 +306,7 @@ def test_a_frame_of_other_ids_is_an_error():
 
 @given(
     st.sampled_from(["category", "price", "brand"]),
-    st.sampled_from(["=", "<=", ">="]),
+    st.sampled_from(["=", "<=", ">=", "<", ">"]),
     st.lists(st.text(max_size=8), min_size=1, max_size=3),
 )
 def test_any_text_is_a_rule_or_an_error_that_shows_it(name, sign, values):
@@ -337,6 +338,16 @@ def test_ranges_of_the_command_line(low, high):
     assert (found == LOG.items.price.between(low, high)).all()
 
 
+@given(st.sampled_from(sorted(SIGNS)), st.integers(0, LOG.items.shape[0] - 1))
+def test_a_sign_says_whether_the_end_is_included(sign, place):
+    end = LOG.items.price.iloc[place]
+    found = match_where([f"price{sign}{end}"], LOG.items, LOG.item_ids)
+    assert (found == SIGNS[sign](LOG.items.price, end)).all()
+    assert found[place] == ("=" in sign)
+    same = match_where({"price": {sign: end}}, LOG.items, LOG.item_ids)
+    assert (found == same).all()
+
+
 def test_rules_on_the_command_line(say, tmp_path):
     model = Popularity().fit(LOG)
     folder = model.save(tmp_path / "model")
@@ -348,8 +359,13 @@ def test_rules_on_the_command_line(say, tmp_path):
     assert status == 0
     assert [row["item_id"] for row in json.loads(out)] == want.item_id.tolist()
     assert "the rules leave them" in notes
-    status, _, notes = say(*words, "--where", "price<40")
-    assert status == 2 and "'price<40' is no rule" in notes
+    status, out, _ = say(*words, "--where", "price<40", "--where", "price>5")
+    where = {"price": {"<": 40, ">": 5}}
+    want = model.recommend(USERS[:1], k=50, where=where)
+    assert status == 0
+    assert [row["item_id"] for row in json.loads(out)] == want.item_id.tolist()
+    status, _, notes = say(*words, "--where", "price<>40")
+    assert status == 2 and "'price<>40' is no rule" in notes
     status, _, notes = say(*words, "--where", "prize<=40")
     assert status == 2 and "'prize'" in notes and "'price'" in notes
 

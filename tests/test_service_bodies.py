@@ -119,6 +119,7 @@ def test_an_export_refuses_the_same(exported, body):
 GOOD = {
     "a rule": {"where": {"category": ["Books"]}},
     "a range": {"where": {"price": {"min": 1, "max": 1e9}}},
+    "conditions": {"where": ["price<1000", "category=Books,Sports"]},
     "a value that no item has": {"where": {"category": "Rockets"}},
     "unknown candidates": {"candidates": ["nothing"]},
     "unknown exclusions": {"exclude": ["nothing", 17]},

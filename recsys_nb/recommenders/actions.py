@@ -35,7 +35,12 @@ from recsys_nb.recommenders.ranker import (
     train_network,
 )
 from .ranker_base import BaseRanker, predict_frame
-from .ranker_data import RankerData, held_logits, pick_rows
+from recsys_nb.recommenders.ranker_data import (
+    RankerData,
+    choose_shown,
+    held_logits,
+    pick_rows,
+)
 from ..training.logistic import find_last_layers, fit_logistic
 
 # %% auto #0
@@ -125,10 +130,9 @@ def calibrate_heads(
     kind: str | None,  # 'platt', 'isotonic' or None
 ) -> Funnel:
     "The network with a curve behind each head, fitted on exposures of held users."
-    logits, steps = held_logits(model, data), data.steps[data.held].numpy()
-    shown = data.exposed[data.held].numpy()
-    if shown.any():  # a candidate has no probability of its own
-        logits, steps = logits[shown], steps[shown]
+    shown = choose_shown(data)  # a candidate has no probability of its own
+    logits = held_logits(model, data)[shown]
+    steps = data.steps[data.held].numpy()[shown]
     curves = []
     for number in range(logits.shape[1]):
         inside = steps >= number

@@ -263,6 +263,26 @@ def check_column_roles(frame: pd.DataFrame, roles: Mapping[str, str]) -> None:
             raise ValueError(f"roles[{name!r}] is {role!r}; give one of {list(ROLES)}.")
 
 
+def split_roles(
+    roles: Mapping[str, str] | None,  # column of either table -> role
+    users: pd.DataFrame | None,  # the users table
+    items: pd.DataFrame | None,  # the items table
+) -> tuple[dict[str, str], dict[str, str]]:  # of the users' columns, of the items'
+    "The roles of each table; an error for a column of neither."
+    given = dict(roles or {})
+    sides = []
+    for table in (users, items):
+        columns = [] if table is None else table.columns
+        sides.append({name: role for name, role in given.items() if name in columns})
+    unknown = [name for name in given if not any(name in side for side in sides)]
+    if unknown:
+        raise MissingColumnError(
+            f"roles names column {unknown[0]!r}, which neither the table of users nor "
+            "that of items has."
+        )
+    return sides[0], sides[1]
+
+
 def plain_column(column: pd.Series) -> pd.Series:
     "A column with a fresh index; a categorical one as its values."
     column = column.reset_index(drop=True)

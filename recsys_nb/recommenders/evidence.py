@@ -156,9 +156,10 @@ def table_features(
     frame: pd.DataFrame | None,  # attributes, in the order of the ids
     key: str,  # its id column
     n_rows: int,  # users or items
+    roles: Mapping[str, str] | None = None,  # column -> role
 ) -> FeatureTable:
     "The features of all users or all items."
-    return FeatureTable(frame, key, torch.arange(n_rows), n_rows)
+    return FeatureTable(frame, key, torch.arange(n_rows), n_rows, roles)
 
 # %% ../../nbs/38c_recommenders.evidence.ipynb #5e231aac
 def source_columns(

@@ -22,6 +22,7 @@ from recsys_nb.data import (
     split_random,
 )
 from ..evaluation import compare, evaluate
+from .pairs import hold_newcomers
 
 # %% auto #0
 __all__ = ['LEADS', 'SAME_FOR_ALL', 'THREE_TO_ONE', 'share_with_past',
@@ -102,10 +103,14 @@ class Holdout:
         cls,
         train: Dataset,  # the log
         share: float = 0.2,  # held out
-        seed: int = 0,  # of a random split
+        seed: int = 0,  # of what is drawn
+        # hold out some users with all that they did, where the split leaves none
+        newcomers: bool = False,
     ) -> Holdout:
         "Hold out a part of a log."
         head, tail, kind, _ = split_as_served(train, share, seed)
+        if newcomers and kind != "time":
+            head, tail = hold_newcomers(head, tail, share, seed)
         past = head.positives().interactions
         future = tail.positives().interactions[["user_id", "item_id"]]
         truth, _ = new_pairs(past, future)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype, is_list_like
 
-from ..data import is_number
+from ..data import is_number, parse_switch
 from ..features.encoders import TAG_SEPARATOR
 
 # %% auto #0
@@ -109,15 +109,6 @@ def read_word(value) -> str:
         raise TypeError(f"{value!r} is no text")
     return value
 
-
-SWITCH_WORDS = {"true": True, "false": False, "yes": True, "no": False}
-
-
-def parse_switch(text: str) -> bool:
-    "A word of the command line as True or False."
-    if text.lower() not in SWITCH_WORDS:
-        raise ValueError(f"{text!r} is none of {', '.join(SWITCH_WORDS)}")
-    return SWITCH_WORDS[text.lower()]
 
 # %% ../../nbs/31a_recommenders.kinds.ipynb #d9f1745c
 def are_switches(cells: pd.Series) -> bool:

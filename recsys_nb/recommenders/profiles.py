@@ -7,7 +7,7 @@ a setting that cannot be is refused."""
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,9 @@ class RetrieverSettings:
     # share of items whose id is hidden in training, so that new ones are known by
     # their features; 1: features only; None: 0.2 where items have vectors, else 0
     id_dropout: float | None = None
+    # column of the users or items table -> what it is taken for, before what the log
+    # says of it; see `ROLES`
+    roles: Mapping[str, str] | None = None
     n_negatives: int | None = None  # random negatives per batch
     log_q: bool = True  # correct the softmax for how often each item is drawn
     # c: logits of training and service are u·v/T + c log p, p an item's share

@@ -28,6 +28,7 @@ from ..evaluation import CALIBRATORS, calibrator
 from ..models.calibrated import Calibrated
 from .base import BaseRecommender, pack, require_fitted, unpack
 from .candidates import score_sources
+from .columns import split_roles
 from recsys_nb.recommenders.evidence import (
     ItemEvidence,
     PairFeatures,
@@ -37,6 +38,7 @@ from recsys_nb.recommenders.evidence import (
 from recsys_nb.recommenders.pairs import (
     EXAMPLES,
     Examples,
+    hold_newcomers,
     make_examples,
     split_head,
     with_tables,
@@ -67,6 +69,9 @@ class RankerSettings:
     share: float = 0.2  # of `fit`: share of each user's positives that is held out
     # 'platt' or 'isotonic', fitted on the users that training leaves out
     calibration: str | None = None
+    # column of the users or items table -> what it is taken for, before what the log
+    # says of it; see `ROLES`
+    roles: Mapping[str, str] | None = None
     max_examples: int = 2_000_000  # more are sampled down
     valid_share: float = 0.1  # share of the users that training leaves out
     seed: int = 0  # of the parts, the samples and the initial weights
@@ -163,9 +168,10 @@ class BaseRanker:
         "Learn from examples; answers are given with what the whole log says."
         if isinstance(examples, Examples):
             settings = self.settings
-            examples = prepare_examples(
-                examples, with_tables(train), settings.valid_share, settings.seed
-            )
+            options = settings.valid_share, settings.seed, settings.roles
+            examples = prepare_examples(examples, with_tables(train), *options)
+        elif self.settings.roles:
+            raise ValueError("roles are read with examples: pass Examples to learn")
         data = examples.data
         self.features_ = examples.features
         self.evidence_ = examples.evidence
@@ -291,6 +297,8 @@ def learn_alone(
     settings = ranker.settings
     train = with_tables(train)
     head, held = split_head(train, settings.share, settings.seed)
+    if ranker.actions or settings.calibration:  # probabilities count, also of strangers
+        head, held = hold_newcomers(head, held, settings.share, settings.seed)
     source = make_fresh(retriever).fit(head.positives())
     kinds = settings.examples
     if kinds == "auto" and settings.calibration and not train.is_positive().all():
@@ -392,9 +400,10 @@ def unpack_ranker(
     "The fitted ranker of a state."
     ranker = Ranker(Ranker.Settings(**settings["settings"]))
     users, items = catalogue.users, catalogue.items
+    of_users, of_items = split_roles(ranker.settings.roles, users, items)
     ranker.features_ = features = PairFeatures(
-        table_features(users, "user_id", len(catalogue.user_ids)),
-        table_features(items, "item_id", len(catalogue.item_ids)),
+        table_features(users, "user_id", len(catalogue.user_ids), of_users),
+        table_features(items, "item_id", len(catalogue.item_ids), of_items),
         settings["source_names"],
         settings["usual"],
     )

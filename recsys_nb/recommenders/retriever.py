@@ -49,6 +49,7 @@ from recsys_nb.recommenders.tower_task import (
 )
 from recsys_nb.recommenders.towers import (
     configure_model,
+    describe_new_items,
     encode_items,
     make_features,
     prepare_data,
@@ -69,7 +70,8 @@ def load_model(
 ) -> TwoTowerModel:
     "The model of saved weights."
     ordered = recommender.catalogue_.ordered
-    features = make_features(recommender.catalogue_)
+    roles = recommender.settings_.roles
+    features = make_features(recommender.catalogue_, roles)
     model = TwoTowerModel(configure_model(recommender.settings_, *features, ordered))
     tensors = {name: torch.from_numpy(np.array(w)) for name, w in weights.items()}
     model.load_state_dict(tensors)
@@ -191,6 +193,7 @@ def train_towers(
         if len(data.held_out):
             bonus, bonuses = fit_bonus(task, model)
         chosen = replace(chosen, popularity_bonus=bonus)
+    describe_new_items(model, data.items, data.n_items)
     recommender.settings_, recommender.model_ = chosen, model
     recommender.result_, recommender.race_ = result, race
     recommender.bonuses_ = bonuses
@@ -216,6 +219,7 @@ def train_further(
     recommender.result_ = trainer.run().finish()
     recommender.settings_ = settings
     recommender.model_ = trainer.model.to("cpu")
+    describe_new_items(recommender.model_, data.items, data.n_items)
     recommender.race_ = pd.DataFrame(columns=RACE_COLUMNS)  # there was none
     recommender.bonuses_ = None
     return data.users, data.items
@@ -401,5 +405,6 @@ class TwoTowerRetriever(BaseRecommender):
         new.adopt(catalogue)
         new.settings_ = new.settings
         new.model_ = load_model(new, take_part(arrays, "model."))
-        new.finish(*make_features(catalogue), arrays["logits"])
+        features = make_features(catalogue, new.settings_.roles)
+        new.finish(*features, arrays["logits"])
         return new

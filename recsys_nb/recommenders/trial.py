@@ -304,7 +304,7 @@ def find_idle(
     trial: Trial,  # whose later part is asked
     users: pd.Index,  # who teach: all of them took something new
 ) -> pd.Index:  # ids
-    "As large a share of the users who took nothing new as teach of the others."
+    "As large a share of those with no past or nothing new as teach of the others."
     takers = pd.Index(trial.held.truth.user_id.unique())
     shown = pd.Index(trial.held.tail.interactions.user_id.unique())
     idle = shown.difference(takers)

@@ -90,7 +90,7 @@ def run_trial(
     positives, say, seed = train.positives(), settings.say, settings.seed
     prototypes, left_out = choose_sources(settings, train)
     try:
-        held = Holdout.of(train, settings.holdout, seed)
+        held = Holdout.of(train, settings.holdout, seed, bool(settings.actions))
     except EmptyLogError as error:
         return answer_unjudged(positives, str(error))
     probes, failed = fit_sources(prototypes, held.head.positives(), say)

@@ -297,7 +297,7 @@ def find_known_values(
     column: OrderedColumn,  # numbers or moments
 ) -> np.ndarray:  # finite, as the column has them (m,)
     "The values of the items that have one."
-    everywhere = column.keep_range(None, None)
+    everywhere = column.keep_range({})
     values = column.values[everywhere]
     return values[np.isfinite(values)]
 
