@@ -85,9 +85,13 @@ def prepare_examples(
     train: Dataset,  # the whole log, which service knows
     valid_share: float = 0.1,  # share of the users that training leaves out
     seed: int = 0,  # of their choice
+    # fitted before, of the same sources; None: made for these examples
+    features: PairFeatures | None = None,
 ) -> Prepared:
     "Inputs, standardised over the examples to train on."
-    features = features_of_examples(examples, train)
+    is_fitted = features is not None
+    if features is None:
+        features = features_of_examples(examples, train)
     dense, sparse = features.raw(
         examples.evidence,
         examples.histories,
@@ -98,7 +102,8 @@ def prepare_examples(
         examples.context,
     )
     held = torch.from_numpy(hold_users(examples.users, valid_share, seed))
-    features.fit(dense[~held])
+    if not is_fitted:
+        features.fit(dense[~held])
     data = RankerData(
         features.standardise(dense),
         sparse,
