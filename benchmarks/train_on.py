@@ -27,7 +27,6 @@ from real_logs import HOME, read_events
 from recsys_nb.data import Dataset, simulate
 from recsys_nb.evaluation import evaluate
 from recsys_nb.recommenders import (
-    EASE,
     BaseRecommender,
     ItemKNN,
     Recommender,
@@ -47,24 +46,27 @@ WAYS = {
 
 def read_simulated(seed: int) -> Dataset:
     "The positives of a simulated shop."
-    return simulate(3_000, 1_500, 100_000, seed=seed).positives()
+    return simulate(1_500, 500, 40_000, seed=seed).positives()
 
 
 def read_shop(seed: int) -> Dataset:
     "A simulated shop with its views."
-    return simulate(1_500, 400, 60_000, seed=seed)
+    return simulate(1_000, 300, 30_000, seed=seed)
 
 
 def read_retailrocket(seed: int) -> Dataset:
-    "RetailRocket with every event a positive."
+    "RetailRocket: users with five events or more, of items with ten or more."
     kinds = ("view", "cart", "buy")
-    return read_events("retailrocket/events.csv", "retailrocket", kinds).positives()
+    log = read_events("retailrocket/events.csv", "retailrocket", kinds).positives()
+    for key, least in (("user_id", 5), ("item_id", 10)):
+        counts = log.interactions.groupby(key)[key].transform("size")
+        log = log.replace(log.interactions[counts >= least])
+    return log
 
 
 def make_two_stages(seed: int) -> Recommender:
-    "Three sources and a ranker that answer together."
-    retriever = TwoTowerRetriever(seed=seed)
-    sources = {"ItemKNN": ItemKNN(), "EASE": EASE(), "Two-Tower": retriever}
+    "Two sources and a ranker that answer together."
+    sources = {"ItemKNN": ItemKNN(), "Two-Tower": TwoTowerRetriever(seed=seed)}
     return Recommender(sources, ranker="logistic", seed=seed, answer="two stages")
 
 
