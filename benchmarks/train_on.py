@@ -64,9 +64,14 @@ def read_retailrocket(seed: int) -> Dataset:
     return log
 
 
+# small enough that a week of trainings from the start takes minutes
+SMALL = {"dim": 32, "profile": "dense", "epochs": 10, "n_negatives": 128}
+
+
 def make_two_stages(seed: int) -> Recommender:
     "Two sources and a ranker that answer together."
-    sources = {"ItemKNN": ItemKNN(), "Two-Tower": TwoTowerRetriever(seed=seed)}
+    towers = TwoTowerRetriever(seed=seed, **SMALL)
+    sources = {"ItemKNN": ItemKNN(), "Two-Tower": towers}
     return Recommender(sources, ranker="logistic", seed=seed, answer="two stages")
 
 
@@ -82,8 +87,8 @@ class Case:
 
 
 def make_retriever(seed: int) -> TwoTowerRetriever:
-    "A retriever with its defaults."
-    return TwoTowerRetriever(seed=seed)
+    "A small retriever."
+    return TwoTowerRetriever(seed=seed, **SMALL)
 
 
 FEW = ("anew", "goes on, rehearses a third", "stays")

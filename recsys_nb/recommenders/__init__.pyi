@@ -64,8 +64,10 @@ from .contest import find_answer_again as find_answer_again
 from .continuing import TOO_MANY as TOO_MANY
 from .continuing import BY_ROW as BY_ROW
 from .continuing import OF_A_RUN as OF_A_RUN
+from .continuing import OF_THE_PACE as OF_THE_PACE
 from .continuing import FREE as FREE
 from .continuing import EPOCHS as EPOCHS
+from .continuing import RATE as RATE
 from .continuing import join_ids as join_ids
 from .continuing import join_tables as join_tables
 from .continuing import move_histories as move_histories
@@ -85,6 +87,7 @@ from .continuing import grow_moments as grow_moments
 from .continuing import spread_columns as spread_columns
 from .continuing import carry_moments as carry_moments
 from .continuing import continue_settings as continue_settings
+from .continuing import choose_pace as choose_pace
 from .continuing import check_rehearsal as check_rehearsal
 from .diversity import PAIRS_AT_ONCE as PAIRS_AT_ONCE
 from .diversity import USERS_AT_ONCE as USERS_AT_ONCE

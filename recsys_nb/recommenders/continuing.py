@@ -29,10 +29,10 @@ from .questions import Catalogue, extend_histories
 from .towers import TowerData, prepare_data
 
 # %% auto #0
-__all__ = ['TOO_MANY', 'BY_ROW', 'OF_A_RUN', 'FREE', 'EPOCHS', 'join_ids', 'join_tables', 'move_histories', 'count_repeated',
-           'LongerLog', 'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'list_vectors', 'rescale_vectors',
-           'carry_tags', 'find_fresh', 'average_company', 'carry_weights', 'grow_moments', 'spread_columns',
-           'carry_moments', 'continue_settings', 'check_rehearsal']
+__all__ = ['TOO_MANY', 'BY_ROW', 'OF_A_RUN', 'OF_THE_PACE', 'FREE', 'EPOCHS', 'RATE', 'join_ids', 'join_tables', 'move_histories',
+           'count_repeated', 'LongerLog', 'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'list_vectors',
+           'rescale_vectors', 'carry_tags', 'find_fresh', 'average_company', 'carry_weights', 'grow_moments',
+           'spread_columns', 'carry_moments', 'continue_settings', 'choose_pace', 'check_rehearsal']
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #dc13ed9e
 def join_ids(
@@ -371,9 +371,8 @@ def carry_moments(
 # %% ../../nbs/37d_recommenders.continuing.ipynb #c4d9552a
 # settings that belong to a run and not to what is learnt
 OF_A_RUN = ("seed", "device", "folder", "progress", "on_epoch")
+OF_THE_PACE = ("epochs", "lr")  # of the first training; a continued one is shorter
 FREE = (
-    "epochs",
-    "lr",
     "schedule",
     "batch_size",
     "n_negatives",
@@ -387,7 +386,8 @@ FREE = (
     "exact_to",
     "precision",
 )  # settings that may differ from those of the model that goes on
-EPOCHS = 5  # that a continued training has, at most, where nothing is said
+EPOCHS = 2  # that a continued training has, where nothing else is said
+RATE = 0.1  # of the learning rate of the first training, where nothing else is said
 
 
 def continue_settings(
@@ -395,12 +395,12 @@ def continue_settings(
     before: RetrieverSettings,  # of the fitted model that goes on
 ) -> RetrieverSettings:
     "The settings of the model that goes on, with what may change and is given."
-    usual, changes = RetrieverSettings(), {"epochs": EPOCHS}
+    usual, changes = RetrieverSettings(), {}
     for name in (field.name for field in fields(given)):
         value = getattr(given, name)
         if name in OF_A_RUN:
             changes[name] = value
-        elif value == getattr(usual, name):
+        elif name in OF_THE_PACE or value == getattr(usual, name):
             continue
         elif name in FREE:
             changes[name] = value
@@ -411,6 +411,19 @@ def continue_settings(
                 f"{name} out, or fit all events without start=."
             )
     return replace(before, **changes)
+
+
+def choose_pace(
+    given: RetrieverSettings,  # of the retriever that is fitted
+    before: RetrieverSettings,  # of the fitted model that goes on
+) -> dict[str, float]:  # epochs and lr of the trainer
+    "How far a continued training goes: what is given, if it is not as before."
+    pace = {"epochs": EPOCHS, "lr": RATE * before.lr}
+    for name in OF_THE_PACE:
+        value = getattr(given, name)
+        if value is not None and value != getattr(before, name):
+            pace[name] = value
+    return pace
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #bb4451e5
 def check_rehearsal(

@@ -29,6 +29,7 @@ from recsys_nb.recommenders.continuing import (
     carry_moments,
     carry_weights,
     check_rehearsal,
+    choose_pace,
     continue_settings,
     prepare_more,
 )
@@ -214,7 +215,8 @@ def train_further(
     settings = continue_settings(recommender.settings, start.settings_)
     data = prepare_more(log, settings, rehearse)
     task = TowerTask(settings, data, recommender.loss, recommender.validate)
-    trainer = make_trainer(task, start=digest(start.model_.state_dict()))
+    pace = choose_pace(recommender.settings, start.settings_)
+    trainer = make_trainer(task, start=digest(start.model_.state_dict()), **pace)
     if not trainer.step_:  # else it goes on from a checkpoint
         old = {"user": start.user_features_, "item": start.item_features_}
         new = {"user": data.users, "item": data.items}
