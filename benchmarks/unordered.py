@@ -65,8 +65,10 @@ def fit_averaged(head: Dataset, seed: int, **changes) -> TwoTowerRetriever:
         for _ in range(math.ceil(settings.epochs * trainer.steps_per_epoch / EVERY)):
             trainer.run(steps=EVERY)
             average.update_parameters(trainer.model)
-        result = trainer.run().finish()
-        return task, average.module.to("cpu").eval(), result, pd.DataFrame()
+        trainer.run().finish()
+        trainer.model.load_state_dict(average.module.state_dict())
+        trainer.model.to("cpu")
+        return task, trainer, pd.DataFrame()
 
     with patch.object(room, "train_best", train_averaged):
         return TwoTowerRetriever(seed=seed, **changes).fit(head)

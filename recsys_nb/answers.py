@@ -329,7 +329,7 @@ def recommend_command(
 ) -> int:  # 0
     "`recsys-nb recommend`."
     check_out(options.out)
-    model = BaseRecommender.load(find_model(options.model))
+    model = BaseRecommender.load(find_model(options.model), training=False)
     events, with_events = None, []
     if options.events:
         events, with_events = read_events(options.events, model, options)
@@ -396,7 +396,8 @@ def export_command(
     options: argparse.Namespace,  # of the command line
 ) -> int:  # 0
     "`recsys-nb export`."
-    folder = export(BaseRecommender.load(find_model(options.model)), options.out)
+    model = BaseRecommender.load(find_model(options.model), training=False)
+    folder = export(model, options.out)
     print(f"exported: {options.out}")
     for name, write in HANDOVERS.items():
         place = getattr(options, name, None)

@@ -39,7 +39,7 @@ def name_flags(
 
 # %% ../nbs/52_flags.ipynb #dd5a6b3a
 _OF_RUN = "users items unknown positive train valid test split roles k seed epochs"
-_OF_RANKER = "actions candidates max_gib trials out overwrite"
+_OF_RANKER = "actions candidates max_gib trials start out overwrite"
 _OF_LISTS = "items train missing no_truth map_denominator gain ties n_boot seed level"
 _OF_TEST = "variant user control alpha expected kind user_policy"
 _OF_WATCH = "metric every effect treatment scale min_users unbounded out"

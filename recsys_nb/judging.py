@@ -28,6 +28,7 @@ from recsys_nb.recommenders.two_stage import (
     predict_shown,
 )
 from .report_page import draw_png, plot_models
+from .run_start import compare_with_start
 from .runs import Run
 
 # %% auto #0
@@ -105,13 +106,15 @@ def compare_models(
     metric = f"ndcg@{run.settings.k}"
     scores = {name: report[metric] for name, report in run.reports.items()}
     own = run.reports["Recommender"]
-    del scores["Recommender"]
+    for name in ("Recommender", "Before"):  # neither is a baseline
+        scores.pop(name, None)
     best = max(scores, key=scores.__getitem__)
     run.numbers["best_baseline"] = best
     for key, name in (("comparison", best), ("popularity", "Popularity")):
         rows = compare(run.reports[name], own).to_frame()
         rows = rows.assign(k=rows.k.astype(int))
         run.numbers[key] = rows.to_dict("records")
+    run.numbers["gain"] = compare_with_start(run.reports)
 
 # %% ../nbs/54b_judging.ipynb #5dc8b591
 def evaluate_again(

@@ -144,6 +144,12 @@ def add_data(
         help="of the tables' columns: number, category, tags, date, vector or ignore",
     )
     add(
+        "--start",
+        metavar="FOLDER",
+        help="the --out of an earlier run: its model goes on with the events that are "
+        "newer than what it has learnt",
+    )
+    add(
         "--unknown",
         choices=("raise", "drop"),
         default="raise",

@@ -46,6 +46,7 @@ from recsys_nb.report_page import (
     render_page,
 )
 from .run_data import read_data, split_data
+from .run_start import AsBefore, measure_start, open_start
 from .runs import Run, RunSettings, do_once, hide_password, read_actions
 from .training.processes import together
 
@@ -87,6 +88,7 @@ def measure_drift(
     "How the test part differs from the part that is learnt from."
     found = compare_logs(run.train, run.test)
     run.numbers["drift"] = plain_values(found.to_dict())
+    run.numbers["drift"]["start"] = measure_start(run)
     height = 1 + 0.35 * len(found.table)
     run.figures["drift"] = draw_png(found.plot, (8, height))
     changed = ", ".join(found.changed) or "no column"
@@ -148,7 +150,11 @@ def fit_recommender(
         run.numbers["gate"] = gate
         return BaseRecommender.load(place / "model")
     run.say("training the default recommender")
-    model = make_recommender(run).fit(run.train)
+    model = make_recommender(run)
+    if run.start_model is None:
+        model.fit(run.train)
+    else:
+        model.fit(run.more, start=run.start_model.model)
     gate = model.summary().to_dict()
     gate["notes"] = [in_flags(note, "run") for note in gate["notes"]]
     if model.rankers_ is not None:
@@ -220,6 +226,8 @@ def fit_models(
             run.skip(name, str(error))
     if model.retriever_ is not None:
         run.models["Two-Tower"] = model.retriever_
+    if run.start_model is not None:
+        run.models["Before"] = AsBefore(run.start_model.model, run.more)
     run.models["Recommender"] = model
 
 # %% ../nbs/55_pipeline.ipynb #7cf3367b
@@ -233,6 +241,8 @@ def add_model_to_drift(
     drift["model"] = {"coverage": metrics[f"coverage@{k}"]["value"], "k": k}
     if "calibration" in run.numbers:
         drift["model"]["calibration"] = run.numbers["calibration"]
+    if drift["start"] is not None:
+        drift["start"]["gain"] = run.numbers["gain"]
     save_json(run.folder / "drift.json", drift)
 
 
@@ -310,6 +320,7 @@ def write_report(
 # %% ../nbs/55_pipeline.ipynb #9db73ae3
 STAGES: dict[str, Callable[[Run], None]] = {
     "read": read_data,
+    "start": open_start,
     "explore": explore_data,
     "split": split_data,
     "drift": measure_drift,
@@ -322,7 +333,7 @@ STAGES: dict[str, Callable[[Run], None]] = {
     "save": write_run,
 }  # name -> what it does with the run, in order
 ONCE = ("evaluate", "evaluate again", "rank", "map", "experiment")  # kept when killed
-SHARED = ("read", "split", "fit")  # what the other processes of a run do
+SHARED = ("read", "start", "split", "fit")  # what the other processes of a run do
 
 
 def run_pipeline(

@@ -30,6 +30,7 @@ from .recommenders.columns import guess_roles
 from .recommenders.feature_tables import PREPARE, prepare_column
 from .recommenders.gate import new_pairs, split_as_served
 from .recommenders.sources import describe_cost
+from .run_start import join_start
 from .runs import Run, RunSettings, make_kept, read_roles
 
 # %% auto #0
@@ -320,6 +321,7 @@ def split_data(
         run.train, run.test, kind, why = found
     else:
         kind, why = "given", f"as the files {run.test.split['files']} say"
+    join_start(run)
     if run.test.given is not None:
         run.given = run.test.given.positives().interactions
     asked = run.test.positives().interactions

@@ -35,6 +35,7 @@ class RunSettings:
     out: str  # the folder to make
     data: str | None = None  # a known name, a file, a folder or the URL of an engine
     overwrite: bool = False  # replace the folder of an earlier run
+    start: str | None = None  # the --out of an earlier run, whose model goes on
     train: str | None = None  # of a split made elsewhere: the file to learn from
     valid: str | None = None  # its validation file, which is learnt from too
     test: str | None = None  # its test file
@@ -145,6 +146,8 @@ class Run:
     data: Any = None  # the whole log, a Dataset, once it is read
     train: Any = None  # the Dataset that the models learn from
     test: Any = None  # the Dataset that they are tested on
+    start_model: Any = None  # the Start that the run goes on from; None: from nothing
+    more: Any = None  # of a run that goes on: the Dataset that is newly learnt
     truth: Any = None  # the pairs to be found, a frame of user_id and item_id
     given: pd.DataFrame | None = None  # events of test users that are not in train
     models: dict = field(default_factory=dict)  # name -> fitted recommender

@@ -3,9 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from recsys_nb.data import DataError, Dataset, simulate
 from recsys_nb.recommenders import Popularity, TwoTowerRetriever
+from recsys_nb.recommenders.continuing import append_log, carry_moments
+from recsys_nb.recommenders.towers import make_features
+from recsys_nb.training.checkpoints import CheckpointError
 
 SMALL = {"profile": "sparse", "dim": 16, "batch_size": 64, "n_negatives": 32}
 
@@ -105,3 +109,86 @@ def test_what_cannot_be_is_refused(parts):
         go_on(start, today, dim=8)
     with pytest.raises(ValueError, match="rehearse"):
         TwoTowerRetriever().fit(today, start=start, rehearse=2.0)
+
+
+def take_moments(model):
+    return {name: np.array(value) for name, value in model.moments_.items()}
+
+
+def before_all(start):
+    return [name for name in start.moments_ if name.endswith("/exp_avg")]
+
+
+def test_moments_are_those_of_the_start_and_zero_for_new_ids(parts):
+    _, today, start = parts
+    frame = today.interactions.copy()
+    newest = frame.iloc[-1:].assign(user_id="user_new", item_id="item_new")
+    more = Dataset(pd.concat([frame, newest], ignore_index=True))
+    log = append_log(start.catalogue_, more)
+    features = make_features(log.catalogue)
+    both = {
+        "user": (features[0], start.user_features_),
+        "item": (features[1], start.item_features_),
+    }
+    carried = carry_moments(start.moments_, both, log)
+    table = "item_tower.table.weight/exp_avg_sq"
+    before, after = start.moments_[table], carried[table]
+    old = log.catalogue.item_ids.get_indexer(start.item_ids_)
+    known = start.popularity_ > 0
+    assert torch.equal(after[old[known]], before[: len(known)][known])
+    assert before[: len(known)][known].abs().sum() > 0
+    new = log.catalogue.item_ids.get_loc("item_new")
+    assert not after[new].any()
+    layers = [name for name in before_all(start) if "tower." not in name]
+    assert layers
+    assert all(torch.equal(carried[name], start.moments_[name]) for name in layers)
+
+
+def test_moments_make_a_difference_and_may_be_left_out(parts, tmp_path):
+    _, today, start = parts
+    whole, small = (start.save(tmp_path / name) for name in ("whole", "small"))
+    start.save(tmp_path / "small", overwrite=True, training=False)
+    with_them = TwoTowerRetriever.load(whole)
+    without = TwoTowerRetriever.load(small)
+    assert with_them.moments_ and not without.moments_
+    first, second = (go_on(m, today, epochs=1) for m in (with_them, without))
+    vectors = [m.item_vectors_ for m in (first, second, go_on(start, today, epochs=1))]
+    assert np.array_equal(vectors[0], vectors[2])
+    assert not np.allclose(vectors[0], vectors[1], atol=1e-4)
+    question = {"user_ids": start.user_ids_[:20], "k": 5}
+    assert without.recommend(**question).equals(start.recommend(**question))
+    sizes = [sum(p.stat().st_size for p in f.iterdir()) for f in (small, whole)]
+    assert sizes[0] < sizes[1]
+
+
+class Stopped(Exception):
+    "What ends a training in a test."
+
+
+def test_an_interrupted_training_goes_on_to_the_same_weights(parts, tmp_path):
+    _, today, start = parts
+
+    def stop(row):
+        if row["epoch"] == 2:
+            raise Stopped
+
+    options = {"epochs": 4, "patience": None}
+    whole = go_on(start, today, **options)
+    with pytest.raises(Stopped):
+        go_on(start, today, folder=tmp_path, on_epoch=stop, **options)
+    assert list(tmp_path.glob("epoch-*"))
+    resumed = go_on(start, today, folder=tmp_path, **options)
+    assert resumed.result_.epochs[0] == whole.result_.epochs[0]
+    state, same = (m.model_.state_dict() for m in (whole, resumed))
+    assert all(torch.equal(same[name], state[name]) for name in state)
+    moments, again = (take_moments(m) for m in (whole, resumed))
+    assert all(np.array_equal(again[name], moments[name]) for name in moments)
+
+
+def test_a_checkpoint_of_another_start_is_refused(parts, tmp_path):
+    earlier, today, start = parts
+    options = {"epochs": 2, "folder": tmp_path}
+    go_on(start, today, **options)
+    other = TwoTowerRetriever(**SMALL, epochs=1, seed=1).fit(earlier)
+    with pytest.raises(CheckpointError, match="start was"):
+        go_on(other, today, **options)

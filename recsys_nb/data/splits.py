@@ -7,6 +7,7 @@ holds out."""
 from __future__ import annotations
 
 import hashlib
+import warnings
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -17,10 +18,10 @@ from .columns import EmptyLogError, check_columns
 from .dataset import Dataset, order_by_example
 
 # %% auto #0
-__all__ = ['SPLITS', 'check_share', 'mark_split', 'check_sizes', 'hash_rows',
-           'canonical_order', 'describe_one_time', 'split_by_time', 'check_last',
-           'split_leave_last_out', 'count_test_users', 'split_by_user', 'split_random',
-           'check_split']
+__all__ = ['LEAST_CLOCKS', 'PLACES_CUT', 'SPLITS', 'check_share', 'mark_split',
+           'check_sizes', 'hash_rows', 'canonical_order', 'times_are_places',
+           'describe_one_time', 'split_by_time', 'check_last', 'split_leave_last_out',
+           'count_test_users', 'split_by_user', 'split_random', 'check_split']
 
 # %% ../../nbs/03_data.splits.ipynb #a51f146c
 def check_share(
@@ -113,6 +114,29 @@ def canonical_order(
     keys += _tie_keys(frame, positive)
     return np.lexsort([*keys, positive, frame.timestamp.to_numpy()])
 
+# %% ../../nbs/03_data.splits.ipynb #a168fa98
+LEAST_CLOCKS = 50  # users, below which a common beginning may be chance
+PLACES_CUT = (
+    "every user's times begin at the same moment and go on in even steps, so they are "
+    "places in a sequence: a cut in time tests only the ends of long histories; use "
+    "split_leave_last_out."
+)
+
+
+def times_are_places(
+    log: Dataset,  # with timestamps
+) -> bool:
+    "Whether times do no more than number the events of each user."
+    by_user = log.interactions.groupby("user_id").timestamp
+    begin, end = by_user.min(), by_user.max()
+    if len(begin) < LEAST_CLOCKS or (begin == begin.min()).mean() < 0.95:
+        return False
+    n_steps = by_user.size() - 1
+    several = n_steps > 0
+    step = (end - begin)[several] / n_steps[several]
+    usual = step.median()
+    return usual > pd.Timedelta(0) and bool((step == usual).mean() > 0.5)
+
 # %% ../../nbs/03_data.splits.ipynb #9104e5f8
 def describe_one_time(
     n_events: int,  # of the log
@@ -133,6 +157,8 @@ def split_by_time(
         return ds.split_by_time(test)
     check_share(test, "test")
     check_columns(ds.interactions, ["timestamp"], "split_by_time: the log")
+    if times_are_places(ds):
+        warnings.warn(PLACES_CUT, stacklevel=2)
     times = ds.interactions.timestamp.to_numpy()
     first = len(times) - max(1, round(test * len(times)))
     cut = np.partition(times, first)[first]

@@ -11,6 +11,10 @@ from .declarations import KEYS as KEYS
 from .declarations import Feature as Feature
 from .declarations import standard_features as standard_features
 from .declarations import feature_table as feature_table
+from .encoder import pack_encoders as pack_encoders
+from .encoder import unpack_encoders as unpack_encoders
+from .encoder import restore_encoder as restore_encoder
+from .encoder import load_encoders as load_encoders
 from .encoder import Features as Features
 from .encoder import FeatureEncoder as FeatureEncoder
 from .encoders import TAG_SEPARATOR as TAG_SEPARATOR

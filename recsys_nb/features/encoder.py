@@ -30,7 +30,8 @@ from .number_encoders import BucketEncoder, ScaleEncoder
 from .vectors import VectorEncoder
 
 # %% auto #0
-__all__ = ['Features', 'FeatureEncoder']
+__all__ = ['pack_encoders', 'unpack_encoders', 'restore_encoder', 'load_encoders',
+           'Features', 'FeatureEncoder']
 
 # %% ../../nbs/13_features.encoder.ipynb #d8a1ac69
 def make_encoders(roles: FeatureEncoder) -> list[ColumnEncoder]:
@@ -78,8 +79,11 @@ def check_roles(roles: FeatureEncoder) -> None:
             raise ValueError(f"column {name!r} has {n} buckets; it needs at least 1.")
 
 # %% ../../nbs/13_features.encoder.ipynb #b77c4a6e
-def save_encoders(encoder: FeatureEncoder, folder: Path, name: str) -> None:
-    "Write the settings and the state of each column's encoder."
+def pack_encoders(
+    encoder: FeatureEncoder,  # fitted
+) -> tuple[dict, dict[str, np.ndarray]]:  # for JSON; arrays by name
+    "The settings and the state of each column's encoder."
+    encoder.encoders("sparse")  # complains where nothing was learnt
     tensors, states = {}, []
     for j, column in enumerate(encoder.columns_):
         state = column.state()
@@ -91,14 +95,23 @@ def save_encoders(encoder: FeatureEncoder, folder: Path, name: str) -> None:
             else:
                 tensors[f"{j}.{key}"] = state.pop(key)
         states.append(state)
-    save_file(tensors, folder / f"{name}.safetensors")
-    content = {"config": encoder.config, "columns": states}
-    text = json.dumps(content, ensure_ascii=False, indent=1)
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    return {"config": encoder.config, "columns": states}, tensors
+
+
+def unpack_encoders(
+    content: dict,  # of `pack_encoders`, also after a trip through JSON
+    tensors: Mapping[str, np.ndarray],  # of `pack_encoders`
+) -> FeatureEncoder:  # fitted
+    "The encoder that was packed."
+    encoder = FeatureEncoder(**content["config"])
+    encoder.columns_ = load_encoders(encoder, content["columns"], tensors)
+    return encoder
 
 
 def restore_encoder(
-    encoder: ColumnEncoder, state: dict, tensors: Mapping[str, np.ndarray]
+    encoder: ColumnEncoder,  # unfitted, with its settings
+    state: dict,  # what JSON has of it
+    tensors: Mapping[str, np.ndarray],  # what arrays have of it
 ) -> ColumnEncoder:
     "A column's encoder with what it had learnt."
     learnt = {}
@@ -110,7 +123,9 @@ def restore_encoder(
 
 
 def load_encoders(
-    roles: FeatureEncoder, states: Sequence[dict], tensors: Mapping[str, np.ndarray]
+    roles: FeatureEncoder,  # with its settings
+    states: Sequence[dict],  # of each column
+    tensors: Mapping[str, np.ndarray],  # of all columns, by 'number.name'
 ) -> list[ColumnEncoder]:
     "The encoders of all columns with what they had learnt."
     made = []
@@ -314,9 +329,11 @@ class FeatureEncoder:
         name: str = "encoder",  # of the two files, without their endings
     ) -> None:
         "Write `name`.json and `name`.safetensors into `folder`."
-        self.encoders("sparse")  # complains where nothing was learnt
+        content, tensors = pack_encoders(self)
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_encoders(self, Path(folder), name)
+        save_file(tensors, Path(folder) / f"{name}.safetensors")
+        text = json.dumps(content, ensure_ascii=False, indent=1)
+        (Path(folder) / f"{name}.json").write_text(text, encoding="utf-8")
 
     @classmethod
     def load(
@@ -326,11 +343,8 @@ class FeatureEncoder:
     ) -> FeatureEncoder:  # fitted, with the same tensors to the bit
         "The encoder that `save` wrote."
         text = (Path(folder) / f"{name}.json").read_text(encoding="utf-8")
-        saved = json.loads(text)
         tensors = load_file(Path(folder) / f"{name}.safetensors")
-        encoder = cls(**saved["config"])
-        encoder.columns_ = load_encoders(encoder, saved["columns"], tensors)
-        return encoder
+        return unpack_encoders(json.loads(text), tensors)
 
     def __repr__(self):
         if not hasattr(self, "columns_"):

@@ -174,14 +174,27 @@ class ActionRanker(BaseRanker):
         shape, n_actions = shape_network(settings, data), len(self.actions)
         model = FunnelDLRM(FunnelConfig(shape, n_actions, settings.action_weights))
         rows = pick_rows(data, settings.max_examples, settings.seed)
-        part = data.part(rows) | {"steps": data.steps[rows]}
         if settings.logistic_start:
             few = pick_rows(data, min(len(rows), self.start_rows), settings.seed)
             start_heads(model, data.part(few) | {"steps": data.steps[few]})
-        train_network(
-            model, funnel_loss, part, lambda m: self.measure(m, data).mean(), settings
-        )
+        self.train_on(model, data, rows)
         return model
+
+    def train_on(
+        self,
+        model: FunnelDLRM,  # at its start, or trained before; changed in place
+        data: RankerData,  # examples of the same actions
+        rows: Tensor,  # positions of those to learn from
+    ) -> None:
+        "Train all heads from where they are; they stay so where that is no better."
+        part = data.part(rows) | {"steps": data.steps[rows]}
+        train_network(
+            model,
+            funnel_loss,
+            part,
+            lambda m: self.measure(m, data).mean(),
+            self.settings,
+        )
 
     @staticmethod
     def make_model(

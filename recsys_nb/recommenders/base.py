@@ -233,7 +233,9 @@ def pack_model(
         field.name: getattr(recommender.catalogue_, field.name)
         for field in fields(recommender.catalogue_)
     }
-    return Stored(name_class(type(recommender)), settings, arrays, catalogue)
+    kind, log = name_class(type(recommender)), getattr(recommender, "log_", None)
+    rows = None if log is None else log.interactions
+    return Stored(kind, settings, arrays, catalogue, rows)
 
 
 def restore(
@@ -255,12 +257,17 @@ def unpack_model(
     "The fitted recommender that was packed."
     found = find_class(stored.kind, kind)
     catalogue = Catalogue(**stored.catalogue)
-    return found.from_state(stored.settings, stored.arrays, catalogue)
+    recommender = found.from_state(stored.settings, stored.arrays, catalogue)
+    if stored.log is not None:
+        tables = catalogue.users, catalogue.items
+        recommender.log_ = Dataset(stored.log, *tables, positive=catalogue.positive)
+    return recommender
 
 # %% ../../nbs/32_recommenders.base.ipynb #f9c0ade5
 class BaseRecommender:
     "What all recommenders share; a subclass writes `learn` and `score_all`."
 
+    log_: Dataset  # all that was learnt from, where `fit(more, start=...)` needs it
     needs_history = True  # whether a user without history is answered by popularity
     cell_bytes = 16  # memory that score_all takes for one user and item
     learnt: tuple[str, ...] = ()  # attributes that learn sets, for state
@@ -397,14 +404,20 @@ class BaseRecommender:
         self,
         folder: str | Path,  # made anew; everything is written beside it and renamed
         overwrite: bool = False,  # replace a folder that is there
+        # also what `fit(more, start=...)` goes on from; False: a smaller folder
+        training: bool = True,
     ) -> Path:  # the folder
         "Write all that answering needs, as JSON, parquet and safetensors."
-        return write_folder(folder, pack_model(self), overwrite)
+        stored = pack_model(self)
+        if not training:
+            stored = stored.without_training()
+        return write_folder(folder, stored, overwrite)
 
     @classmethod
     def load(
         cls,
         folder: str | Path,  # what `save` wrote
+        training: bool = True,  # also what training goes on from; False: to answer
     ) -> BaseRecommender:  # which answers as the saved one did
         "Read a saved recommender of this class, or of any that inherits from it."
-        return unpack_model(read_folder(folder), cls)
+        return unpack_model(read_folder(folder, training), cls)

@@ -21,7 +21,6 @@ from .race import choose_bonus, keep_race, recall_race, run_race
 from .tower_task import TowerTask, encode_held_out, make_trainer
 from .towers import TowerData
 from ..training.loop import Trainer, open_checkpoints
-from ..training.settings import TrainResult
 
 # %% auto #0
 __all__ = ['list_contestants', 'describe_race', 'race_once', 'train_best', 'fit_bonus']
@@ -98,7 +97,7 @@ def train_best(
     settings: RetrieverSettings,  # perhaps with open settings
     data: TowerData,  # the log
     **functions,  # loss and validate of a `TowerTask`
-) -> tuple[TowerTask, TwoTowerModel, TrainResult, pd.DataFrame]:  # of the winner
+) -> tuple[TowerTask, Trainer, pd.DataFrame]:  # the winner, trained; the race
     "Choose what is open: sizes by the log's size, the rest by a race; and train."
     size = data.n_trained, data.is_ordered, data.n_items
     settings = choose_sizes(settings, *size)
@@ -110,8 +109,9 @@ def train_best(
     winner, trainer, table = race_once(tasks, settings.folder, data)
     data.release_start()
     trainer.progress = settings.progress
-    result = trainer.run().finish()
-    return tasks[winner], trainer.model.to("cpu"), result, table
+    trainer.run().finish()
+    trainer.model.to("cpu")
+    return tasks[winner], trainer, table
 
 # %% ../../nbs/37e_recommenders.choices.ipynb #877e1796
 def fit_bonus(

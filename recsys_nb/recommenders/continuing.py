@@ -13,7 +13,13 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from ..data import DataError, Dataset, Histories, IdTypeError
+from recsys_nb.data import (
+    DataError,
+    Dataset,
+    Histories,
+    IdTypeError,
+    check_numbers,
+)
 from ..features import FeatureEncoder
 from ..features.vectors import VectorEncoder
 from ..models.two_tower import TwoTowerModel
@@ -24,11 +30,12 @@ from .questions import Catalogue, extend_histories
 from .towers import TowerData, prepare_data
 
 # %% auto #0
-__all__ = ['TOO_MANY', 'OF_A_RUN', 'FREE', 'EPOCHS', 'join_ids', 'join_tables',
-           'move_histories', 'count_repeated', 'LongerLog', 'append_log',
-           'prepare_more', 'name_columns', 'carry_rows', 'list_vectors',
+__all__ = ['TOO_MANY', 'BY_ROW', 'OF_A_RUN', 'OF_THE_PACE', 'FREE', 'EPOCHS', 'RATE',
+           'join_ids', 'join_tables', 'move_histories', 'count_repeated', 'LongerLog',
+           'append_log', 'prepare_more', 'name_columns', 'carry_rows', 'list_vectors',
            'rescale_vectors', 'carry_tags', 'find_fresh', 'average_company',
-           'carry_weights', 'continue_settings']
+           'carry_weights', 'grow_moments', 'spread_columns', 'carry_moments',
+           'continue_settings', 'choose_pace', 'check_rehearsal']
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #dc13ed9e
 def join_ids(
@@ -57,8 +64,10 @@ def join_tables(
     if not tables:
         return None
     rows = pd.concat(tables, ignore_index=True).drop_duplicates(key, keep="last")
-    rows = rows.set_index(key).reindex(ids)
-    return rows.rename_axis(key).reset_index()
+    rows = rows.set_index(key).reindex(ids).rename_axis(key).reset_index()
+    roles = [table.attrs.get("roles", {}) for table in tables]
+    rows.attrs["roles"] = {name: role for own in roles for name, role in own.items()}
+    return rows
 
 # %% ../../nbs/37d_recommenders.continuing.ipynb #0c6396cd
 TOO_MANY = 0.5  # share of users whose new events begin with their old ones: too many
@@ -307,12 +316,66 @@ def carry_weights(
     for name in ("history_encoder", "history_layers", "learnt_temperature"):
         getattr(model, name).load_state_dict(getattr(old_model, name).state_dict())
 
+# %% ../../nbs/37d_recommenders.continuing.ipynb #1c512eff
+BY_ROW = ("exp_avg", "exp_avg_sq", "second")  # moments that a table's rows have
+
+
+def grow_moments(
+    old: Tensor,  # of a table (V,) or (V, d)
+    features: tuple[FeatureTable, FeatureTable],  # new and old
+    old_rows: np.ndarray,  # the old row of each new one, -1: it is new
+) -> Tensor:  # of the new table
+    "The moments of a table's rows; those of new codes are zero."
+    old_columns = old.reshape(len(old), -1)
+    shape = sum(features[0].cardinalities), old_columns.shape[1]
+    grown = torch.zeros(shape, dtype=old.dtype)
+    carry_rows(grown, old_columns, features, old_rows)
+    return grown.reshape(-1, *old.shape[1:])
+
+
+def spread_columns(
+    old: Tensor,  # of the layer of tags and vectors (d, D)
+    features: tuple[FeatureTable, FeatureTable],  # new and old
+) -> Tensor:  # of the new layer
+    "The moments of a layer's columns by name; those of new tags are zero."
+    new_names, old_names = (pd.Index(f.encoder.dense_names) for f in features)
+    places = torch.from_numpy(old_names.get_indexer(new_names))
+    spread = torch.zeros(len(old), len(places), dtype=old.dtype)
+    spread[:, places >= 0] = old[:, places[places >= 0]]
+    return spread
+
+
+def carry_moments(
+    moments: dict[str, Tensor],  # of `pack_moments`, of the fitted model
+    # 'user' and 'item': the new features and the old, on the CPU
+    features: dict[str, tuple[FeatureTable, FeatureTable]],
+    log: LongerLog,  # what was learnt and what is new
+) -> dict[str, Tensor]:  # for `load_moments`
+    "The moments of a fitted model, for one whose tables have grown."
+    carried = dict(moments)
+    rows = {"user": log.old_users, "item": log.old_items}
+    is_fresh = torch.from_numpy(find_fresh(log))
+    n_old = int((log.old_items >= 0).sum())
+    for side, both in features.items():
+        for kind in BY_ROW:
+            table = f"{side}_tower.table.weight/{kind}"
+            if table in moments:
+                carried[table] = grow_moments(moments[table], both, rows[side])
+            layer = f"{side}_tower.dense.weight/{kind}"
+            if layer in moments:
+                carried[layer] = spread_columns(moments[layer], both)
+    for kind in BY_ROW:
+        table = f"item_tower.table.weight/{kind}"
+        if table in moments:
+            carried[table][: len(is_fresh)][is_fresh] = 0
+            carried[table][len(is_fresh)] = moments[table][n_old]
+    return carried
+
 # %% ../../nbs/37d_recommenders.continuing.ipynb #c4d9552a
 # settings that belong to a run and not to what is learnt
 OF_A_RUN = ("seed", "device", "folder", "progress", "on_epoch")
+OF_THE_PACE = ("epochs", "lr")  # of the first training; a continued one is shorter
 FREE = (
-    "epochs",
-    "lr",
     "schedule",
     "batch_size",
     "n_negatives",
@@ -326,7 +389,8 @@ FREE = (
     "exact_to",
     "precision",
 )  # settings that may differ from those of the model that goes on
-EPOCHS = 5  # that a continued training has, at most, where nothing is said
+EPOCHS = 2  # that a continued training has, where nothing else is said
+RATE = 0.1  # of the learning rate of the first training, where nothing else is said
 
 
 def continue_settings(
@@ -334,12 +398,12 @@ def continue_settings(
     before: RetrieverSettings,  # of the fitted model that goes on
 ) -> RetrieverSettings:
     "The settings of the model that goes on, with what may change and is given."
-    usual, changes = RetrieverSettings(), {"epochs": EPOCHS}
+    usual, changes = RetrieverSettings(), {}
     for name in (field.name for field in fields(given)):
         value = getattr(given, name)
         if name in OF_A_RUN:
             changes[name] = value
-        elif value == getattr(usual, name):
+        elif name in OF_THE_PACE or value == getattr(usual, name):
             continue
         elif name in FREE:
             changes[name] = value
@@ -350,3 +414,25 @@ def continue_settings(
                 f"{name} out, or fit all events without start=."
             )
     return replace(before, **changes)
+
+
+def choose_pace(
+    given: RetrieverSettings,  # of the retriever that is fitted
+    before: RetrieverSettings,  # of the fitted model that goes on
+) -> dict[str, float]:  # epochs and lr of the trainer
+    "How far a continued training goes: what is given, if it is not as before."
+    pace = {"epochs": EPOCHS, "lr": RATE * before.lr}
+    for name in OF_THE_PACE:
+        value = getattr(given, name)
+        if value is not None and value != getattr(before, name):
+            pace[name] = value
+    return pace
+
+# %% ../../nbs/37d_recommenders.continuing.ipynb #bb4451e5
+def check_rehearsal(
+    rehearse: float,  # share of users
+) -> None:
+    "Raise an error where it is no share."
+    check_numbers(rehearse=rehearse)
+    if not 0 <= rehearse <= 1:
+        raise ValueError(f"rehearse must be a share between 0 and 1, got {rehearse}")

@@ -32,7 +32,7 @@ from .kinds import read_attribute, read_dates
 
 # %% auto #0
 __all__ = ['prepare_column', 'prepare_columns', 'guess_encoder', 'count_memory',
-           'FeatureTable']
+           'FeatureTable', 'grow_table']
 
 # %% ../../nbs/33b_recommenders.feature_tables.ipynb #c79482b5
 def prepare_number(column: pd.Series) -> pd.Series:
@@ -219,6 +219,8 @@ def fit_vectors(guess, prepared, limits: ColumnLimits) -> dict[str, int | None]:
 class FeatureTable:
     "The features of all users or all items as tensors, in the catalogue's order."
 
+    is_grown = False  # whether its encoder was fitted on an earlier table
+
     def __init__(
         self,
         table: pd.DataFrame | None,  # n rows, or None: no features but the first code
@@ -279,3 +281,23 @@ class FeatureTable:
         if not self.dense.shape[1]:
             return sparse, None
         return sparse, self.dense[rows] * known
+
+# %% ../../nbs/33b_recommenders.feature_tables.ipynb #ef167a2d
+def grow_table(
+    known: FeatureTable,  # whose columns and encoder stay
+    table: pd.DataFrame | None,  # a longer table with the same columns
+    key: str,  # its id column
+    n_rows: int,  # users or items; the first code of each is its row
+) -> FeatureTable:  # of the longer table
+    "The features of a longer table, encoded as those of a shorter one."
+    grown = FeatureTable(None, key, torch.arange(n_rows), n_rows)
+    grown.is_grown = known.encoder is not None
+    grown.columns, grown.encoder = known.columns, known.encoder
+    if known.encoder is None:
+        return grown
+    prepared = prepare_columns(table, known.columns, key)
+    features = known.encoder.transform(prepared)
+    grown.sparse = torch.cat([grown.sparse, features.sparse], dim=1)
+    grown.dense = features.dense
+    grown.cardinalities += known.encoder.cardinalities
+    return grown

@@ -20,12 +20,13 @@ from recsys_nb.data import (
     split_by_time,
     split_leave_last_out,
     split_random,
+    times_are_places,
 )
 from ..evaluation import compare, evaluate
 from .pairs import hold_newcomers
 
 # %% auto #0
-__all__ = ['LEADS', 'SAME_FOR_ALL', 'THREE_TO_ONE', 'share_with_past',
+__all__ = ['PLACES_REASON', 'LEADS', 'SAME_FOR_ALL', 'THREE_TO_ONE', 'share_with_past',
            'split_as_served', 'new_pairs', 'Holdout', 'judge', 'measure_gap',
            'drop_small_leads', 'choose_answer', 'Verdict']
 
@@ -42,6 +43,11 @@ def share_with_past(
     return float(pd.Series(users).isin(known).mean())
 
 
+PLACES_REASON = (
+    "the times are places in each user's sequence, which a cut in time cannot compare"
+)
+
+
 def split_as_served(
     log: Dataset,  # all of it
     share: float = 0.2,  # held out
@@ -51,6 +57,9 @@ def split_as_served(
     if "timestamp" not in log.interactions:
         parts = split_random(log, test=share, seed=seed)
         return *parts, "random", "the log has no timestamps"
+    if times_are_places(log):
+        parts = split_leave_last_out(log, last=share)
+        return *parts, "last", PLACES_REASON
     head, tail = split_by_time(log, test=share)
     known = share_with_past(head, tail)
     if known >= 0.5:
@@ -111,6 +120,16 @@ class Holdout:
         head, tail, kind, _ = split_as_served(train, share, seed)
         if newcomers and kind != "time":
             head, tail = hold_newcomers(head, tail, share, seed)
+        return cls.between(head, tail, kind)
+
+    @classmethod
+    def between(
+        cls,
+        head: Dataset,  # to learn from
+        tail: Dataset,  # what followed, in the same ids
+        kind: str,  # how they were parted: 'time', 'last' or 'random'
+    ) -> Holdout:
+        "What two parts of a log ask for."
         past = head.positives().interactions
         future = tail.positives().interactions[["user_id", "item_id"]]
         truth, _ = new_pairs(past, future)
@@ -179,7 +198,7 @@ def measure_gap(
 
 # %% ../../nbs/41_recommenders.gate.ipynb #32981c78
 # how far an answer of several parts must be ahead of the best source, as a share
-LEADS = {"blend": 0.01, "two stages": 0.03}
+LEADS = {"blend": 0.01, "blend of new votes": 0.01, "two stages": 0.03}
 # answers that are the same for everybody: they have to be ahead, not only as good
 SAME_FOR_ALL = ("Popularity",)
 

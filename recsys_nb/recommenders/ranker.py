@@ -41,7 +41,7 @@ __all__ = ['TRAINING', 'RANKERS', 'LinearModel', 'LogisticRanker', 'TreeModel',
            'round_down', 'convert_trees', 'BoostedSettings', 'BoostedRanker',
            'DLRMRankerSettings', 'fit_batch_size', 'shape_network', 'train_network',
            'DLRMRanker', 'RankerChoice', 'choose_ranker', 'losses_by_user',
-           'resample_mean']
+           'resample_mean', 'compare_losses']
 
 # %% ../../nbs/39_recommenders.ranker.ipynb #469bd968
 class LinearModel(nn.Module):
@@ -360,11 +360,24 @@ class DLRMRanker(BaseRanker):
         if settings.logistic_start:
             few = pick_rows(data, min(len(rows), self.start_rows), settings.seed)
             start_from_logistic(model, data.part(few))
+        self.train_on(model, data, rows)
+        return model
+
+    def train_on(
+        self,
+        model: DLRM,  # at its start, or trained on earlier examples; changed in place
+        data: RankerData,  # examples; those of held users stop the training
+        rows: Tensor,  # positions of those to learn from
+    ) -> None:
+        "Train from where the model is; it stays as it is where that is no better."
         part = data.part(rows)
         train_network(
-            model, log_loss, part, lambda m: measure_losses(m, data).mean(), settings
+            model,
+            log_loss,
+            part,
+            lambda m: measure_losses(m, data).mean(),
+            self.settings,
         )
-        return model
 
     @staticmethod
     def make_model(
@@ -410,17 +423,7 @@ def choose_ranker(
         raise ValueError("rankers is empty: give one at least, such as RANKERS has")
     prepared = prepare_examples(examples, with_tables(train), seed=seed)
     fitted = {name: ranker.learn(prepared, train) for name, ranker in rankers.items()}
-    losses = {
-        name: losses_by_user(ranker.valid_losses_, ranker.valid_users_)
-        for name, ranker in fitted.items()
-    }
-    best = min(losses, key=lambda name: losses[name].mean())
-    rows = []
-    for name, loss in losses.items():
-        low, high = resample_mean(loss - losses[best], seed)
-        rows.append((name, loss.mean(), (loss - losses[best]).mean(), low, high))
-    columns = ["ranker", "log_loss", "minus_best", "low", "high"]
-    table = pd.DataFrame(rows, columns=columns)
+    table = compare_losses(fitted, seed)
     equal = table.ranker[table.low <= 0]
     chosen = min(equal, key=lambda name: fitted[name].rank)
     table["chosen"] = table.ranker == chosen
@@ -448,3 +451,21 @@ def resample_mean(
     tail = (1 - level) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def compare_losses(
+    fitted: Mapping[str, BaseRanker],  # that have left out the same users
+    seed: int = 0,  # of resampling
+) -> pd.DataFrame:  # ranker, log_loss, minus_best, low, high
+    "The loss of rankers on the users left out, and its difference to the best."
+    losses = {
+        name: losses_by_user(ranker.valid_losses_, ranker.valid_users_)
+        for name, ranker in fitted.items()
+    }
+    best = min(losses, key=lambda name: losses[name].mean())
+    rows = []
+    for name, loss in losses.items():
+        low, high = resample_mean(loss - losses[best], seed)
+        rows.append((name, loss.mean(), (loss - losses[best]).mean(), low, high))
+    columns = ["ranker", "log_loss", "minus_best", "low", "high"]
+    return pd.DataFrame(rows, columns=columns)

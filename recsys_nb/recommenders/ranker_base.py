@@ -25,6 +25,7 @@ from recsys_nb.data import (
     check_whole_numbers,
 )
 from ..evaluation import CALIBRATORS, calibrator
+from ..features.encoder import pack_encoders, unpack_encoders
 from ..models.calibrated import Calibrated
 from .base import BaseRecommender, pack, require_fitted, unpack
 from .candidates import score_sources
@@ -35,6 +36,7 @@ from recsys_nb.recommenders.evidence import (
     encode_context,
     table_features,
 )
+from .feature_tables import FeatureTable, grow_table
 from recsys_nb.recommenders.pairs import (
     EXAMPLES,
     Examples,
@@ -56,7 +58,7 @@ from recsys_nb.recommenders.ranker_data import (
 # %% auto #0
 __all__ = ['RankerSettings', 'check_ranker_settings', 'BaseRanker', 'first_action',
            'encode_in_chunks', 'make_fresh', 'learn_alone', 'predict_frame',
-           'fill_context', 'pack_ranker', 'unpack_ranker']
+           'fill_context', 'pack_ranker', 'unpack_table', 'unpack_ranker']
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #1d57ae50
 @dataclass(frozen=True)
@@ -388,7 +390,38 @@ def pack_ranker(
     arrays |= pack("together", ranker.evidence_.together.tocsr())
     weights = network.state_dict()
     arrays |= {f"model.{name}": t.numpy() for name, t in weights.items()}
+    for side in ("users", "items"):
+        table = getattr(features, side)
+        if table.is_grown:  # else the catalogue's table gives the same encoder
+            about, learnt = pack_encoders(table.encoder)
+            settings[side] = about | {"roles": table.columns.to_dict("records")}
+            arrays |= {f"{side}.{name}": value for name, value in learnt.items()}
     return settings, arrays
+
+
+def unpack_table(
+    catalogue: Catalogue,  # of the log that the ranker answers for
+    side: str,  # 'users' or 'items'
+    about: dict | None,  # of `pack_ranker`: an earlier encoder; None: fit it
+    arrays: dict[str, np.ndarray],  # of `pack_ranker`
+    # column -> role, for a new encoder; None: guessed
+    roles: Mapping[str, str] | None = None,
+) -> FeatureTable:
+    "The features of one side, by the encoder that the ranker has learnt with."
+    key = f"{side.removesuffix('s')}_id"
+    ids = getattr(catalogue, f"{side.removesuffix('s')}_ids")
+    table, n_rows = getattr(catalogue, side), len(ids)
+    if about is None:
+        return table_features(table, key, n_rows, roles)
+    own = {
+        name.removeprefix(f"{side}."): np.array(value)
+        for name, value in arrays.items()
+        if name.startswith(f"{side}.")
+    }
+    known = FeatureTable(None, key, torch.arange(n_rows), n_rows)
+    known.columns = pd.DataFrame(about["roles"])
+    known.encoder = unpack_encoders(about, own)
+    return grow_table(known, table, key, n_rows)
 
 
 def unpack_ranker(
@@ -402,8 +435,8 @@ def unpack_ranker(
     users, items = catalogue.users, catalogue.items
     of_users, of_items = split_roles(ranker.settings.roles, users, items)
     ranker.features_ = features = PairFeatures(
-        table_features(users, "user_id", len(catalogue.user_ids), of_users),
-        table_features(items, "item_id", len(catalogue.item_ids), of_items),
+        unpack_table(catalogue, "users", settings.get("users"), arrays, of_users),
+        unpack_table(catalogue, "items", settings.get("items"), arrays, of_items),
         settings["source_names"],
         settings["usual"],
     )

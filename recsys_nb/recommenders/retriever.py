@@ -18,7 +18,6 @@ from recsys_nb.data import (
     Dataset,
     Histories,
     UnknownIdError,
-    check_numbers,
     check_whole_numbers,
 )
 from ..models.sampled_softmax import sampled_softmax_loss
@@ -28,7 +27,10 @@ from .choices import fit_bonus, train_best
 from recsys_nb.recommenders.continuing import (
     LongerLog,
     append_log,
+    carry_moments,
     carry_weights,
+    check_rehearsal,
+    choose_pace,
     continue_settings,
     prepare_more,
 )
@@ -43,6 +45,7 @@ from recsys_nb.recommenders.positives import (
 )
 from .profiles import RetrieverSettings
 from .race import RACE_COLUMNS
+from .storage import FOR_TRAINING
 from recsys_nb.recommenders.tower_task import (
     TowerTask,
     make_trainer,
@@ -55,7 +58,12 @@ from recsys_nb.recommenders.towers import (
     prepare_data,
     read_length,
 )
-from ..training.checkpoints import take_part
+from recsys_nb.training.checkpoints import (
+    digest,
+    load_moments,
+    pack_moments,
+    take_part,
+)
 from ..training.settings import TrainResult
 
 # %% auto #0
@@ -186,7 +194,8 @@ def train_towers(
     settings = recommender.settings
     data = prepare_data(recommender.catalogue_, settings)
     functions = {"loss": recommender.loss, "validate": recommender.validate}
-    task, model, result, race = train_best(settings, data, **functions)
+    task, trainer, race = train_best(settings, data, **functions)
+    model = trainer.model
     chosen, bonuses = task.settings, None
     if chosen.popularity_bonus is None:
         bonus = 0.0
@@ -195,8 +204,9 @@ def train_towers(
         chosen = replace(chosen, popularity_bonus=bonus)
     describe_new_items(model, data.items, data.n_items)
     recommender.settings_, recommender.model_ = chosen, model
-    recommender.result_, recommender.race_ = result, race
+    recommender.result_, recommender.race_ = trainer.result_, race
     recommender.bonuses_ = bonuses
+    recommender.moments_ = pack_moments(model, trainer.stepper.optimizers)
     return data.users, data.items
 
 
@@ -210,14 +220,18 @@ def train_further(
     settings = continue_settings(recommender.settings, start.settings_)
     data = prepare_more(log, settings, rehearse)
     task = TowerTask(settings, data, recommender.loss, recommender.validate)
-    trainer = make_trainer(task)
+    pace = choose_pace(recommender.settings, start.settings_)
+    trainer = make_trainer(task, start=digest(start.model_.state_dict()), **pace)
     if not trainer.step_:  # else it goes on from a checkpoint
         old = {"user": start.user_features_, "item": start.item_features_}
         new = {"user": data.users, "item": data.items}
         features = {side: (new[side], old[side]) for side in new}
         carry_weights(trainer.model, start.model_, features, log)
+        moments = carry_moments(start.moments_, features, log)
+        load_moments(moments, trainer.model, trainer.stepper.optimizers)
     recommender.result_ = trainer.run().finish()
     recommender.settings_ = settings
+    recommender.moments_ = pack_moments(trainer.model, trainer.stepper.optimizers)
     recommender.model_ = trainer.model.to("cpu")
     describe_new_items(recommender.model_, data.items, data.n_items)
     recommender.race_ = pd.DataFrame(columns=RACE_COLUMNS)  # there was none
@@ -252,9 +266,7 @@ def check_start(
         kind = type(start).__name__
         raise TypeError(f"start must be a fitted TwoTowerRetriever, got {kind}")
     start.check_fitted()
-    check_numbers(rehearse=rehearse)
-    if not 0 <= rehearse <= 1:
-        raise ValueError(f"rehearse must be a share between 0 and 1, got {rehearse}")
+    check_rehearsal(rehearse)
 
 
 class TwoTowerRetriever(BaseRecommender):
@@ -265,6 +277,7 @@ class TwoTowerRetriever(BaseRecommender):
     result_: TrainResult  # what each epoch said
     race_: pd.DataFrame  # of the settings; empty where there was none
     bonuses_: pd.DataFrame | None  # what was tried; None: nothing
+    moments_: dict[str, Tensor]  # of the optimizer at the end, by parameter
 
     def __init__(
         self,
@@ -385,11 +398,13 @@ class TwoTowerRetriever(BaseRecommender):
         return type(self)(settings, loss=self.loss, validate=self.validate, **changes)
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
-        "The chosen settings for JSON, the weights and the bonus."
+        "The chosen settings for JSON; the weights, the bonus, the optimizer's moments."
         self.check_fitted()
         arrays = {"logits": self.bonus_ / self.temperature_}
         for name, tensor in self.model_.state_dict().items():
             arrays[f"model.{name}"] = tensor.numpy()
+        for name, tensor in self.moments_.items():
+            arrays[f"{FOR_TRAINING}{name}"] = tensor.numpy()
         return self.settings_.to_dict(), arrays
 
     @classmethod
@@ -405,6 +420,8 @@ class TwoTowerRetriever(BaseRecommender):
         new.adopt(catalogue)
         new.settings_ = new.settings
         new.model_ = load_model(new, take_part(arrays, "model."))
+        kept = take_part(arrays, FOR_TRAINING)
+        new.moments_ = {name: torch.from_numpy(np.array(m)) for name, m in kept.items()}
         features = make_features(catalogue, new.settings_.roles)
         new.finish(*features, arrays["logits"])
         return new

@@ -13,7 +13,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 
@@ -26,8 +26,9 @@ from safetensors.numpy import load_file, save_file
 from ..data import DataError, Histories
 
 # %% auto #0
-__all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'HISTORY', 'Stored', 'write_folder',
-           'is_writable', 'write_as_text', 'make_writable', 'write_files', 'hash_file',
+__all__ = ['FORMAT', 'ABOUT', 'ARRAYS', 'TRAINING_FILE', 'LOG_FILE', 'HISTORY',
+           'FOR_TRAINING', 'Stored', 'is_for_training', 'write_folder', 'is_writable',
+           'write_as_text', 'make_writable', 'write_files', 'hash_file',
            'format_about', 'read_folder', 'read_about', 'name_class', 'find_class']
 
 # %% ../../nbs/31_recommenders.storage.ipynb #2f2f9cae
@@ -40,12 +41,28 @@ class Stored:
     arrays: dict[str, np.ndarray]  # what was learnt
     # user_ids, item_ids, users, items, histories, positive, ordered
     catalogue: dict
+    log: pd.DataFrame | None = None  # interactions to train on with; None: not kept
+
+    def without_training(self) -> Stored:
+        "What answering needs, without what only training goes on from."
+        kept = {n: a for n, a in self.arrays.items() if not is_for_training(n)}
+        return replace(self, arrays=kept, log=None)
 
 
 FORMAT = 3  # of the folder
 ABOUT = "recommender.json"
 ARRAYS = "arrays.safetensors"
+TRAINING_FILE = "training.safetensors"
+LOG_FILE = "log.parquet"
 HISTORY = "catalogue.history"  # the names of two arrays begin so
+FOR_TRAINING = "training."  # names of arrays that only training reads begin so
+
+
+def is_for_training(
+    name: str,  # of an array, such as 'source.2.training.table.weight/second'
+) -> bool:
+    "Whether an array is read by training alone, and lies in a file of its own."
+    return f".{FOR_TRAINING}" in f".{name}"
 
 # %% ../../nbs/31_recommenders.storage.ipynb #6797a7c5
 def write_folder(
@@ -131,8 +148,13 @@ def write_files(
     arrays = dict(stored.arrays)
     arrays[f"{HISTORY}.items"] = past.items
     arrays[f"{HISTORY}.offsets"] = past.offsets
-    whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    whole = {name: np.asarray(value, order="C") for name, value in arrays.items()}
+    kept = {name: whole.pop(name) for name in arrays if is_for_training(name)}
     save_file(whole, folder / ARRAYS)
+    if kept:
+        save_file(kept, folder / TRAINING_FILE)
+    if stored.log is not None:
+        make_writable(stored.log).to_parquet(folder / LOG_FILE)
     about = {
         "format": FORMAT,
         "class": stored.kind,
@@ -170,11 +192,16 @@ def format_about(
 # %% ../../nbs/31_recommenders.storage.ipynb #a818bddb
 def read_folder(
     folder: str | Path,  # of a saved recommender
+    training: bool = True,  # also what only training goes on from
 ) -> Stored:
     "Read a recommender's folder."
     folder = Path(folder).expanduser()
     about = read_about(folder)
-    arrays = load_file(folder / ARRAYS)
+    arrays, log = load_file(folder / ARRAYS), None
+    if training and TRAINING_FILE in about["files"]:
+        arrays |= load_file(folder / TRAINING_FILE)
+    if training and LOG_FILE in about["files"]:
+        log = pd.read_parquet(folder / LOG_FILE)
     catalogue = dict(about["catalogue"])
     for side in ("user", "item"):
         ids = pd.read_parquet(folder / f"{side}_ids.parquet")[f"{side}_id"]
@@ -187,7 +214,7 @@ def read_folder(
     catalogue["histories"] = Histories(items, offsets, rows, n_items)
     if isinstance(catalogue["positive"], list):
         catalogue["positive"] = tuple(catalogue["positive"])
-    return Stored(about["class"], about["settings"], arrays, catalogue)
+    return Stored(about["class"], about["settings"], arrays, catalogue, log)
 
 
 _PARTS = ("class", "settings", "catalogue", "files")  # of recommender.json

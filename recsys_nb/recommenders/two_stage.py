@@ -63,6 +63,7 @@ from recsys_nb.recommenders.trial import (
     split_learners,
 )
 from .values import ActionValues
+from .warm_start import continue_recommender
 
 # %% auto #0
 __all__ = ['SAVED', 'take_positives', 'run_trial', 'choose_sources', 'choose_heads',
@@ -191,11 +192,17 @@ class Recommender(BaseRecommender):
     def fit(
         self,
         train: Dataset,  # the log to learn from
+        start: Recommender | None = None,  # fitted: go on with these newer events
+        rehearse: float = 0.3,  # share of users whose older events are learnt again
     ) -> Recommender:
-        "Choose what answers, and learn from all of the log."
+        "Choose what answers, and learn from all of the log; or go on from `start`."
+        if start is not None:
+            check_log(train)
+            return continue_recommender(self, start, train, rehearse)
         train, positives = take_positives(train)
         self.adopt(Catalogue.of(positives))
         self.take_over(run_trial(self, train))
+        self.log_ = train
         return self
 
     def take_over(

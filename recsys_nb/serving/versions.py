@@ -83,7 +83,7 @@ def open_saved(
     seconds = (folder / "recommender.json").stat().st_mtime
     written = datetime.fromtimestamp(seconds, timezone.utc)
     created = written.isoformat(timespec="seconds")
-    return service(base.load(folder), name, created)
+    return service(base.load(folder, training=False), name, created)
 
 
 MODEL_OPENERS: dict[str, Callable[[Path, str], Model]] = {

@@ -1,7 +1,11 @@
 # made by `make sync` from the modules' __all__: do not edit
+from .checkpoints import NUMBERS as NUMBERS
 from .checkpoints import pack_state as pack_state
 from .checkpoints import unpack_state as unpack_state
 from .checkpoints import take_part as take_part
+from .checkpoints import pack_moments as pack_moments
+from .checkpoints import list_moments as list_moments
+from .checkpoints import load_moments as load_moments
 from .checkpoints import CheckpointError as CheckpointError
 from .checkpoints import digest as digest
 from .checkpoints import write_checkpoint as write_checkpoint

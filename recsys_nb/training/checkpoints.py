@@ -21,8 +21,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from .optim import RowAdam
+
 # %% auto #0
-__all__ = ['pack_state', 'unpack_state', 'take_part', 'CheckpointError', 'digest',
+__all__ = ['NUMBERS', 'pack_state', 'unpack_state', 'take_part', 'pack_moments',
+           'list_moments', 'load_moments', 'CheckpointError', 'digest',
            'write_checkpoint', 'flush_to_disk', 'explain_failure', 'read_checkpoint',
            'Checkpoints']
 
@@ -72,6 +75,61 @@ def take_part(
         for name, value in state.items()
         if name.startswith(prefix)
     }
+
+# %% ../../nbs/20_training.checkpoints.ipynb #16f027d8
+NUMBERS = ("step", "unit")  # of an optimizer's state: one for all rows
+
+
+def pack_moments(
+    model: nn.Module,  # any model
+    optimizers: list[torch.optim.Optimizer],  # those that have trained it
+) -> dict[str, Tensor]:  # on the CPU, such as 'table.weight/second'
+    "What optimizers have learnt of each parameter, by its name."
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    moments = {}
+    for optimizer in optimizers:
+        for parameter, values in optimizer.state.items():
+            for key, value in values.items():
+                if not isinstance(value, Tensor):
+                    value = torch.tensor(value, dtype=torch.float64)
+                moments[f"{names[parameter]}/{key}"] = value.detach().cpu().clone()
+    return moments
+
+
+def list_moments(
+    optimizer: torch.optim.Optimizer,  # AdamW or RowAdam
+    parameter: nn.Parameter,  # one of its own
+) -> dict[str, tuple[int, ...]]:  # the shape of each; (): one number
+    "What an optimizer keeps of a parameter."
+    if isinstance(optimizer, RowAdam):
+        return {"step": (), "unit": (), "second": (len(parameter),)}
+    shape = tuple(parameter.shape)
+    return {"step": (), "exp_avg": shape, "exp_avg_sq": shape}
+
+
+def load_moments(
+    moments: dict[str, Tensor],  # of `pack_moments`
+    model: nn.Module,  # at its start
+    optimizers: list[torch.optim.Optimizer],  # which get what fits
+) -> list[str]:  # the parameters that have got theirs
+    "Let optimizers begin with moments; where none has the shape, they begin anew."
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    loaded = []
+    for optimizer in optimizers:
+        described = optimizer.state_dict()
+        members = [p for group in optimizer.param_groups for p in group["params"]]
+        for number, parameter in enumerate(members):
+            name = names[parameter]
+            own = {k: m.clone() for k, m in take_part(moments, f"{name}/").items()}
+            shapes = {key: tuple(value.shape) for key, value in own.items()}
+            if shapes != list_moments(optimizer, parameter):
+                continue
+            if isinstance(optimizer, RowAdam):  # its numbers are no tensors
+                own |= {key: own[key].item() for key in NUMBERS}
+            described["state"][number] = own
+            loaded.append(name)
+        optimizer.load_state_dict(described)
+    return loaded
 
 # %% ../../nbs/20_training.checkpoints.ipynb #e9b4ea23
 class CheckpointError(RuntimeError):

@@ -68,6 +68,7 @@ class Trainer:
         folder: str | Path | None = None,  # for checkpoints; None: none are written
         resume: bool = True,  # go on from a checkpoint in the folder
         progress: bool | str = False,  # True: a bar; 'lines': a line per epoch
+        start: str = "",  # a checksum of what the weights start from, if from a model
         **changes,  # fields of `TrainSettings` that replace those of `settings`
     ):
         self.settings = replace(settings or TrainSettings(), **changes)
@@ -75,6 +76,7 @@ class Trainer:
         self.valid = valid
         self.on_epoch = on_epoch
         self.progress = progress
+        self.start = start
         self.source = open_source(data, pick_device(self.settings.device))
         self.keeps_best = True  # False: the run is judged only, and never finished
         self.best_weights_: dict[str, Tensor] = {}
@@ -252,12 +254,17 @@ def describe_run(
     shapes = [(name, tuple(t.shape)) for name, t in trainer.model.state_dict().items()]
     checksum = hashlib.sha256(str(shapes).encode()).hexdigest()[:16]
     kinds = [type(optimizer).__name__ for optimizer in trainer.stepper.optimizers]
-    return trainer.settings.identity() | {
-        "precision": trainer.stepper.precision,
-        "model": f"{type(trainer.model).__name__} {checksum}",
-        "data": trainer.source.fingerprint(),
-        "optimizers": ", ".join(kinds),
-    }
+    facts = {"start": trainer.start} if trainer.start else {}
+    return (
+        trainer.settings.identity()
+        | facts
+        | {
+            "precision": trainer.stepper.precision,
+            "model": f"{type(trainer.model).__name__} {checksum}",
+            "data": trainer.source.fingerprint(),
+            "optimizers": ", ".join(kinds),
+        }
+    )
 
 
 def open_checkpoints(
