@@ -11,6 +11,7 @@ from .answering import Proposals as Proposals
 from .answering import describe_items as describe_items
 from .answering import PairInputs as PairInputs
 from .answering import gain_of_ranks as gain_of_ranks
+from .answering import list_gains as list_gains
 from .answering import Answers as Answers
 from .answering import expect_value as expect_value
 from .answering import is_single as is_single
@@ -361,12 +362,14 @@ from .runtime import weigh_actions as weigh_actions
 from .runtime import read_weight as read_weight
 from .runtime import read_value_column as read_value_column
 from .runtime import combine_rules as combine_rules
+from .scores import keep_distinct as keep_distinct
 from .scores import UserHistory as UserHistory
 from .scores import ListLimits as ListLimits
 from .scores import pick_best as pick_best
 from .scores import Scores as Scores
 from .scores import DenseScores as DenseScores
 from .scores import FixedOrder as FixedOrder
+from .scores import SparseNumbers as SparseNumbers
 from .scores import TouchedScores as TouchedScores
 from .scores import VectorScores as VectorScores
 from .scores import serialise_index as serialise_index
