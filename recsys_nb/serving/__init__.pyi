@@ -110,8 +110,13 @@ from .handover import write_triton as write_triton
 from .handover import add_bonus as add_bonus
 from .handover import add_one as add_one
 from .handover import write_item_vectors as write_item_vectors
+from .http import SIMPLE_OPTIONS as SIMPLE_OPTIONS
 from .http import REASONS as REASONS
 from .http import note_lists as note_lists
+from .http import read_question as read_question
+from .http import read_user_question as read_user_question
+from .http import is_quick as is_quick
+from .http import make_direct_route as make_direct_route
 from .http import route_lists as route_lists
 from .http import route_items as route_items
 from .http import route_events as route_events

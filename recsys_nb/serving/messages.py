@@ -150,7 +150,7 @@ class ListQuestion(Strict):
         return {
             "k": self.k,
             "exclude_seen": self.exclude_seen,
-            "events": [event.model_dump() for event in self.events],
+            "events": [vars(event) for event in self.events],
             "where": parse_where(self.where),
             "candidates": self.candidates,
             "exclude": self.exclude,
