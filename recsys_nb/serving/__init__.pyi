@@ -113,10 +113,12 @@ from .handover import write_item_vectors as write_item_vectors
 from .http import SIMPLE_OPTIONS as SIMPLE_OPTIONS
 from .http import REASONS as REASONS
 from .http import note_lists as note_lists
+from .http import give_lists as give_lists
 from .http import read_question as read_question
 from .http import read_user_question as read_user_question
 from .http import is_quick as is_quick
 from .http import make_direct_route as make_direct_route
+from .http import make_list_routers as make_list_routers
 from .http import route_lists as route_lists
 from .http import route_items as route_items
 from .http import route_events as route_events
