@@ -142,7 +142,7 @@ def find_arm(
     for arm in parts.arms.arms:
         if arm.name == wanted:
             return arm
-    raise MisfitError(("body", "arm"), "there is no such arm")
+    raise NotFoundError("there is no such arm")
 
 
 def recognise_user(
