@@ -46,6 +46,7 @@ def serve_command(
         options.salt,
         page=options.page,
         user_search=options.user_search,
+        explore=options.explore,
     )
     serve(
         folders[0],

@@ -227,6 +227,7 @@ from .messages import EARLIEST as EARLIEST
 from .messages import LATEST as LATEST
 from .messages import RequestId as RequestId
 from .messages import Position as Position
+from .messages import Propensity as Propensity
 from .messages import check_id as check_id
 from .messages import take_whole as take_whole
 from .messages import take_float as take_float
@@ -320,6 +321,7 @@ from .page_messages import Filter as Filter
 from .page_messages import PageAbout as PageAbout
 from .page_messages import MapItem as MapItem
 from .page_messages import ItemMap as ItemMap
+from .parts import DRAWN_FROM as DRAWN_FROM
 from .parts import WRITTEN_NUMBER as WRITTEN_NUMBER
 from .parts import INT64 as INT64
 from .parts import AppSettings as AppSettings
@@ -334,6 +336,8 @@ from .parts import find_why as find_why
 from .parts import get_why as get_why
 from .parts import NotFoundError as NotFoundError
 from .parts import write_answer as write_answer
+from .parts import draw_list as draw_list
+from .parts import draw_answer as draw_answer
 from .parts import ask_about_item as ask_about_item
 from .parts import match_type as match_type
 from .parts import make_rows as make_rows

@@ -27,11 +27,11 @@ from pydantic import (
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED', 'Whole',
            'Identity', 'PRINTED', 'Word', 'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value',
            'SOME', 'HAS_AN_END', 'Values', 'Rules', 'Ids', 'WrittenIds', 'WorthOfActions', 'EXPLAINED_LENGTH',
-           'EARLIEST', 'LATEST', 'RequestId', 'Position', 'check_id', 'take_whole', 'take_float', 'Strict', 'RangeRule',
-           'parse_where', 'Event', 'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions', 'WhyQuestion',
-           'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item',
-           'Recommendations', 'BatchAnswer', 'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded',
-           'Problem', 'Place', 'Misfit']
+           'EARLIEST', 'LATEST', 'RequestId', 'Position', 'Propensity', 'check_id', 'take_whole', 'take_float',
+           'Strict', 'RangeRule', 'parse_where', 'Event', 'ListQuestion', 'Batch', 'ListOptions', 'SimilarOptions',
+           'WhyQuestion', 'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known',
+           'Item', 'Recommendations', 'BatchAnswer', 'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents',
+           'Reloaded', 'Problem', 'Place', 'Misfit']
 
 # %% ../../nbs/50b_serving.messages.ipynb #9f3a03a6
 MAX_ID = 500  # the longest id, in characters
@@ -87,9 +87,7 @@ ListLength = Annotated[int, Field(ge=1, le=MAX_K)]
 
 # %% ../../nbs/50b_serving.messages.ipynb #f8dcb5b3
 Number = Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
-Finite = Annotated[
-    StrictFloat, Field(allow_inf_nan=False), BeforeValidator(take_float)
-]
+Finite = Annotated[StrictFloat, Field(allow_inf_nan=False), BeforeValidator(take_float)]
 Text = Annotated[StrictStr, AfterValidator(check_id)]
 Value = StrictBool | Number | Finite | Text
 
@@ -235,6 +233,7 @@ RequestId = Annotated[
 
 
 Position = Annotated[StrictInt, Field(ge=1, le=MAX_K), BeforeValidator(take_whole)]
+Propensity = Annotated[StrictFloat, Field(gt=0, le=1), BeforeValidator(take_float)]
 
 
 def check_time(
@@ -257,6 +256,7 @@ class Reported(Strict):
     timestamp: Annotated[datetime | None, AfterValidator(check_time)] = None
     request_id: RequestId | None = None  # of the answer that showed the item
     position: Position | None = None  # in its list
+    propensity: Propensity | None = None  # as the answer has it, if it does
 
 
 class EventReport(Strict):
@@ -300,6 +300,8 @@ class Item(BaseModel):
     item_id: int | str
     rank: int  # from 1
     score: float  # comparable within one list
+    # of the item at this place, where a share of the lists is drawn by chance
+    propensity: float | None = None
     why: dict[str, Any] | None = None  # where the question says explain
 
 
