@@ -39,7 +39,8 @@ from recsys_nb.serving import Exported, Service, export
 
 N_TASTES = 50  # groups of users and items
 N_EVENTS = 20  # of a visitor's question
-PER_SOURCE = {5_000: 215, 100_000: 185}  # so that about 500 candidates are ranked
+# so that about 500 candidates are ranked
+PER_SOURCE = {5_000: 215, 100_000: 185, 1_000_000: 175}
 SOURCES = ("Popularity", "ItemKNN", "Two-Tower")
 
 

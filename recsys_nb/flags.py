@@ -66,7 +66,7 @@ FLAGS = {
     },
     "monitor": READING | _TEST | name_flags(_OF_WATCH),
     "export": name_flags("out triton vectors"),
-    "serve": name_flags("host port workers events salt")
+    "serve": name_flags("host port workers events salt explore")
     | {"share": "--split", "token": "--token-file"}
     | {"page": "--no-page", "user_search": "--no-user-search"},
     "criteo": name_flags("data out negatives min_count buckets dim epochs seed"),

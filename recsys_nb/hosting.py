@@ -47,6 +47,7 @@ def serve_command(
         options.salt,
         page=options.page,
         user_search=options.user_search,
+        explore=options.explore,
     )
     serve(
         folders[0],

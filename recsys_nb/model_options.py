@@ -121,7 +121,7 @@ def add_recommend(
 def add_arms(
     parser: argparse.ArgumentParser,  # of serve
 ) -> None:
-    "How users are dealt to two models."
+    "How users are dealt to two models, and which lists are drawn."
     add = parser.add_argument
     add(
         "--split",
@@ -134,6 +134,14 @@ def add_arms(
         "--salt",
         default="recsys-nb",
         help="of the experiment: another one deals users to arms anew",
+    )
+    add(
+        "--explore",
+        type=read_amount,
+        default=0.0,
+        metavar="SHARE",
+        help="of lists drawn by chance from the best items, with the propensity of "
+        "each item in the answer (default: 0)",
     )
 
 

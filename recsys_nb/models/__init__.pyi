@@ -50,6 +50,7 @@ from .history import PackedHistories as PackedHistories
 from .history import pack_histories as pack_histories
 from .history import cut_windows as cut_windows
 from .history import place_windows as place_windows
+from .interactions import FEW_VECTORS as FEW_VECTORS
 from .interactions import check_sparse as check_sparse
 from .interactions import join_codes as join_codes
 from .interactions import VectorsWithGradient as VectorsWithGradient

@@ -17,9 +17,9 @@ from torch.autograd.function import once_differentiable
 from .embeddings import sort_rows
 
 # %% auto #0
-__all__ = ['check_sparse', 'join_codes', 'VectorsWithGradient', 'look_up_rows',
-           'pick_vectors', 'interact', 'DotsWithGradient', 'DotInteraction',
-           'CatInteraction', 'CrossLayer', 'DCNInteraction']
+__all__ = ['FEW_VECTORS', 'check_sparse', 'join_codes', 'VectorsWithGradient',
+           'look_up_rows', 'pick_vectors', 'interact', 'DotsWithGradient',
+           'DotInteraction', 'CatInteraction', 'CrossLayer', 'DCNInteraction']
 
 # %% ../../nbs/17b_models.interactions.ipynb #ea4315c3
 def check_sparse(
@@ -163,6 +163,10 @@ class DotsWithGradient(torch.autograd.Function):
         return by_vector, None, None, None
 
 # %% ../../nbs/17b_models.interactions.ipynb #99e4c5ea
+# up to so many vectors, products pair by pair are faster than small matrix products
+FEW_VECTORS = 8
+
+
 class DotInteraction(nn.Module):
     "The dot product of each pair of vectors, and the first vector as it is."
 
@@ -181,6 +185,7 @@ class DotInteraction(nn.Module):
         there = F.one_hot(i * n + j, n * n)
         mirrored = F.one_hot(j * n + i, n * n)
         spread = (there + mirrored).float()  # (P, F²)
+        self.left, self.right = i.tolist(), j.tolist()
         self.register_buffer("pairs", i * n + j, persistent=False)
         self.register_buffer("spread", spread, persistent=False)
         self.first = first
@@ -193,7 +198,10 @@ class DotInteraction(nn.Module):
         "The input of the top MLP."
         if not torch.compiler.is_exporting():
             return DotsWithGradient.apply(vectors, self.pairs, self.spread, self.first)
-        dots = interact(vectors, self.pairs)
+        if vectors.shape[1] <= FEW_VECTORS:
+            dots = (vectors[:, self.left] * vectors[:, self.right]).sum(2)
+        else:
+            dots = interact(vectors, self.pairs)
         return torch.cat([vectors[:, 0], dots], 1) if self.first else dots
 
 # %% ../../nbs/17b_models.interactions.ipynb #855afd0d

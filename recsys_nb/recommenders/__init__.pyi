@@ -48,6 +48,8 @@ from .candidates import measure_sources as measure_sources
 from .cells import load_faiss as load_faiss
 from .cells import widen_search as widen_search
 from .cells import search_cells as search_cells
+from .cells import choose_all as choose_all
+from .cells import choose_cells as choose_cells
 from .cells import IndexPart as IndexPart
 from .choices import list_contestants as list_contestants
 from .choices import describe_race as describe_race

@@ -7,6 +7,7 @@ more again until the list is full."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -14,7 +15,8 @@ from typing import Any
 import numpy as np
 
 # %% auto #0
-__all__ = ['load_faiss', 'widen_search', 'search_cells', 'IndexPart']
+__all__ = ['load_faiss', 'widen_search', 'search_cells', 'choose_all', 'choose_cells',
+           'IndexPart']
 
 # %% ../../nbs/35b_recommenders.cells.ipynb #4ca34d4e
 def load_faiss() -> ModuleType:
@@ -45,20 +47,35 @@ def search_cells(
     selector: Any = None,  # of faiss: which points count; None: all
 ) -> tuple[np.ndarray, np.ndarray]:  # scores and places (q, k)
     "The k best points in the nearest cells, in more cells where these hold fewer."
-    select = load_faiss().SearchParametersIVF
-    scores = np.empty((len(points), k), np.float32)
-    places = np.empty((len(points), k), np.int64)
-    waiting = np.arange(len(points))
-    while len(waiting):
-        n_probe = min(n_probe, index.nlist)
-        cells = select(sel=selector, nprobe=n_probe)
-        found = index.search(points[waiting], k, params=cells)
+    n_probe = min(n_probe, index.nlist)
+    options = choose_cells(n_probe, selector)
+    scores, places = index.search(points, k, params=options)
+    waiting = np.flatnonzero(places[:, -1] < 0)
+    while len(waiting) and n_probe < index.nlist:
+        n_probe = min(2 * n_probe, index.nlist)
+        options = choose_cells(n_probe, selector)
+        found = index.search(points[waiting], k, params=options)
         scores[waiting], places[waiting] = found
-        if n_probe == index.nlist:
-            break
         waiting = waiting[places[waiting, -1] < 0]
-        n_probe *= 2
     return scores, places
+
+
+@lru_cache(maxsize=256)
+def choose_all(
+    n_probe: int,  # cells to look into
+) -> Any:  # of faiss
+    "The options of a search without a filter, which are made once."
+    return load_faiss().SearchParametersIVF(nprobe=n_probe)
+
+
+def choose_cells(
+    n_probe: int,  # cells to look into
+    selector: Any = None,  # of faiss: which points count; None: all
+) -> Any:  # of faiss
+    "The options of a search in cells."
+    if selector is None:
+        return choose_all(n_probe)
+    return load_faiss().SearchParametersIVF(sel=selector, nprobe=n_probe)
 
 # %% ../../nbs/35b_recommenders.cells.ipynb #8d3aacf0
 @dataclass
@@ -84,6 +101,8 @@ class IndexPart:
         if hasattr(self.index, "nlist"):
             n_cells = widen_search(n_probe, len(self.codes), n_allowed)
             scores, places = search_cells(self.index, points, k, n_cells, selector)
+        elif selector is None:
+            scores, places = self.index.search(points, k)
         else:
             options = load_faiss().SearchParameters(sel=selector)
             scores, places = self.index.search(points, k, params=options)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timezone
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from recsys_nb.serving.scores import (
     FixedOrder,
     ListLimits,
     Scores,
+    SparseNumbers,
     TouchedScores,
     UserHistory,
+    keep_distinct,
     pick_best,
 )
 from recsys_nb.serving.sources import (
@@ -34,8 +37,9 @@ from recsys_nb.serving.sources import (
 # %% auto #0
 __all__ = ['ScoredList', 'LONGEST_HISTORY', 'People', 'sort_by_time', 'is_positive',
            'code_events', 'list_answers', 'explain_short_list', 'Proposals',
-           'describe_items', 'PairInputs', 'gain_of_ranks', 'Answers', 'expect_value',
-           'is_single', 'read_similarity', 'read_scorer', 'refuse_source']
+           'describe_items', 'PairInputs', 'gain_of_ranks', 'list_gains', 'Answers',
+           'expect_value', 'is_single', 'read_similarity', 'read_scorer',
+           'refuse_source']
 
 # %% ../../nbs/49g_serving.answering.ipynb #9a3cbfec
 class People:
@@ -148,8 +152,9 @@ def describe_items(
     for column, (source, (codes, own)) in enumerate(zip(said, lists, strict=True)):
         mean, deviation = 0.0, 1e-6
         if len(own):
-            own = own.astype(float)
-            mean, deviation = own.mean(), own.std() + 1e-6
+            mean = own.sum(dtype=float) / len(own)
+            away = own - mean
+            deviation = ((away * away).sum() / len(own)) ** 0.5 + 1e-6
         scores[:, column] = (source.at(items) - mean) / deviation
         ranks[np.searchsorted(items, codes), column] = np.arange(1, len(codes) + 1)
     return Proposals(items, scores, ranks)
@@ -177,7 +182,7 @@ class PairInputs:
         self,
         history: UserHistory,  # of the user
         found: Proposals,  # n items
-        # how well each item goes with the history, float32 (n_items,); None: it is
+        # how well each of them goes with the history, float32 (n,); None: it is
         # summed up here
         liked: np.ndarray | None = None,
         is_shown: bool = False,  # exposures rather than candidates
@@ -186,14 +191,14 @@ class PairInputs:
         items, n_sources = found.items, found.scores.shape[1]
         codes, tags = self.users.take(history.row)
         if liked is None:
-            liked = self.together.add(history.seen)
+            liked = self.together.collect(history.seen).at(items)
         width = 5 + 2 * n_sources
         n_tags = 0 if tags is None else tags.shape[1]
         n_dense = width + n_tags + self.items.dense.shape[1]
         dense = np.empty((len(items), n_dense), np.float32)
         dense[:, 0] = np.log1p(min(len(history.items), LONGEST_HISTORY))
         dense[:, 1:4] = self.numbers[items]
-        dense[:, 4] = np.log1p(10 * liked[items])
+        dense[:, 4] = np.log1p(10 * liked)
         dense[:, 5 : 5 + n_sources] = found.scores
         dense[:, 5 + n_sources : width] = gain_of_ranks(found.ranks)
         if n_tags:
@@ -212,8 +217,16 @@ def gain_of_ranks(
     ranks: np.ndarray,  # from 1; 0: not in the list, int
 ) -> np.ndarray:  # float64, as `ranks`
     "1 / log2(1 + rank), and 0 for what is not in the list."
-    places = np.arange(1, int(ranks.max(initial=0)) + 1)
-    return np.append(0.0, 1 / np.log2(1 + places))[ranks]
+    return list_gains(int(ranks.max(initial=0)))[ranks]
+
+
+@lru_cache(maxsize=16)
+def list_gains(
+    lowest: int,  # the greatest rank
+) -> np.ndarray:  # float64 (lowest + 1,), not written into
+    "The gains of the ranks from 0."
+    places = np.arange(1, lowest + 1)
+    return np.append(0.0, 1 / np.log2(1 + places))
 
 
 LONGEST_HISTORY = 200  # items at which the length of a history ends
@@ -237,7 +250,7 @@ class Answers:
             together = read_similarity(files) if self.similarity is None else None
             self.inputs = PairInputs(files.tables, together)
         popularity = FixedOrder.of(files.tables["popularity"])
-        nothing = np.zeros(self.n_items, np.float32)
+        nothing = SparseNumbers.of(np.zeros(self.n_items, np.float32))
         self.popular = TouchedScores(nothing, popularity)
 
     def top(
@@ -260,7 +273,7 @@ class Answers:
             return said[0].best(k, limits)
         n = max(k, self.about["candidates"])
         lists = [scores.best(n, limits) for scores in said]
-        items = np.unique(np.concatenate([codes for codes, _ in lists]))
+        items = keep_distinct(np.concatenate([codes for codes, _ in lists]))
         found = describe_items(said, lists, items)
         scores = self.order(plan, history, found, said, weights)
         return pick_best(items, scores, k)
@@ -277,7 +290,8 @@ class Answers:
         if plan["is_ranked"] and len(found.items):
             liked = None
             if self.similarity is not None:
-                liked = said[plan["sources"].index(self.similarity)].values
+                similar = said[plan["sources"].index(self.similarity)]
+                liked = similar.reached.at(found.items)
             by_value = weights is not None
             inputs = self.inputs.make(history, found, liked, by_value)
             logits = self.files.run("ranker", **inputs)

@@ -109,7 +109,8 @@ def make_schema(
     ids = {"user_id": types[user_type], "item_id": types[item_type]}
     moment = {"timestamp": arrow.timestamp("us", tz="UTC")}
     names = dict.fromkeys(NAMES, arrow.string())
-    return arrow.schema(ids | moment | names | {"position": arrow.int32()})
+    numbers = {"position": arrow.int32(), "propensity": arrow.float64()}
+    return arrow.schema(ids | moment | names | numbers)
 
 
 def find_types(

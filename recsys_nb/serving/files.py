@@ -150,6 +150,7 @@ class IdTable:
     ):
         self.ids = ids
         self.dtype = dtype
+        self.kind = str if dtype == "text" else int
         self.rows = {one: row for row, one in enumerate(ids)}
 
     @classmethod
@@ -169,6 +170,8 @@ class IdTable:
         given: AnyId,  # an id from a request
     ) -> AnyId:
         "The id as the training data would have it."
+        if type(given) is self.kind and given in self.rows:
+            return given
         return read_id(given, self.dtype)
 
     def find(

@@ -31,10 +31,12 @@ from ..data import split_condition
 
 # %% auto #0
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS',
-           'MAX_REPORTED', 'MAX_EXPLAINED', 'Identity', 'Word', 'PathId', 'ArmName',
-           'ListLength', 'Number', 'Finite', 'Text', 'Value', 'Values', 'Rules',
-           'ConditionText', 'Conditions', 'Where', 'Ids', 'WorthOfActions', 'EARLIEST',
-           'LATEST', 'RequestId', 'check_id', 'check_condition', 'Strict', 'RangeRule',
+           'MAX_REPORTED', 'MAX_EXPLAINED', 'Whole', 'Identity', 'PRINTED', 'Word',
+           'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value',
+           'SOME', 'HAS_AN_END', 'Values', 'Rules', 'ConditionText', 'Conditions',
+           'Where', 'Ids', 'WrittenIds', 'WorthOfActions', 'EXPLAINED_LENGTH',
+           'EARLIEST', 'LATEST', 'RequestId', 'Position', 'Propensity', 'check_id',
+           'take_whole', 'take_float', 'check_condition', 'Strict', 'RangeRule',
            'parse_where', 'Event', 'ListQuestion', 'Batch', 'list_texts',
            'read_address_rules', 'ListOptions', 'SimilarOptions', 'WhyQuestion',
            'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields',
@@ -66,10 +68,29 @@ def check_id(
         raise ValueError("an id must be valid Unicode text") from None
     return given
 
+
+def take_whole(
+    given: Any,  # of a message
+) -> Any:  # a whole number as int, all else as it is
+    "In JSON 28.0 and 28 are the same number."
+    is_whole = isinstance(given, float) and given.is_integer()
+    return int(given) if is_whole else given
+
+
+def take_float(
+    given: Any,  # of a message
+) -> Any:  # an int as float, all else as it is
+    "In JSON a number beyond 64 bits may be written without a point."
+    is_int = isinstance(given, int) and not isinstance(given, bool)
+    return float(given) if is_int and abs(given) < 2**1023 else given
+
 # %% ../../nbs/50b_serving.messages.ipynb #ce4f15cc
-Identity = Annotated[StrictInt | StrictStr, AfterValidator(check_id)]
+Whole = Annotated[StrictInt, BeforeValidator(take_whole)]
+Identity = Annotated[Whole | StrictStr, AfterValidator(check_id)]
+# without spaces and signs that steer a terminal
+PRINTED = r"^[^\s\x00-\x20\x7f-\xa0]+$"
 Word = Annotated[
-    str, StringConstraints(strict=True, min_length=1, max_length=100, pattern=r"^\S+$")
+    str, StringConstraints(strict=True, min_length=1, max_length=100, pattern=PRINTED)
 ]  # such as an event type
 PathId = Annotated[str, AfterValidator(check_id)]  # of an address
 ArmName = Literal["A", "B"]  # of an experiment
@@ -77,7 +98,7 @@ ListLength = Annotated[int, Field(ge=1, le=MAX_K)]
 
 # %% ../../nbs/50b_serving.messages.ipynb #f8dcb5b3
 Number = Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
-Finite = Annotated[StrictFloat, Field(allow_inf_nan=False)]
+Finite = Annotated[StrictFloat, Field(allow_inf_nan=False), BeforeValidator(take_float)]
 Text = Annotated[StrictStr, AfterValidator(check_id)]
 Value = StrictBool | Number | Finite | Text
 
@@ -99,8 +120,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
+SOME = {"not": {"type": "null"}}
+HAS_AN_END = {
+    "anyOf": [{"properties": {end: SOME}, "required": [end]} for end in ("min", "max")]
+}  # what `check_ends` says, for the description of the service
+
+
 class RangeRule(Strict):
     "A rule: from `min` to `max`, both included; one of them may be left out."
+
+    model_config = ConfigDict(json_schema_extra=HAS_AN_END)
 
     min: Number | Finite | Text | None = None  # the lower end
     max: Number | Finite | Text | None = None  # the upper end
@@ -126,6 +155,7 @@ Where = Annotated[
     Discriminator(lambda given: "conditions" if isinstance(given, list) else "rules"),
 ]  # a list is of conditions, an object of rules
 Ids = Annotated[list[Identity], Field(max_length=MAX_VALUES)]
+WrittenIds = Annotated[list[PathId], Field(max_length=MAX_VALUES)]  # of an address
 WorthOfActions = Annotated[
     dict[Text, Number | Finite | Text], Field(min_length=1, max_length=MAX_RULES)
 ]  # action -> what it is worth: a number, or a column of the items table
@@ -144,6 +174,12 @@ def parse_where(
     return where
 
 # %% ../../nbs/50b_serving.messages.ipynb #9237a9f8
+EXPLAINED_LENGTH = {
+    "if": {"properties": {"explain": {"const": True}}, "required": ["explain"]},
+    "then": {"properties": {"k": {"maximum": MAX_EXPLAINED}}},
+}  # what `check_length` says, for the description of the service
+
+
 class Event(Strict):
     "Something that a user has done with an item."
 
@@ -155,6 +191,8 @@ class Event(Strict):
 
 class ListQuestion(Strict):
     "A question for the list of one user."
+
+    model_config = ConfigDict(json_schema_extra=EXPLAINED_LENGTH)
 
     user_id: Identity
     events: list[Event] = Field(default=[], max_length=MAX_EVENTS)
@@ -181,7 +219,7 @@ class ListQuestion(Strict):
         return {
             "k": self.k,
             "exclude_seen": self.exclude_seen,
-            "events": [event.model_dump() for event in self.events],
+            "events": [vars(event) for event in self.events],
             "where": parse_where(self.where),
             "candidates": self.candidates,
             "exclude": self.exclude,
@@ -217,8 +255,8 @@ class ListOptions(Strict):
 
     k: ListLength = 10  # how many items
     exclude_seen: bool = True  # leave out the items of the user's history
-    candidates: Ids | None = None  # only these items; several times for several
-    exclude: Ids | None = None  # never these items; several times for several
+    candidates: WrittenIds | None = None  # only these items; several times for several
+    exclude: WrittenIds | None = None  # never these items; several times for several
     # conditions in words, several times for several; or all rules as one JSON object
     where: Annotated[
         list[StrictStr] | None,
@@ -248,6 +286,10 @@ RequestId = Annotated[
 ]
 
 
+Position = Annotated[StrictInt, Field(ge=1, le=MAX_K), BeforeValidator(take_whole)]
+Propensity = Annotated[StrictFloat, Field(gt=0, le=1), BeforeValidator(take_float)]
+
+
 def check_time(
     time: datetime | None,  # of an event
 ) -> datetime | None:  # the same
@@ -267,7 +309,8 @@ class Reported(Strict):
     # when; left out: now
     timestamp: Annotated[datetime | None, AfterValidator(check_time)] = None
     request_id: RequestId | None = None  # of the answer that showed the item
-    position: Annotated[StrictInt, Field(ge=1, le=MAX_K)] | None = None  # in its list
+    position: Position | None = None  # in its list
+    propensity: Propensity | None = None  # as the answer has it, if it does
 
 
 class EventReport(Strict):
@@ -311,6 +354,8 @@ class Item(BaseModel):
     item_id: int | str
     rank: int  # from 1
     score: float  # comparable within one list
+    # of the item at this place, where a share of the lists is drawn by chance
+    propensity: float | None = None
     why: dict[str, Any] | None = None  # where the question says explain
 
 

@@ -100,6 +100,7 @@ def mute_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 # %% ../../nbs/49e_serving.networks.ipynb #c0097d9e
+@torch.no_grad()  # lookups without what a gradient needs
 def write_onnx(
     network: nn.Module,  # in eval mode
     inputs: dict[str, Tensor],  # an example with several rows

@@ -8,23 +8,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
 
 from recsys_nb.serving.messages import (
     MAX_EVENTS,
+    SOME,
     ArmName,
     Event,
     Identity,
     Rules,
     Strict,
     parse_where,
+    take_whole,
 )
 
 # %% auto #0
 __all__ = ['MAX_FOUND', 'MAX_NAMED', 'MAX_VIEWED', 'MAX_TYPED', 'Typed', 'NumberFound',
-           'UserSearch', 'ItemSearch', 'ViewQuestion', 'MapOptions', 'NamedItem',
-           'ShownItem', 'FoundItems', 'FoundUsers', 'ListedItem', 'PastItem',
-           'ShownCandidate', 'View', 'Filter', 'PageAbout', 'MapItem', 'ItemMap']
+           'ViewLength', 'NOTHING', 'ONE_OF_BOTH', 'UserSearch', 'ItemSearch',
+           'ViewQuestion', 'MapOptions', 'NamedItem', 'ShownItem', 'FoundItems',
+           'FoundUsers', 'ListedItem', 'PastItem', 'ShownCandidate', 'View', 'Filter',
+           'PageAbout', 'MapItem', 'ItemMap']
 
 # %% ../../nbs/50h_serving.page_messages.ipynb #e009fba9
 MAX_FOUND = 50  # the most users or items of a search
@@ -34,7 +45,12 @@ MAX_TYPED = 100  # the longest text of a search, in characters
 
 # %% ../../nbs/50h_serving.page_messages.ipynb #091f3f18
 Typed = Annotated[StrictStr, Field(max_length=MAX_TYPED)]
-NumberFound = Annotated[StrictInt, Field(ge=1, le=MAX_FOUND)]
+NumberFound = Annotated[
+    StrictInt, Field(ge=1, le=MAX_FOUND), BeforeValidator(take_whole)
+]
+ViewLength = Annotated[
+    StrictInt, Field(ge=1, le=MAX_VIEWED), BeforeValidator(take_whole)
+]
 
 
 class UserSearch(Strict):
@@ -44,8 +60,19 @@ class UserSearch(Strict):
     k: NumberFound = 10  # how many
 
 
+NOTHING = {"type": "null"}
+ONE_OF_BOTH = {
+    "oneOf": [
+        {"properties": {one: SOME, other: NOTHING}, "required": [one]}
+        for one, other in (("text", "item_ids"), ("item_ids", "text"))
+    ]
+}  # what `check_one` says, for the description of the service
+
+
 class ItemSearch(Strict):
     "A search for items, or the ids of some."
+
+    model_config = ConfigDict(json_schema_extra=ONE_OF_BOTH)
 
     text: Typed | None = None  # the beginning of a word of a title, or of an id
     item_ids: list[Identity] | None = Field(default=None, max_length=MAX_NAMED)
@@ -64,7 +91,7 @@ class ViewQuestion(Strict):
 
     user_id: Identity
     events: list[Event] = Field(default=[], max_length=MAX_EVENTS)
-    k: Annotated[StrictInt, Field(ge=1, le=MAX_VIEWED)] = 10  # how many items
+    k: ViewLength = 10  # how many items
     exclude_seen: bool = True  # leave out the items of the user's history
     where: Rules | None = None  # rules about columns of the items table
     arm: ArmName | None = None  # whose model is asked; None: that of the user

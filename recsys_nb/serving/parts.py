@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,10 +33,11 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts',
-           'give_list', 'check_takes_value', 'find_arm', 'recognise_user', 'find_why',
-           'get_why', 'NotFoundError', 'write_answer', 'ask_about_item', 'match_type',
-           'make_rows', 'MisfitError', 'refresh_arm', 'keep_watch']
+__all__ = ['DRAWN_FROM', 'WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm',
+           'make_parts', 'give_list', 'check_takes_value', 'find_arm',
+           'recognise_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer',
+           'draw_list', 'draw_answer', 'ask_about_item', 'match_type', 'make_rows',
+           'MisfitError', 'refresh_arm', 'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
 @dataclass(frozen=True)
@@ -49,12 +51,15 @@ class AppSettings:
     watch_seconds: float = 1.0  # how often to look for new versions and events
     page: bool = True  # whether there is a page for people
     user_search: bool = True  # whether the page finds users by the beginning of an id
+    explore: float = 0.0  # share of the lists that are drawn by chance, 0 to 1
 
     def __post_init__(self):
         if self.token is not None and len(self.token) < 16:
             raise ServeError("the token is too short: use at least 16 characters.")
         if not self.watch_seconds > 0:
             raise ServeError(f"watch_seconds={self.watch_seconds} must be above 0.")
+        if not 0 <= self.explore <= 1:
+            raise ServeError(f"explore={self.explore} must lie between 0 and 1.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +70,7 @@ class Parts:
     store: EventStore  # what users have done
     traffic: Traffic  # counters
     id_types: tuple[type, type]  # of users and items: int or str
+    explore: float = 0.0  # share of the lists that are drawn by chance
 
 # %% ../../nbs/50g_serving.parts.ipynb #23b8f299
 def make_arm(
@@ -96,7 +102,8 @@ def make_parts(
     if len(set(types)) > 1:
         raise ServeError("the two models have ids of different types.")
     chosen = Arms(arms, settings.share, settings.salt)
-    return Parts(chosen, EventStore(settings.events), Traffic(), types[0])
+    store = EventStore(settings.events)
+    return Parts(chosen, store, Traffic(), types[0], settings.explore)
 
 # %% ../../nbs/50g_serving.parts.ipynb #fcabc767
 def give_list(
@@ -112,7 +119,11 @@ def give_list(
     if question.value is not None:
         check_takes_value(model)
         arguments["value"] = question.value
+    if parts.explore:
+        arguments["k"] = DRAWN_FROM * question.k
     answer = model.recommend(user, events=known, **arguments)
+    if parts.explore:
+        draw_answer(answer, question.k, parts.explore)
     is_known = recognise_user(model, user)
     parts.traffic.count_list(arm.name, answer, len(known), is_known)
     if len(parts.arms.arms) > 1:
@@ -144,7 +155,7 @@ def find_arm(
     for arm in parts.arms.arms:
         if arm.name == wanted:
             return arm
-    raise MisfitError(("body", "arm"), "there is no such arm")
+    raise NotFoundError("there is no such arm")
 
 
 def recognise_user(
@@ -187,6 +198,38 @@ def write_answer(
     "An answer as JSON."
     body = json.dumps(answer, ensure_ascii=False, allow_nan=False)
     return require("fastapi").Response(body.encode(), media_type="application/json")
+
+# %% ../../nbs/50g_serving.parts.ipynb #e2c1a702
+DRAWN_FROM = 2  # lists of k items are drawn from so many times k
+
+
+def draw_list(
+    items: Sequence[dict],  # of a list of DRAWN_FROM * k items, the best first
+    k: int,  # how many are shown
+    share: float,  # e, of the lists that are drawn by chance, above 0
+) -> list[dict]:  # item_id, rank from 1, score, propensity
+    "The k best items, or any k of all, and how probable each was at its place."
+    shown = list(items[:k])
+    if random.random() < share:
+        shown = random.sample(list(items), len(shown))
+    drawn = []
+    for rank, item in enumerate(shown, 1):
+        is_best = item["rank"] == rank
+        propensity = share / len(items) + (1 - share) * is_best
+        drawn.append(item | {"rank": rank, "propensity": propensity})
+    return drawn
+
+
+def draw_answer(
+    answer: dict,  # of `recommend`, with DRAWN_FROM * k items; changed
+    k: int,  # how many are shown
+    share: float,  # as in `draw_list`
+) -> None:
+    "Let chance have its share in an answer."
+    n_found = len(answer["items"])
+    answer["items"] = draw_list(answer["items"], k, share)
+    if n_found >= k:
+        answer.pop("reason", None)
 
 # %% ../../nbs/50g_serving.parts.ipynb #429b496e
 def ask_about_item(

@@ -168,12 +168,13 @@ def find_shares(
 def find_liked(
     exported: Exported,  # that answers
     case: Case,  # an item among candidates
-) -> np.ndarray | None:  # float32 (n_items,); None: the inputs sum it up
-    "How well each item goes with the history, where a source has summed it up."
+) -> np.ndarray | None:  # float32 (n,); None: the inputs sum it up
+    "How well each candidate goes with the history, where a source has summed it up."
     name = exported.answers.similarity
     if name is None:
         return None
-    return case.said[case.plan["sources"].index(name)].values
+    similar = case.said[case.plan["sources"].index(name)]
+    return similar.reached.at(case.found.items)
 
 # %% ../../nbs/49j_serving.reasons.ipynb #3e071d9c
 def find_typical(
