@@ -38,6 +38,9 @@ from .candidates import score_sources as score_sources
 from .candidates import standardise_scores as standardise_scores
 from .candidates import describe_pairs as describe_pairs
 from .candidates import gather_candidates as gather_candidates
+from .candidates import SourceReport as SourceReport
+from .candidates import summarise_users as summarise_users
+from .candidates import measure_sources as measure_sources
 from .cells import load_faiss as load_faiss
 from .cells import widen_search as widen_search
 from .cells import search_cells as search_cells

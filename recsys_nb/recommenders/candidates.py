@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 
-from ..data import Histories
+from ..data import Histories, UnknownIdError, check_whole_numbers
 from .base import BaseRecommender
 from recsys_nb.recommenders.lists import (
     count_users_at_a_time,
@@ -20,7 +22,8 @@ from recsys_nb.recommenders.lists import (
 
 # %% auto #0
 __all__ = ['Candidates', 'list_of_source', 'SourceList', 'list_candidates', 'merge_lists', 'find_ranks', 'score_sources',
-           'standardise_scores', 'describe_pairs', 'gather_candidates']
+           'standardise_scores', 'describe_pairs', 'gather_candidates', 'SourceReport', 'summarise_users',
+           'measure_sources']
 
 # %% ../../nbs/38b_recommenders.candidates.ipynb #dd6f81f7
 @dataclass(frozen=True, eq=False)
@@ -210,3 +213,86 @@ def gather_candidates(
     lists = list_candidates(sources, histories, k, exclude_seen, allowed)
     owner, items = merge_lists(lists, histories.n_items)
     return describe_pairs(sources, histories, owner, items, lists)
+
+# %% ../../nbs/38b_recommenders.candidates.ipynb #952b2f0e
+@dataclass(frozen=True, eq=False)
+class SourceReport:
+    "What each source finds, and what the joined candidates would lose without it."
+
+    # source, recall, low, high, adds, adds_low, adds_high; last: all together
+    table: pd.DataFrame
+    k: int  # candidates of each source
+    n_users: int  # who were asked
+
+    def to_frame(self) -> pd.DataFrame:
+        "A row for each source, and one for all together."
+        return self.table.copy()
+
+    def __repr__(self) -> str:
+        title = f"recall of {self.k} candidates per source, {self.n_users:,} users"
+        return f"{title}\n{self.table.round(4).to_string(index=False)}"
+
+    def plot(
+        self,
+        ax: plt.Axes | None = None,  # drawn here; None: a new figure
+    ) -> plt.Axes:
+        "Recall of each source, the part that no other source finds in colour."
+        rows = self.table[::-1]
+        ax = ax or plt.subplots(figsize=(7, 0.4 * len(rows) + 1.2))[1]
+        error = [rows.recall - rows.low, rows.high - rows.recall]
+        ax.barh(rows.source, rows.recall, xerr=error, color="C0", label="recall")
+        ax.barh(rows.source, rows.adds, color="C1", label="what it adds")
+        ax.set_xlabel(f"recall of {self.k} candidates per source (0 to 1)")
+        ax.set_title(f"All sources together find {rows.recall.iloc[0]:.0%}")
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+        return ax
+
+# %% ../../nbs/38b_recommenders.candidates.ipynb #c693b727
+def summarise_users(
+    values: np.ndarray,  # one of each user, float (n_users,)
+    prefix: str = "",  # before the names of the ends
+) -> dict[str, float]:
+    "Ends of a 95% interval of the mean over users."
+    half = 1.96 * values.std() / np.sqrt(max(1, len(values)))
+    mean = values.mean()
+    return {f"{prefix}low": mean - half, f"{prefix}high": mean + half}
+
+
+def measure_sources(
+    sources: Mapping[str, BaseRecommender],  # fitted to the same log, by name
+    truth: pd.DataFrame,  # user_id, item_id: what users took later, each pair once
+    k: int = 100,  # candidates of each source
+    exclude_seen: bool = True,  # leave out the items of the histories
+) -> SourceReport:
+    "Recall of each source and of all together, and what each adds to the others."
+    check_whole_numbers(1, k=k)
+    first = next(iter(sources.values()))
+    users = pd.Index(truth.user_id.unique())
+    rows = first.user_ids_.get_indexer(users)
+    if not len(users) or (rows < 0).any():
+        raise UnknownIdError(
+            f"truth has {int((rows < 0).sum()):,} users that the sources do not know, "
+            f"of {len(users):,}: give pairs of users of the log."
+        )
+    joined = gather_candidates(sources, first.histories_.take(rows), k, exclude_seen)
+    owner = users.get_indexer(truth.user_id)
+    item = first.item_ids_.get_indexer(truth.item_id)
+    taken = joined.contain(owner[item >= 0], item[item >= 0])
+    n_taken = np.bincount(owner, minlength=len(users))
+
+    def find_recall(listed: np.ndarray) -> np.ndarray:
+        found = np.bincount(joined.owner[taken & listed], minlength=len(users))
+        return found / n_taken
+
+    listed = joined.ranks > 0
+    together = find_recall(listed.any(1))
+    table = []
+    for column, name in enumerate(joined.names):
+        own = find_recall(listed[:, column])
+        others = np.delete(listed, column, axis=1).any(1)
+        adds = together - find_recall(others)
+        row = {"source": name, "recall": own.mean()} | summarise_users(own)
+        row |= {"adds": adds.mean()} | summarise_users(adds, "adds_")
+        table.append(row)
+    row = {"source": "all", "recall": together.mean()} | summarise_users(together)
+    return SourceReport(pd.DataFrame([*table, row]), k, len(users))

@@ -16,6 +16,7 @@ from pydantic import (
     Discriminator,
     Field,
     Json,
+    PlainSerializer,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -219,6 +220,7 @@ class ListOptions(Strict):
         list[StrictStr] | None,
         BeforeValidator(list_texts),
         AfterValidator(read_address_rules),
+        PlainSerializer(lambda rules: rules, return_type=Any),  # these or those rules
     ] = None
 
 
