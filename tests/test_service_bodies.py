@@ -193,7 +193,11 @@ def test_a_get_may_bring_rules(client, exported):
         assert (
             asked.json()["items"] == one.post("/recommend", json=body).json()["items"]
         )
-        for odd in ("{", "[]", "{}", '{"price": NaN}', fill('{"§": 1}')):
+        words = ["price<=1000000", "category=Books,Home"]
+        in_words = one.get("/recommend/user_1", params={"where": words})
+        assert in_words.json()["items"] == asked.json()["items"]
+        odd_words = ["price<", "price<1,2", "§<1", "price=§", "category=a\nb"]
+        for odd in ("{", "[]", "{}", '{"price": NaN}', fill('{"§": 1}'), *odd_words):
             answer = one.get("/recommend/user_1", params={"where": odd})
             assert answer.status_code == 422 and SECRET not in answer.text
 

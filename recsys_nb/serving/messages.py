@@ -17,6 +17,7 @@ from pydantic import (
     Discriminator,
     Field,
     Json,
+    PlainSerializer,
     StrictBool,
     StrictFloat,
     StrictInt,
@@ -262,6 +263,7 @@ class ListOptions(Strict):
         list[StrictStr] | None,
         BeforeValidator(list_texts),
         AfterValidator(read_address_rules),
+        PlainSerializer(lambda rules: rules, return_type=Any),  # these or those rules
     ] = None
 
 
