@@ -39,6 +39,9 @@ from .scores import ListLimits
 from .traffic import require
 from .versions import Arm
 
+# the types of messages are made when pydantic is loaded, which pyright cannot follow
+# pyright: reportInvalidTypeForm=false
+
 # %% ../../nbs/50i_serving.page.ipynb #e909fb39
 class Views:
     "The views of the models that answer now."
