@@ -108,7 +108,6 @@ def read_word(value) -> str:
         raise TypeError(f"{value!r} is no text")
     return value
 
-
 # %% ../../nbs/31a_recommenders.kinds.ipynb #d9f1745c
 def are_switches(cells: pd.Series) -> bool:
     "Whether cells are True and False."

@@ -272,7 +272,9 @@ def parse_rules(
 ) -> dict[str, Any]:  # column -> list of values, or sign -> end
     "The rules of conditions in words."
     texts = [conditions] if isinstance(conditions, str) else conditions
-    return join_conditions(texts, partial(read_condition, columns=columns), QuestionError)
+    return join_conditions(
+        texts, partial(read_condition, columns=columns), QuestionError
+    )
 
 # %% ../../nbs/49c_serving.rules.ipynb #bf1316bc
 def keep_where(
