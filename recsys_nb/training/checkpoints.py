@@ -110,7 +110,7 @@ def load_moments(
     model: nn.Module,  # at its start
     optimizers: list[torch.optim.Optimizer],  # which get what fits
 ) -> list[str]:  # the parameters that have got theirs
-    "Let optimizers begin with moments; a parameter without any of its shape starts anew."
+    "Let optimizers begin with moments; a parameter without its own starts anew."
     names = {parameter: name for name, parameter in model.named_parameters()}
     loaded = []
     for optimizer in optimizers:
