@@ -21,8 +21,8 @@ from .recommenders.warm_start import lengthen_log
 from .runs import Run
 
 # %% auto #0
-__all__ = ['LISTED', 'Start', 'find_last_time', 'leave_out_learnt', 'open_start', 'join_start', 'AsBefore', 'take_metrics',
-           'measure_start', 'compare_with_start']
+__all__ = ['PAIR', 'LISTED', 'Start', 'find_last_time', 'leave_out_learnt', 'open_start', 'join_start', 'AsBefore',
+           'take_metrics', 'measure_start', 'compare_with_start']
 
 # %% ../nbs/53a_run_start.ipynb #e5d84ea1
 @dataclass(frozen=True, eq=False)
@@ -114,6 +114,9 @@ def join_start(
     run.train = both.whole.replace(pd.concat(rows, ignore_index=True))
 
 # %% ../nbs/53a_run_start.ipynb #42c19ac1
+PAIR = ["user_id", "item_id"]
+
+
 class AsBefore:
     "The model that a run started from, with newer events as it would have in service."
 
@@ -123,8 +126,8 @@ class AsBefore:
         more: Dataset,  # the newer events that the run's own model has learnt
     ):
         self.model = model
-        taken = more.positives().interactions
-        self.newer = taken[taken.item_id.isin(model.item_ids_)]
+        taken = more.positives().interactions.sort_values("timestamp", kind="stable")
+        self.newer = taken.loc[taken.item_id.isin(model.item_ids_), PAIR]
 
     def recommend(
         self,
@@ -137,7 +140,7 @@ class AsBefore:
         own = self.newer[self.newer.user_id.isin(users)]
         parts = [own]
         if events is not None:
-            parts.append(events[events.item_id.isin(self.model.item_ids_)])
+            parts.append(events.loc[events.item_id.isin(self.model.item_ids_), PAIR])
         told = pd.concat(parts, ignore_index=True)
         options = {"k": k, "exclude_seen": exclude_seen}
         return self.model.recommend(users, events=told, **options)

@@ -58,11 +58,11 @@ from recsys_nb.recommenders.trial import (
 )
 
 # %% auto #0
-__all__ = ['RANKER_WAYS', 'check_previous', 'NewerLog', 'check_schema', 'lengthen_log', 'list_rivals', 'gather_probes',
-           'move_source', 'hold_newer', 'grow_features', 'Lesson', 'measure_again', 'keep_ranker', 'train_ranker_on',
-           'learn_ranker_again', 'choose_way', 'can_teach', 'enter_ranker', 'keep_unless_beaten', 'enter_blends',
-           'enter_stages', 'find_next_answer', 'find_next_again', 'keep_answers', 'ask_gate_again', 'find_next_outcome',
-           'continue_recommender']
+__all__ = ['RANKER_WAYS', 'check_previous', 'NewerLog', 'check_same_schema', 'lengthen_log', 'list_other_sources',
+           'gather_probes', 'move_source', 'hold_newer', 'grow_features', 'Lesson', 'measure_again', 'keep_ranker',
+           'train_ranker_on', 'learn_ranker_again', 'choose_way', 'can_teach', 'enter_ranker', 'keep_unless_beaten',
+           'enter_blends', 'enter_stages', 'find_next_answer', 'find_next_again', 'keep_answers', 'ask_gate_again',
+           'find_next_outcome', 'continue_recommender']
 
 # %% ../../nbs/41e_recommenders.warm_start.ipynb #1e252b9e
 def check_previous(
@@ -96,7 +96,7 @@ class NewerLog:
     whole: Dataset  # all events, in the ids of both: those of `past` come first
 
 
-def check_schema(
+def check_same_schema(
     past: Dataset,  # what was learnt
     more: Dataset,  # the newer events
 ) -> None:
@@ -123,7 +123,7 @@ def lengthen_log(
     "The previous log, followed by the newer events."
     before = start.catalogue_
     past = start.log_
-    check_schema(past, more)
+    check_same_schema(past, more)
     tables = {}
     for side in ("user", "item"):
         ids, new_ids = (getattr(log, f"{side}_ids") for log in (before, more))
@@ -137,7 +137,7 @@ def lengthen_log(
     return NewerLog(past, with_all, with_all.replace(rows))
 
 # %% ../../nbs/41e_recommenders.warm_start.ipynb #dcaf5267
-def list_rivals(
+def list_other_sources(
     model: Any,  # a Recommender that is not fitted: its settings count
     start: Any,  # a fitted one
     log: Dataset,  # all events
@@ -166,7 +166,7 @@ def gather_probes(
     newer: NewerLog,  # what was learnt, and more
 ) -> tuple[dict[str, BaseRecommender], dict[str, str]]:  # fitted to the past; left out
     "All sources that know the earlier log, the simplest first."
-    rivals, left_out = list_rivals(model, start, newer.whole)
+    rivals, left_out = list_other_sources(model, start, newer.whole)
     probes = dict(start.sources_)
     if rivals:
         fitted, failed = fit_sources(rivals, newer.past.positives(), model.say)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from .optim import RowAdam
 
 # %% auto #0
-__all__ = ['NUMBERS', 'pack_state', 'unpack_state', 'take_part', 'pack_moments', 'list_moments', 'load_moments',
+__all__ = ['MOMENT_NUMBERS', 'pack_state', 'unpack_state', 'take_part', 'pack_moments', 'list_moments', 'load_moments',
            'CheckpointError', 'digest', 'write_checkpoint', 'flush_to_disk', 'explain_failure', 'read_checkpoint',
            'Checkpoints']
 
@@ -75,7 +75,7 @@ def take_part(
     }
 
 # %% ../../nbs/20_training.checkpoints.ipynb #16f027d8
-NUMBERS = ("step", "unit")  # of an optimizer's state: one for all rows
+MOMENT_NUMBERS = ("step", "unit")  # of an optimizer's state: one for all rows
 
 
 def pack_moments(
@@ -123,7 +123,7 @@ def load_moments(
             if shapes != list_moments(optimizer, parameter):
                 continue
             if isinstance(optimizer, RowAdam):  # its numbers are no tensors
-                own |= {key: own[key].item() for key in NUMBERS}
+                own |= {key: own[key].item() for key in MOMENT_NUMBERS}
             described["state"][number] = own
             loaded.append(name)
         optimizer.load_state_dict(described)
