@@ -65,7 +65,7 @@ def read_retailrocket(seed: int) -> Dataset:
 
 
 # small enough that a week of trainings from the start takes minutes
-SMALL = {"dim": 32, "profile": "dense", "epochs": 10, "n_negatives": 128}
+SMALL = {"dim": 32, "profile": "dense", "epochs": 10, "batch_size": 256}
 
 
 def make_two_stages(seed: int) -> Recommender:
