@@ -182,7 +182,7 @@ def test_the_map_holds_items_with_places(client):
     assert len(answer["items"]) == 150
     assert all(len(item["place"]) == 2 for item in answer["items"])
     assert {item["group"] for item in answer["items"]} <= set(range(6))
-    assert client.get("/page/map?arm=B").status_code == 422
+    assert client.get("/page/map?arm=B").status_code == 404
     assert client.get("/page/map?size=5").status_code == 422
 
 
