@@ -5,8 +5,6 @@ The shop is that of serving.py. One core belongs to the server, one to the clien
 
     python benchmarks/serving_http.py --items 5000 100000 1000000 \
         --out benchmarks/results/serving_http.json
-
-About 20 minutes on a quiet machine of two cores, a third of it at each size.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from . import answers
 from .answers import note, read_id_column
 from .data import DataError, is_text_file
 from .recommenders.rules import parse_conditions
+from .recommenders.values import parse_action_values
 from .serving.batches import ListJob
 from .serving.files import MANIFEST
 from .serving.job_users import UserIds, open_users, take_ids
@@ -99,9 +100,11 @@ def imitate_items(
 def read_job_rules(
     options: argparse.Namespace,  # of the command line
     exported: Exported,  # whose columns count
-) -> dict[str, Any]:  # where, candidates, exclude; as ListJob takes them
+) -> dict[str, Any]:  # where, candidates, exclude, value; as ListJob takes them
     "The rules of a job; a DataError where they leave no item."
     rules: dict[str, Any] = {}
+    if getattr(options, "value", None):
+        rules["value"] = parse_action_values(options.value)
     if options.where:
         items = imitate_items(exported.columns)
         rules["where"] = parse_conditions(options.where, items)
@@ -121,7 +124,6 @@ def read_job_rules(
 REFUSED = {
     "events": "--events is for a saved model; the service knows newer events, too.",
     "json": "--json is for a saved model; lists for everyone are Parquet or a table.",
-    "value": "--value is for a saved model; lists for everyone keep the model's order.",
     "diversify": "--diversify is for a saved model; an export keeps the model's order.",
     "cap": "--cap is for a saved model; an export keeps the model's order.",
 }  # option -> why an export does not take it

@@ -263,3 +263,23 @@ def test_values_over_http(model, log, tmp_path):
     plain = export(EASE().fit(log.positives()), tmp_path / "plain")
     with TestClient(create_app(plain)) as client:
         assert client.post("/recommend", json=question).status_code == 422
+
+
+def test_lists_for_everyone_take_values(model, tmp_path, capsys):
+    pytest.importorskip("onnxruntime")
+    from recsys_nb.cli import main
+    from recsys_nb.serving import Exported, export
+
+    folder = export(model, tmp_path / "exported")
+    words = ["recommend", "--model", str(folder), "--users", "all", "--k", "5"]
+    words += ["--value", "click=1,purchase=price", "--out", str(tmp_path / "lists")]
+    assert main(words) == 0
+    lists = pd.read_parquet(tmp_path / "lists")
+    exported = Exported(folder)
+    value = {"click": 1, "purchase": "price"}
+    for user in model.user_ids_[:10]:
+        answer = exported.recommend(user, k=5, value=value)["items"]
+        found = lists[lists.user_id == user].sort_values("rank")
+        assert found.item_id.tolist() == [item["item_id"] for item in answer]
+    assert main([*words[:-3], "buy=1", "--out", str(tmp_path / "none")]) != 0
+    assert "'buy'" in capsys.readouterr().err

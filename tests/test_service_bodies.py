@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 
 from recsys_nb.data import World  # noqa: E402
 from recsys_nb.recommenders import EASE, Popularity, Recommender  # noqa: E402
-from recsys_nb.serving import export  # noqa: E402
+from recsys_nb.serving import AppSettings, export  # noqa: E402
 from recsys_nb.serving.http import create_app  # noqa: E402
 
 JSON = {"content-type": "application/json"}
@@ -52,6 +53,21 @@ class Stub:
 
     def health(self):
         return {"status": "ok", "model": "stub"}
+
+
+def test_propensities_reach_the_log(tmp_path):
+    folder = tmp_path / "events"
+    settings = AppSettings(events=folder, explore=0.5)
+    with TestClient(create_app(Stub(), settings=settings)) as client:
+        (item,) = client.get("/recommend/x?k=1").json()["items"]
+        assert item["propensity"] in (0.25, 0.75)  # of two items, at the first place
+        event = {"user_id": "x", "event_type": "impression", "position": 1}
+        event |= {"item_id": item["item_id"], "propensity": item["propensity"]}
+        assert client.post("/events", json={"events": [event]}).status_code == 200
+        for wrong in (0, 1.5, "0.5", True):
+            odd = {"events": [event | {"propensity": wrong}]}
+            assert client.post("/events", json=odd).status_code == 422
+    assert pd.read_parquet(folder).propensity.tolist() == [item["propensity"]]
 
 
 def nest(depth):

@@ -473,9 +473,9 @@ from .values import parse_action_values as parse_action_values
 from .warm_start import RANKER_WAYS as RANKER_WAYS
 from .warm_start import check_previous as check_previous
 from .warm_start import NewerLog as NewerLog
-from .warm_start import check_schema as check_schema
+from .warm_start import check_same_schema as check_same_schema
 from .warm_start import lengthen_log as lengthen_log
-from .warm_start import list_rivals as list_rivals
+from .warm_start import list_other_sources as list_other_sources
 from .warm_start import gather_probes as gather_probes
 from .warm_start import move_source as move_source
 from .warm_start import hold_newer as hold_newer

@@ -19,7 +19,12 @@ import pyarrow as pa
 from ..data.arguments import check_whole_numbers
 from .answering import ScoredList
 from .files import AnyId, IdTable, QuestionError
-from .runtime import Exported, combine_rules, name_source
+from recsys_nb.serving.runtime import (
+    Exported,
+    combine_rules,
+    name_source,
+    weigh_actions,
+)
 from .scores import ListLimits
 
 # %% auto #0
@@ -38,6 +43,7 @@ class ListJob:
     where: Mapping[str, Any] | None = None  # as in `Exported.recommend`
     candidates: Sequence[AnyId] | None = None  # ids that may be recommended
     exclude: Sequence[AnyId] | None = None  # ids that may not
+    value: Mapping[str, Any] | None = None  # as in `Exported.recommend`
     arm: str = "A"  # of the experiment
     time: datetime | None = None  # with a zone, written into each row; None: null
 
@@ -89,6 +95,9 @@ class ListMaker:
         rules = job.where, job.candidates, job.exclude
         self.allowed, self.notes = combine_rules(exported, *rules)
         limits = ListLimits(len(exported.items), self.allowed)
+        self.weights = None
+        if job.value is not None:
+            self.weights = weigh_actions(exported, job.value, self.allowed)
         self.popular = exported.answers.popular.best(job.k, limits)
         self.schema = make_list_schema(exported)
 
@@ -107,7 +116,7 @@ class ListMaker:
         if source == "popular":
             return source, self.popular
         limits = self.job.k, self.allowed, self.job.exclude_seen
-        return source, self.exported.answers.top(history, *limits)
+        return source, self.exported.answers.top(history, *limits, self.weights)
 
     def make(
         self,

@@ -59,6 +59,8 @@ def describe_job(
 ) -> dict[str, Any]:  # without the time
     "What two jobs must have in common to be one."
     rules = {"where": job.where, "candidates": job.candidates, "exclude": job.exclude}
+    if job.value is not None:
+        rules["value"] = job.value
     return {
         "model": exported.name,
         "manifest": exported.manifest["digest"],

@@ -1,5 +1,5 @@
 # made by `make sync` from the modules' __all__: do not edit
-from .checkpoints import NUMBERS as NUMBERS
+from .checkpoints import MOMENT_NUMBERS as MOMENT_NUMBERS
 from .checkpoints import pack_state as pack_state
 from .checkpoints import unpack_state as unpack_state
 from .checkpoints import take_part as take_part
