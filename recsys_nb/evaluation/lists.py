@@ -344,14 +344,6 @@ def read_cells(columns: list, users: pd.Index, depth: int) -> tuple:
     return cells, concatenate(items), pd.Index(pd.unique(concatenate(strangers)))
 
 # %% ../../nbs/24a_evaluation.lists.ipynb #77da9b44
-def find_met(cells: np.ndarray, users: pd.Index, depth: int) -> np.ndarray:
-    "Which users have one of these cells, bool (n_users,)."
-    met = np.zeros(len(users), bool)
-    for start in range(0, len(cells), 2**18):  # slices that stay in the cache
-        met[cells[start : start + 2**18] // depth] = True
-    return met
-
-
 def read_lists(table, users: pd.Index, depth: int) -> Lists:
     "The first `depth` items of the lists of `users`."
     names = ["user_id", "item_id", "rank"]
@@ -366,8 +358,12 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
             "made them."
         )
     cells, items, strangers = read_cells(columns, users, depth)
+    code, items = encode(items)
+    codes = np.full(len(users) * depth, -1, np.int32)
+    codes[cells] = code
+    lists = Lists(codes.reshape(-1, depth), items, len(strangers))
     if len(strangers):
-        met = find_met(cells, users, depth)
+        met = (lists.codes >= 0).any(axis=1)
         n_ids = len(strangers) + int(met.sum())
         what = "user_id of the recommendations"
         check_strangers(strangers, users[~met], n_ids, what, "the truth")
@@ -376,10 +372,6 @@ def read_lists(table, users: pd.Index, depth: int) -> Lists:
             f"no user of the recommendations (e.g. {show_id(strangers[0])}) is to be "
             f"evaluated (e.g. {show_id(users[0])}): are both ids of one type?"
         )
-    code, items = encode(items)
-    codes = np.full(len(users) * depth, -1, np.int32)
-    codes[cells] = code
-    lists = Lists(codes.reshape(-1, depth), items, len(strangers))
     check_filled(lists.codes, users, cells)
     check_no_repeats(lists, users)
     return lists
