@@ -44,7 +44,7 @@ class Start:
         place = Path(folder).expanduser()
         if (place / "model").is_dir():
             place = place / "model"
-        model = Recommender.load(place)
+        model: Any = Recommender.load(place)
         if not hasattr(model, "log_"):
             raise DataError(
                 f"{folder} holds no log to go on from; run without --start on all "
@@ -142,7 +142,9 @@ class AsBefore:
         own = self.newer[self.newer.user_id.isin(users)]
         parts = [own]
         if events is not None:
-            parts.append(events.loc[events.item_id.isin(self.model.item_ids_), TAKEN_COLUMNS])
+            parts.append(
+                events.loc[events.item_id.isin(self.model.item_ids_), TAKEN_COLUMNS]
+            )
         told = pd.concat(parts, ignore_index=True)
         options = {"k": k, "exclude_seen": exclude_seen}
         return self.model.recommend(users, events=told, **options)

@@ -282,7 +282,7 @@ def measure_sources(
     taken = joined.contain(owner[item >= 0], item[item >= 0])
     n_taken = np.bincount(owner, minlength=len(users))
 
-    def find_recall(listed: np.ndarray) -> np.ndarray:
+    def find_recall(listed) -> np.ndarray:
         found = np.bincount(joined.owner[taken & listed], minlength=len(users))
         return found / n_taken
 

@@ -7,6 +7,7 @@ are rehearsed in part, and a day costs a fraction of a new training."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -421,7 +422,8 @@ def choose_pace(
     before: RetrieverSettings,  # of the fitted model that goes on
 ) -> dict[str, float]:  # epochs and lr of the trainer
     "How far a continued training goes: what is given, if it is not as before."
-    pace = {"epochs": EPOCHS, "lr": RATE * before.lr}
+    rate: Any = before.lr  # a fitted model has one
+    pace = {"epochs": EPOCHS, "lr": RATE * rate}
     for name in OF_THE_PACE:
         value = getattr(given, name)
         if value is not None and value != getattr(before, name):

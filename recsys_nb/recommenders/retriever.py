@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -195,7 +196,7 @@ def train_towers(
     data = prepare_data(recommender.catalogue_, settings)
     functions = {"loss": recommender.loss, "validate": recommender.validate}
     task, trainer, race = train_best(settings, data, **functions)
-    model = trainer.model
+    model: Any = trainer.model  # a TwoTowerModel
     chosen, bonuses = task.settings, None
     if chosen.popularity_bonus is None:
         bonus = 0.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -168,7 +168,7 @@ def check_column_of_items(
 
 def are_conditions(
     where,  # as in recommend
-) -> bool:
+) -> TypeGuard[str | Sequence[str]]:
     "Whether it is text: one condition, or several."
     if isinstance(where, str):
         return True

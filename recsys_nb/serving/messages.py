@@ -122,7 +122,7 @@ class Strict(BaseModel):
 
 
 SOME = {"not": {"type": "null"}}
-HAS_AN_END = {
+HAS_AN_END: Any = {
     "anyOf": [{"properties": {end: SOME}, "required": [end]} for end in ("min", "max")]
 }  # what `check_ends` says, for the description of the service
 

@@ -85,7 +85,8 @@ def pack_moments(
     optimizers: list[torch.optim.Optimizer],  # those that have trained it
 ) -> dict[str, Tensor]:  # on the CPU, such as 'table.weight/second'
     "What optimizers have learnt of each parameter, by its name."
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    named = model.named_parameters()
+    names: dict[Any, str] = {parameter: name for name, parameter in named}
     moments = {}
     for optimizer in optimizers:
         for parameter, values in optimizer.state.items():
