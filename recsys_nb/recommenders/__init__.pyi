@@ -333,6 +333,8 @@ from .retriever import multiply_pairs as multiply_pairs
 from .retriever import find_similar as find_similar
 from .retriever import train_towers as train_towers
 from .retriever import train_further as train_further
+from .retriever import continue_retriever as continue_retriever
+from .retriever import pack_towers as pack_towers
 from .retriever import encode_users as encode_users
 from .retriever import check_start as check_start
 from .retriever import TwoTowerRetriever as TwoTowerRetriever
@@ -458,6 +460,7 @@ from .two_stage import choose_sources as choose_sources
 from .two_stage import choose_heads as choose_heads
 from .two_stage import answer_unjudged as answer_unjudged
 from .two_stage import Recommender as Recommender
+from .two_stage import gather_outcome as gather_outcome
 from .two_stage import check_recommender as check_recommender
 from .two_stage import add_actions as add_actions
 from .two_stage import order_by_value as order_by_value

@@ -226,8 +226,9 @@ def pack_learnt(
 
 def pack_model(
     recommender: BaseRecommender,  # fitted
+    training: bool = True,  # also what `fit(more, start=...)` goes on from
 ) -> Stored:
-    "All that answering needs."
+    "All that answering needs, and what training goes on from."
     settings, arrays = recommender.state()
     catalogue = {
         field.name: getattr(recommender.catalogue_, field.name)
@@ -235,7 +236,8 @@ def pack_model(
     }
     kind, log = name_class(type(recommender)), getattr(recommender, "log_", None)
     rows = None if log is None else log.interactions
-    return Stored(kind, settings, arrays, catalogue, rows)
+    stored = Stored(kind, settings, arrays, catalogue, rows)
+    return stored if training else stored.without_training()
 
 
 def restore(
@@ -351,8 +353,8 @@ class BaseRecommender:
         "The k best items for each user, best first."
         check_list_request(k, exclude_seen, budget_gib)
         question = self.ask(user_ids, events)
-        rules = candidates, exclude, where
-        which = k, exclude_seen, read_rules(self.catalogue_, question.users, *rules)
+        asked = read_rules(self.catalogue_, question.users, candidates, exclude, where)
+        which = k, exclude_seen, asked
         model = self if value is None else self.by_value(value)
         return answer_question(model, question, which, budget_gib, diversify)
 
@@ -404,14 +406,10 @@ class BaseRecommender:
         self,
         folder: str | Path,  # made anew; everything is written beside it and renamed
         overwrite: bool = False,  # replace a folder that is there
-        # also what `fit(more, start=...)` goes on from; False: a smaller folder
-        training: bool = True,
+        training: bool = True,  # also what `fit(more, start=...)` goes on from
     ) -> Path:  # the folder
         "Write all that answering needs, as JSON, parquet and safetensors."
-        stored = pack_model(self)
-        if not training:
-            stored = stored.without_training()
-        return write_folder(folder, stored, overwrite)
+        return write_folder(folder, pack_model(self, training), overwrite)
 
     @classmethod
     def load(

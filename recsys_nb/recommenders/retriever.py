@@ -70,7 +70,8 @@ from ..training.settings import TrainResult
 # %% auto #0
 __all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'service_bonus', 'read_histories',
            'search_unseen', 'multiply_pairs', 'find_similar', 'train_towers',
-           'train_further', 'encode_users', 'check_start', 'TwoTowerRetriever']
+           'train_further', 'continue_retriever', 'pack_towers', 'encode_users',
+           'check_start', 'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
@@ -240,6 +241,33 @@ def train_further(
     return data.users, data.items
 
 
+def continue_retriever(
+    recommender: TwoTowerRetriever,  # not fitted
+    start: TwoTowerRetriever,  # fitted
+    newer: Dataset,  # events that followed
+    rehearse: float,  # share of users whose older events are learnt again
+) -> None:
+    "Go on from where another retriever is, with newer events."
+    check_log(newer)
+    check_start(start, rehearse)
+    log = append_log(start.catalogue_, newer)
+    recommender.adopt(log.catalogue)
+    features = train_further(recommender, start, log, rehearse)
+    recommender.finish(*features, service_bonus(recommender, newer))
+
+
+def pack_towers(
+    recommender: TwoTowerRetriever,  # fitted
+) -> dict[str, np.ndarray]:  # by name
+    "The weights, the bonus and the optimizer's moments."
+    arrays = {"logits": recommender.bonus_ / recommender.temperature_}
+    for name, tensor in recommender.model_.state_dict().items():
+        arrays[f"model.{name}"] = tensor.numpy()
+    for name, tensor in recommender.moments_.items():
+        arrays[f"{FOR_TRAINING}{name}"] = tensor.numpy()
+    return arrays
+
+
 def encode_users(
     recommender: TwoTowerRetriever,  # fitted
     histories: Histories,  # of n users
@@ -304,12 +332,7 @@ class TwoTowerRetriever(BaseRecommender):
         if start is None:
             super().fit(train)
             return self
-        check_log(train)
-        check_start(start, rehearse)
-        log = append_log(start.catalogue_, train)
-        self.adopt(log.catalogue)
-        users, items = train_further(self, start, log, rehearse)
-        self.finish(users, items, service_bonus(self, train))
+        continue_retriever(self, start, train, rehearse)
         return self
 
     def learn(
@@ -401,12 +424,7 @@ class TwoTowerRetriever(BaseRecommender):
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "The chosen settings for JSON; the weights, the bonus, the optimizer's moments."
         self.check_fitted()
-        arrays = {"logits": self.bonus_ / self.temperature_}
-        for name, tensor in self.model_.state_dict().items():
-            arrays[f"model.{name}"] = tensor.numpy()
-        for name, tensor in self.moments_.items():
-            arrays[f"{FOR_TRAINING}{name}"] = tensor.numpy()
-        return self.settings_.to_dict(), arrays
+        return self.settings_.to_dict(), pack_towers(self)
 
     @classmethod
     def from_state(

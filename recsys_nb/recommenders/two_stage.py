@@ -67,8 +67,9 @@ from .warm_start import continue_recommender
 
 # %% auto #0
 __all__ = ['SAVED', 'take_positives', 'run_trial', 'choose_sources', 'choose_heads',
-           'answer_unjudged', 'Recommender', 'check_recommender', 'add_actions',
-           'order_by_value', 'run_shown', 'predict_shown', 'predict_actions']
+           'answer_unjudged', 'Recommender', 'gather_outcome', 'check_recommender',
+           'add_actions', 'order_by_value', 'run_shown', 'predict_shown',
+           'predict_actions']
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #86a43ff0
 def take_positives(
@@ -298,16 +299,10 @@ class Recommender(BaseRecommender):
         "The scores of all items; `top_items` needs far fewer."
         return self.fitted_answer().score_all(histories)
 
-    def outcome(self) -> Outcome:
-        "What `take_over` took, in one piece."
-        answers = self.answer_, self.answer_again_
-        found = self.sources_, self.verdict_, self.popularity_, self.rankers_
-        return Outcome(*answers, *found)
-
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "Settings for JSON and learnt arrays, of all parts."
         self.check_fitted()
-        settings, arrays = pack_outcome(self.outcome())
+        settings, arrays = pack_outcome(gather_outcome(self))
         return {name: getattr(self, name) for name in SAVED} | settings, arrays
 
     @classmethod
@@ -324,6 +319,16 @@ class Recommender(BaseRecommender):
         return new
 
 # %% ../../nbs/42_recommenders.two_stage.ipynb #603c9a2f
+def gather_outcome(
+    recommender: Recommender,  # fitted
+) -> Outcome:
+    "What `take_over` took, in one piece."
+    answers = recommender.answer_, recommender.answer_again_
+    sources, verdict = recommender.sources_, recommender.verdict_
+    rest = recommender.popularity_, recommender.rankers_
+    return Outcome(*answers, sources, verdict, *rest)
+
+
 def check_recommender(
     recommender: Recommender,  # just made
 ) -> None:
