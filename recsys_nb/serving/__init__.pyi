@@ -114,7 +114,7 @@ from .http import SIMPLE_OPTIONS as SIMPLE_OPTIONS
 from .http import REASONS as REASONS
 from .http import note_lists as note_lists
 from .http import give_lists as give_lists
-from .http import read_posted_question as read_posted_question
+from .http import read_body_question as read_body_question
 from .http import read_user_question as read_user_question
 from .http import is_quick as is_quick
 from .http import make_direct_route as make_direct_route

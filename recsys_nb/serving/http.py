@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['SIMPLE_OPTIONS', 'REASONS', 'note_lists', 'give_lists',
-           'read_posted_question', 'read_user_question', 'is_quick',
-           'make_direct_route', 'make_list_routers', 'route_lists', 'route_items',
-           'route_events', 'route_admin', 'route_probes', 'explain_refusal',
-           'route_refusals', 'create_app', 'make_lifespan', 'describe_refusals',
-           'require_token']
+           'read_body_question', 'read_user_question', 'is_quick', 'make_direct_route',
+           'make_list_routers', 'route_lists', 'route_items', 'route_events',
+           'route_admin', 'route_probes', 'explain_refusal', 'route_refusals',
+           'create_app', 'make_lifespan', 'describe_refusals', 'require_token']
 
 # %% ../../nbs/51_serving.http.ipynb #b1080a18
 import asyncio
@@ -70,7 +69,7 @@ def give_lists(
 SIMPLE_OPTIONS = {"k", "exclude_seen"}  # that an address may have once each
 
 
-def read_posted_question(
+def read_body_question(
     messages: Any,  # the module of the types
     request: Any,  # of FastAPI
     body: bytes,  # of the request
@@ -150,7 +149,7 @@ def make_list_routers(
         return write_answer(answer)
 
     async def read_body(request):
-        return read_posted_question(messages, request, await request.body())
+        return read_body_question(messages, request, await request.body())
 
     async def read_address(request):
         return read_user_question(messages, request)
