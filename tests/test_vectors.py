@@ -286,7 +286,7 @@ def test_new_items_are_found_by_their_vectors():
     assert hits["vectors"] > 1.5 * hits["ids"]
 
 
-def test_ids_that_were_never_learnt_add_nothing(log):
+def test_features_stand_for_ids_that_were_never_learnt(log):
     events = log.positives().interactions
     new = log.item_ids[:10]
     known = log.replace(events[~events.item_id.isin(new)])
@@ -300,8 +300,10 @@ def test_ids_that_were_never_learnt_add_nothing(log):
     np.testing.assert_allclose(vectors[5], vectors[6], atol=1e-6)  # the same vector
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)  # none at all
     assert not np.allclose(vectors[5], vectors[7])
-    rows = model.model_.item_tower.table.weight[:10]
-    assert not rows.any()  # where a history reads them
+    tower = model.model_.item_tower
+    rows = tower.table.weight[:10]  # where a history reads them
+    assert torch.equal(rows, tower.dense(model.item_features_.dense[:10]))
+    assert torch.equal(rows[5], rows[6]) and not torch.equal(rows[5], rows[7])
 
 
 def test_loaded_models_answer_as_before(log, retriever, tmp_path):
