@@ -140,7 +140,8 @@ class AsBefore:
         own = self.newer[self.newer.user_id.isin(users)]
         parts = [own]
         if events is not None:
-            parts.append(events.loc[events.item_id.isin(self.model.item_ids_), PAIR_COLUMNS])
+            known = events.item_id.isin(self.model.item_ids_)
+            parts.append(events.loc[known, PAIR_COLUMNS])
         told = pd.concat(parts, ignore_index=True)
         options = {"k": k, "exclude_seen": exclude_seen}
         return self.model.recommend(users, events=told, **options)
