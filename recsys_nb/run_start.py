@@ -22,7 +22,7 @@ from .recommenders.warm_start import lengthen_log
 from .runs import Run
 
 # %% auto #0
-__all__ = ['TAKEN_COLUMNS', 'LISTED', 'Start', 'find_last_time', 'leave_out_learnt',
+__all__ = ['PAIR_COLUMNS', 'LISTED', 'Start', 'find_last_time', 'leave_out_learnt',
            'open_start', 'join_start', 'AsBefore', 'take_metrics', 'measure_start',
            'compare_with_start']
 
@@ -116,7 +116,7 @@ def join_start(
     run.train = both.whole.replace(pd.concat(rows, ignore_index=True))
 
 # %% ../nbs/53a_run_start.ipynb #42c19ac1
-TAKEN_COLUMNS = ["user_id", "item_id"]
+PAIR_COLUMNS = ["user_id", "item_id"]
 
 
 class AsBefore:
@@ -129,7 +129,7 @@ class AsBefore:
     ):
         self.model = model
         taken = more.positives().interactions.sort_values("timestamp", kind="stable")
-        self.newer = taken.loc[taken.item_id.isin(model.item_ids_), TAKEN_COLUMNS]
+        self.newer = taken.loc[taken.item_id.isin(model.item_ids_), PAIR_COLUMNS]
 
     def recommend(
         self,
@@ -142,9 +142,8 @@ class AsBefore:
         own = self.newer[self.newer.user_id.isin(users)]
         parts = [own]
         if events is not None:
-            parts.append(
-                events.loc[events.item_id.isin(self.model.item_ids_), TAKEN_COLUMNS]
-            )
+            known = events.item_id.isin(self.model.item_ids_)
+            parts.append(events.loc[known, PAIR_COLUMNS])
         told = pd.concat(parts, ignore_index=True)
         options = {"k": k, "exclude_seen": exclude_seen}
         return self.model.recommend(users, events=told, **options)

@@ -337,16 +337,14 @@ class BaseRecommender:
         exclude_seen: bool = True,  # leave out the items of the user's history
         # user_id, item_id[, timestamp, event_type]: newer events, of any user
         events: pd.DataFrame | None = None,
-        # ids of the items that may be recommended, or a frame of user_id and item_id
-        # where these differ by user; default: all
+        # ids that may be recommended, or a frame of user_id and item_id; default: all
         candidates=None,
         exclude=None,  # ids of items that may not, or a frame of user_id and item_id
         # rules on the items table: {"brand": ["Aro", "Bix"], "price": (None, 20)}, or a
         # boolean Series by item id, or a frame of user_id and rules that differ by user
         where: Mapping[str, Any] | pd.Series | pd.DataFrame | None = None,
         diversify: Diversity | None = None,  # vary the lists after ranking
-        # action -> what it is worth, a number or a column of the items table: order
-        # by expected value, {"click": 1, "purchase": "price"}; see `by_value`
+        # {"click": 1, "purchase": "price"}: order by expected value, see `by_value`
         value: Mapping[str, Any] | None = None,
         budget_gib: float = 1.0,  # memory for the scores of users taken at a time
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
