@@ -302,8 +302,10 @@ def test_features_stand_for_ids_that_were_never_learnt(log):
     assert not np.allclose(vectors[5], vectors[7])
     tower = model.model_.item_tower
     rows = tower.table.weight[:10]  # where a history reads them
-    assert torch.equal(rows, tower.dense(model.item_features_.dense[:10]))
-    assert torch.equal(rows[5], rows[6]) and not torch.equal(rows[5], rows[7])
+    expected = tower.dense(model.item_features_.dense[:10])
+    torch.testing.assert_close(rows, expected)
+    torch.testing.assert_close(rows[5], rows[6])
+    assert not torch.allclose(rows[5], rows[7])
 
 
 def test_loaded_models_answer_as_before(log, retriever, tmp_path):
