@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -416,9 +417,10 @@ def continue_settings(
 def choose_pace(
     given: RetrieverSettings,  # of the retriever that is fitted
     before: RetrieverSettings,  # of the fitted model that goes on
-) -> dict[str, float]:  # epochs and lr of the trainer
+) -> dict[str, Any]:  # epochs and lr of the trainer
     "How far a continued training goes: what is given, if it is not as before."
-    pace = {"epochs": EPOCHS, "lr": RATE * before.lr}
+    rate: Any = before.lr
+    pace: dict[str, Any] = {"epochs": EPOCHS, "lr": RATE * rate}
     for name in OF_THE_PACE:
         value = getattr(given, name)
         if value is not None and value != getattr(before, name):
