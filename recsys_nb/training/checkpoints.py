@@ -117,11 +117,12 @@ def load_moments(
     names = {parameter: name for name, parameter in model.named_parameters()}
     loaded = []
     for optimizer in optimizers:
-        described = optimizer.state_dict()
+        described: dict[str, Any] = optimizer.state_dict()
         members = [p for group in optimizer.param_groups for p in group["params"]]
         for number, parameter in enumerate(members):
             name = names[parameter]
-            own = {k: m.clone() for k, m in take_part(moments, f"{name}/").items()}
+            own: dict[str, Any] = take_part(moments, f"{name}/")
+            own = {key: moment.clone() for key, moment in own.items()}
             shapes = {key: tuple(value.shape) for key, value in own.items()}
             if shapes != list_moments(optimizer, parameter):
                 continue
