@@ -99,7 +99,7 @@ class Strict(BaseModel):
 
 
 SOME = {"not": {"type": "null"}}
-HAS_AN_END = {
+HAS_AN_END: dict[str, Any] = {
     "anyOf": [{"properties": {end: SOME}, "required": [end]} for end in ("min", "max")]
 }  # what `check_ends` says, for the description of the service
 
@@ -144,7 +144,7 @@ def parse_where(
     return where
 
 # %% ../../nbs/50b_serving.messages.ipynb #9237a9f8
-EXPLAINED_LENGTH = {
+EXPLAINED_LENGTH: dict[str, Any] = {
     "if": {"properties": {"explain": {"const": True}}, "required": ["explain"]},
     "then": {"properties": {"k": {"maximum": MAX_EXPLAINED}}},
 }  # what `check_length` says, for the description of the service

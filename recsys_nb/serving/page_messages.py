@@ -59,7 +59,7 @@ class UserSearch(Strict):
 
 
 NOTHING = {"type": "null"}
-ONE_OF_BOTH = {
+ONE_OF_BOTH: dict[str, Any] = {
     "oneOf": [
         {"properties": {one: SOME, other: NOTHING}, "required": [one]}
         for one, other in (("text", "item_ids"), ("item_ids", "text"))
