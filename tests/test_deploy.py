@@ -191,7 +191,8 @@ def test_the_proxy_lets_pass_what_the_service_takes_and_hides_the_rest(client):
     assert MAX_BYTES <= int(size) * 2**20 < 2 * MAX_BYTES
     assert "access_log off;" in text  # addresses hold ids of users
     (hidden,) = re.findall(r"location ~ (\S+) \{", text)
-    routes = {route.path for route in client.app.routes}
+    routes = {route.path for route in client.app.routes if hasattr(route, "path")}
+    routes |= set(client.app.openapi()["paths"])
     kept = {path for path in routes if re.search(hidden, path)}
     assert kept == {"/metrics", "/admin/reload"}
 
