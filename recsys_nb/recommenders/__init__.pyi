@@ -120,6 +120,7 @@ from .evidence import ItemEvidence as ItemEvidence
 from .evidence import log_share as log_share
 from .evidence import encode_context as encode_context
 from .evidence import usual_context as usual_context
+from .evidence import fill_context as fill_context
 from .evidence import table_features as table_features
 from .evidence import source_columns as source_columns
 from .evidence import PairFeatures as PairFeatures
@@ -295,11 +296,6 @@ from .ranker import fit_batch_size as fit_batch_size
 from .ranker import shape_network as shape_network
 from .ranker import train_network as train_network
 from .ranker import DLRMRanker as DLRMRanker
-from .ranker import RankerChoice as RankerChoice
-from .ranker import choose_ranker as choose_ranker
-from .ranker import losses_by_user as losses_by_user
-from .ranker import resample_mean as resample_mean
-from .ranker import compare_losses as compare_losses
 from .ranker_base import RankerSettings as RankerSettings
 from .ranker_base import check_ranker_settings as check_ranker_settings
 from .ranker_base import BaseRanker as BaseRanker
@@ -308,10 +304,14 @@ from .ranker_base import encode_in_chunks as encode_in_chunks
 from .ranker_base import make_fresh as make_fresh
 from .ranker_base import learn_alone as learn_alone
 from .ranker_base import predict_frame as predict_frame
-from .ranker_base import fill_context as fill_context
 from .ranker_base import pack_ranker as pack_ranker
 from .ranker_base import unpack_table as unpack_table
 from .ranker_base import unpack_ranker as unpack_ranker
+from .ranker_choice import losses_by_user as losses_by_user
+from .ranker_choice import resample_mean as resample_mean
+from .ranker_choice import compare_losses as compare_losses
+from .ranker_choice import RankerChoice as RankerChoice
+from .ranker_choice import choose_ranker as choose_ranker
 from .ranker_data import CHUNK as CHUNK
 from .ranker_data import RankerData as RankerData
 from .ranker_data import hold_users as hold_users

@@ -37,8 +37,8 @@ from .feature_tables import grow_table
 from .gate import Holdout, Verdict
 from .outcome import Outcome
 from .pairs import Examples
-from .ranker import compare_losses
 from .ranker_base import BaseRanker, make_fresh
+from .ranker_choice import compare_losses
 from .ranker_data import Prepared, pick_rows, prepare_examples
 from .retriever import TwoTowerRetriever
 from recsys_nb.recommenders.sources import (
