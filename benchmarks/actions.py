@@ -40,7 +40,8 @@ from recsys_nb.recommenders.candidates import gather_candidates
 from recsys_nb.recommenders.evidence import ItemEvidence
 from recsys_nb.recommenders.gate import Holdout
 from recsys_nb.recommenders.pairs import with_tables
-from recsys_nb.recommenders.ranker import DLRMRanker, resample_mean
+from recsys_nb.recommenders.ranker import DLRMRanker
+from recsys_nb.recommenders.ranker_choice import resample_mean
 from recsys_nb.recommenders.trial import (
     Trial,
     collect_examples,

@@ -35,7 +35,7 @@ from real_logs import LOGS, split_inner
 from recsys_nb.data import World, split_by_time
 from recsys_nb.evaluation import compare, evaluate
 from recsys_nb.recommenders import TwoTowerRetriever, new_pairs
-from recsys_nb.recommenders.ranker import resample_mean
+from recsys_nb.recommenders.ranker_choice import resample_mean
 
 torch.set_num_threads(1)
 IN_SERVICE = (-1.0, -0.5, -0.25, 0.0, 0.25, 0.5, 1.0)

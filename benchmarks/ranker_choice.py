@@ -26,7 +26,7 @@ from _common import keep
 from recsys_nb.data import load, split_by_time
 from recsys_nb.recommenders import EASE, ItemKNN
 from recsys_nb.recommenders.pairs import make_examples, split_head
-from recsys_nb.recommenders.ranker import choose_ranker
+from recsys_nb.recommenders.ranker_choice import choose_ranker
 
 ROOT = Path(os.environ.get("RECSYS_NB_DATA", "data"))
 torch.set_num_threads(1)

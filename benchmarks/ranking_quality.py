@@ -86,7 +86,7 @@ from recsys_nb.data import World, load, split_by_time
 from recsys_nb.evaluation import ranker_metrics
 from recsys_nb.features import FeatureEncoder, Features
 from recsys_nb.models.dlrm import DLRM, DLRMConfig, log_loss
-from recsys_nb.recommenders.ranker import losses_by_user, resample_mean
+from recsys_nb.recommenders.ranker_choice import losses_by_user, resample_mean
 from recsys_nb.training.logistic import start_from_logistic, train_from_start
 from recsys_nb.training.loop import train
 

@@ -24,8 +24,8 @@ from recsys_nb.recommenders.ranker import (
     BoostedRanker,
     DLRMRanker,
     LogisticRanker,
-    choose_ranker,
 )
+from recsys_nb.recommenders.ranker_choice import choose_ranker
 from recsys_nb.recommenders.ranker_data import prepare_examples
 
 FAST = {

@@ -22,8 +22,8 @@ from .lists import slice_histories
 
 # %% auto #0
 __all__ = ['LATE', 'SHRINK', 'CONTEXT', 'LIMIT', 'LONGEST', 'ItemEvidence',
-           'log_share', 'encode_context', 'usual_context', 'table_features',
-           'source_columns', 'PairFeatures']
+           'log_share', 'encode_context', 'usual_context', 'fill_context',
+           'table_features', 'source_columns', 'PairFeatures']
 
 # %% ../../nbs/38c_recommenders.evidence.ipynb #1a3684d8
 LATE = 0.1  # the last part of a log that counts as of late
@@ -146,6 +146,17 @@ def usual_context(
     if "timestamp" in log.interactions:
         frame["timestamp"] = [log.interactions.timestamp.max()]
     return encode_context(frame, shown=False)
+
+# %% ../../nbs/38c_recommenders.evidence.ipynb #6e0fbb81
+def fill_context(
+    frame: pd.DataFrame,  # rows with position or timestamp, as far as there are
+    usual: Mapping[str, int],  # code that stands in where a row says nothing
+) -> pd.DataFrame:  # codes, a column for each name of CONTEXT
+    "The context of exposures; what a frame does not say is as usual."
+    context = encode_context(frame, shown=True)
+    for name, code in usual.items():
+        context.loc[context[name] == 0, name] = code
+    return context
 
 # %% ../../nbs/38c_recommenders.evidence.ipynb #8359440c
 LIMIT = 5.0  # standard deviations at which numbers end

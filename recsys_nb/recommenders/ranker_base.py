@@ -33,7 +33,7 @@ from .columns import split_roles
 from recsys_nb.recommenders.evidence import (
     ItemEvidence,
     PairFeatures,
-    encode_context,
+    fill_context,
     table_features,
 )
 from .feature_tables import FeatureTable, grow_table
@@ -58,7 +58,7 @@ from recsys_nb.recommenders.ranker_data import (
 # %% auto #0
 __all__ = ['RankerSettings', 'check_ranker_settings', 'BaseRanker', 'first_action',
            'encode_in_chunks', 'make_fresh', 'learn_alone', 'predict_frame',
-           'fill_context', 'pack_ranker', 'unpack_table', 'unpack_ranker']
+           'pack_ranker', 'unpack_table', 'unpack_ranker']
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #1d57ae50
 @dataclass(frozen=True)
@@ -351,17 +351,6 @@ def predict_frame(
     probabilities = np.empty(logits.shape, np.float32)
     probabilities[order] = expit(logits)
     return probabilities
-
-
-def fill_context(
-    frame: pd.DataFrame,  # rows with position or timestamp, as far as there are
-    usual: Mapping[str, int],  # code that stands in where a row says nothing
-) -> pd.DataFrame:  # codes, a column for each name of CONTEXT
-    "The context of exposures; what a frame does not say is as usual."
-    context = encode_context(frame, shown=True)
-    for name, code in usual.items():
-        context.loc[context[name] == 0, name] = code
-    return context
 
 # %% ../../nbs/38f_recommenders.ranker_base.ipynb #389cc384
 def pack_ranker(

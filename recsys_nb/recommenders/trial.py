@@ -38,8 +38,9 @@ from recsys_nb.recommenders.evidence import (
 )
 from .gate import Holdout
 from .pairs import Examples
-from .ranker import RANKERS, choose_ranker
+from .ranker import RANKERS
 from .ranker_base import BaseRanker
+from .ranker_choice import choose_ranker
 from .retriever import TwoTowerRetriever
 from .sources import count_votes
 from .values import ActionValues

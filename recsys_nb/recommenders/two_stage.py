@@ -34,7 +34,7 @@ from recsys_nb.recommenders.base import (
 )
 from .baselines import Popularity, repeat_rate
 from .contest import find_answer, find_answer_again
-from .evidence import ItemEvidence
+from .evidence import ItemEvidence, fill_context
 from .gate import Holdout, Verdict
 from recsys_nb.recommenders.outcome import (
     FittedAnswer,
@@ -45,11 +45,7 @@ from recsys_nb.recommenders.outcome import (
 )
 from .pairs import with_tables
 from .ranker import RANKERS
-from recsys_nb.recommenders.ranker_base import (
-    BaseRanker,
-    fill_context,
-    first_action,
-)
+from .ranker_base import BaseRanker, first_action
 from .retriever import TwoTowerRetriever
 from .sources import MANY_REPEATS, Budget, default_sources
 from recsys_nb.recommenders.trial import (

@@ -6,8 +6,7 @@ first and learn from them after that."""
 # %% ../../nbs/41e_recommenders.warm_start.ipynb #1c95205e
 from __future__ import annotations
 
-from collections.abc import Callable
-from copy import copy, deepcopy
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,14 +31,17 @@ from recsys_nb.recommenders.continuing import (
     join_ids,
     join_tables,
 )
-from .evidence import ItemEvidence, PairFeatures, usual_context
-from .feature_tables import grow_table
+from .evidence import ItemEvidence
 from .gate import Holdout, Verdict
 from .outcome import Outcome
-from .pairs import Examples
-from .ranker import compare_losses
-from .ranker_base import BaseRanker, make_fresh
-from .ranker_data import Prepared, pick_rows, prepare_examples
+from recsys_nb.recommenders.ranker_again import (
+    RANKER_WAYS,
+    Lesson,
+    can_teach,
+    choose_way,
+    grow_features,
+)
+from .ranker_base import make_fresh
 from .retriever import TwoTowerRetriever
 from recsys_nb.recommenders.sources import (
     CANDIDATE_SOURCES,
@@ -48,7 +50,6 @@ from recsys_nb.recommenders.sources import (
     default_sources,
 )
 from recsys_nb.recommenders.trial import (
-    LEAST_TAKEN,
     Answer,
     Trial,
     collect_examples,
@@ -59,10 +60,8 @@ from recsys_nb.recommenders.trial import (
 )
 
 # %% auto #0
-__all__ = ['RANKER_WAYS', 'check_previous', 'NewerLog', 'check_same_schema',
-           'lengthen_log', 'list_other_sources', 'gather_probes', 'move_source',
-           'hold_newer', 'grow_features', 'Lesson', 'measure_again', 'keep_ranker',
-           'train_ranker_on', 'learn_ranker_again', 'choose_way', 'can_teach',
+__all__ = ['check_previous', 'NewerLog', 'check_same_schema', 'lengthen_log',
+           'list_other_sources', 'gather_probes', 'move_source', 'hold_newer',
            'enter_ranker', 'keep_unless_beaten', 'enter_blends', 'enter_stages',
            'find_next_answer', 'find_next_again', 'keep_answers', 'ask_gate_again',
            'find_next_outcome', 'continue_recommender']
@@ -202,120 +201,7 @@ def hold_newer(
     known = rows.user_id.isin(past.user_ids) & rows.item_id.isin(past.item_ids)
     return Holdout.between(past, past.replace(rows[known]), "time")
 
-# %% ../../nbs/41e_recommenders.warm_start.ipynb #4103265f
-def grow_features(
-    ranker: BaseRanker,  # fitted
-    log: Dataset,  # all events
-) -> PairFeatures:
-    "The inputs of a ranker for users and items that have come since."
-    known, now = ranker.features_, usual_context(log).iloc[0]
-    users = grow_table(known.users, log.users, "user_id", len(log.user_ids))
-    items = grow_table(known.items, log.items, "item_id", len(log.item_ids))
-    usual = {name: int(now[name]) for name in known.usual}
-    grown = PairFeatures(users, items, known.source_names, usual)
-    grown.mean_, grown.scale_ = known.mean_, known.scale_
-    return grown
-
-
-@dataclass(frozen=True, eq=False)
-class Lesson:
-    "A ranker, and newer examples to learn from."
-
-    before: BaseRanker  # fitted to earlier ones
-    features: PairFeatures  # its own, for today's tables
-    examples: Examples  # of newer events
-    log: Dataset  # all events
-
-    def read_examples(self) -> Examples:
-        "The examples with what the sources' log says, and no later one."
-        told = self.examples.evidence
-        known = ItemEvidence(told.numbers, told.together, len(self.log))
-        return replace(self.examples, evidence=known)
-
-    def prepare(
-        self,
-        features: PairFeatures,  # fitted before
-    ) -> Prepared:
-        "The examples as inputs, with the same users left out each time."
-        settings = self.before.settings
-        options = settings.valid_share, settings.seed, settings.roles
-        examples = self.read_examples()
-        return prepare_examples(examples, self.log, *options, features=features)
-
-
-def measure_again(
-    ranker: BaseRanker,  # whose network and inputs are set
-    prepared: Prepared,  # newer examples
-) -> BaseRanker:  # the same
-    "Let a ranker say how it does on the users left out."
-    ranker.features_, ranker.evidence_ = prepared.features, prepared.evidence
-    ranker.valid_losses_ = ranker.measure(ranker.model_, prepared.data)
-    ranker.valid_users_ = prepared.users[prepared.data.held.numpy()]
-    ranker.valid_log_loss_ = float(ranker.valid_losses_.mean())
-    return ranker
-
-
-def keep_ranker(
-    lesson: Lesson,  # whose ranker stays
-) -> BaseRanker:
-    "The ranker as it was."
-    return measure_again(copy(lesson.before), lesson.prepare(lesson.features))
-
-
-def train_ranker_on(
-    lesson: Lesson,  # whose ranker goes on
-) -> BaseRanker | None:  # None: its kind cannot
-    "The network of a ranker, trained on from where it is."
-    before: Any = lesson.before
-    if not hasattr(before, "train_on"):
-        return None
-    prepared = lesson.prepare(lesson.features)
-    model = before.model_
-    network = deepcopy(model.model if hasattr(model, "calibrator") else model)
-    settings = before.settings
-    rows = pick_rows(prepared.data, settings.max_examples, settings.seed)
-    before.train_on(network, prepared.data, rows)
-    moved = copy(before)
-    moved.model_ = before.calibrate(network, prepared.data)
-    return measure_again(moved, prepared)
-
-
-def learn_ranker_again(
-    lesson: Lesson,  # whose examples a new ranker learns from
-) -> BaseRanker:
-    "A ranker of the same kind, from the newer examples alone."
-    fresh = type(lesson.before)(lesson.before.settings)
-    return fresh.learn(lesson.read_examples(), lesson.log)
-
-
-# how a ranker meets newer examples; of equal ones the first is taken
-RANKER_WAYS: dict[str, Callable[[Lesson], BaseRanker | None]] = {
-    "as it was": keep_ranker,
-    "goes on": train_ranker_on,
-    "learnt again": learn_ranker_again,
-}
-
-
-def choose_way(
-    lesson: Lesson,  # a ranker, and newer examples
-) -> tuple[str, BaseRanker, pd.DataFrame]:  # the way, the ranker, the comparison
-    "The first of RANKER_WAYS that no other is shown to beat."
-    made = {way: teach(lesson) for way, teach in RANKER_WAYS.items()}
-    fitted = {way: ranker for way, ranker in made.items() if ranker is not None}
-    table = compare_losses(fitted, lesson.before.settings.seed)
-    chosen = table.ranker[table.low <= 0].iloc[0]
-    table["chosen"] = table.ranker == chosen
-    return chosen, fitted[chosen], table
-
 # %% ../../nbs/41e_recommenders.warm_start.ipynb #381169f4
-def can_teach(
-    examples: Examples,  # of newer events
-) -> bool:
-    "Whether enough of them were taken, and enough not."
-    taken = int(examples.label.sum())
-    return min(taken, len(examples) - taken) >= LEAST_TAKEN
-
-
 def enter_ranker(
     contest: Contest,  # in which two stages take part
     before: Answer,  # the previous two stages
