@@ -335,8 +335,7 @@ class BaseRecommender:
         user_ids=None,  # default: all users with a history, or those of `events`
         k: int = 10,  # rows for each user, fewer where no candidate is left
         exclude_seen: bool = True,  # leave out the items of the user's history
-        # user_id, item_id[, timestamp, event_type]: newer events, of any user
-        events: pd.DataFrame | None = None,
+        events: pd.DataFrame | None = None,  # newer ones: user_id, item_id[, timestamp]
         # ids that may be recommended, or a frame of user_id and item_id; default: all
         candidates=None,
         exclude=None,  # ids of items that may not, or a frame of user_id and item_id

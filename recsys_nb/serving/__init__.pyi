@@ -219,7 +219,7 @@ from .messages import SOME as SOME
 from .messages import HAS_AN_END as HAS_AN_END
 from .messages import Values as Values
 from .messages import Rules as Rules
-from .messages import LIKE_A_CONDITION as LIKE_A_CONDITION
+from .messages import WORDED as WORDED
 from .messages import ConditionText as ConditionText
 from .messages import Conditions as Conditions
 from .messages import Where as Where

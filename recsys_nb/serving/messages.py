@@ -34,16 +34,16 @@ from ..data import split_condition
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS',
            'MAX_REPORTED', 'MAX_EXPLAINED', 'Whole', 'Identity', 'PRINTED', 'Word',
            'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value',
-           'SOME', 'HAS_AN_END', 'Values', 'Rules', 'LIKE_A_CONDITION',
-           'ConditionText', 'Conditions', 'Where', 'Ids', 'WrittenIds',
-           'WorthOfActions', 'EXPLAINED_LENGTH', 'EARLIEST', 'LATEST', 'RequestId',
-           'Position', 'Propensity', 'check_id', 'take_whole', 'take_float',
-           'check_condition', 'Strict', 'RangeRule', 'parse_where', 'Event',
-           'ListQuestion', 'Batch', 'list_texts', 'read_address_rules', 'ListOptions',
-           'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported', 'EventReport',
-           'say_what_is_wrong', 'list_fields', 'is_known', 'Item', 'Recommendations',
-           'BatchAnswer', 'Similar', 'Explanation', 'Health', 'Version',
-           'StoredEvents', 'Reloaded', 'Problem', 'Place', 'Misfit']
+           'SOME', 'HAS_AN_END', 'Values', 'Rules', 'WORDED', 'ConditionText',
+           'Conditions', 'Where', 'Ids', 'WrittenIds', 'WorthOfActions',
+           'EXPLAINED_LENGTH', 'EARLIEST', 'LATEST', 'RequestId', 'Position',
+           'Propensity', 'check_id', 'take_whole', 'take_float', 'check_condition',
+           'Strict', 'RangeRule', 'parse_where', 'Event', 'ListQuestion', 'Batch',
+           'list_texts', 'read_address_rules', 'ListOptions', 'SimilarOptions',
+           'WhyQuestion', 'check_time', 'Reported', 'EventReport', 'say_what_is_wrong',
+           'list_fields', 'is_known', 'Item', 'Recommendations', 'BatchAnswer',
+           'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded',
+           'Problem', 'Place', 'Misfit']
 
 # %% ../../nbs/50b_serving.messages.ipynb #9f3a03a6
 MAX_ID = 500  # the longest id, in characters
@@ -148,12 +148,8 @@ Rules = Annotated[
     dict[Text, Value | Values | RangeRule], Field(min_length=1, max_length=MAX_RULES)
 ]
 # what every condition looks like; how values are quoted is more than a pattern can say
-LIKE_A_CONDITION = r"^[^<>=!]+(<=|>=|<|>|=)\s*[^<>=]"
-ConditionText = Annotated[
-    Text,
-    AfterValidator(check_condition),
-    Field(json_schema_extra={"pattern": LIKE_A_CONDITION}),
-]
+WORDED = Field(json_schema_extra={"pattern": r"^[^<>=!]+(<=|>=|<|>|=)\s*[^<>=]"})
+ConditionText = Annotated[Text, AfterValidator(check_condition), WORDED]
 Conditions = Annotated[
     list[ConditionText], Field(min_length=1, max_length=MAX_RULES)
 ]  # rules in words, such as "price<20"
