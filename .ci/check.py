@@ -10,7 +10,6 @@ import tempfile
 from pathlib import Path
 
 from docstrings import write_help
-from layout import lay_out
 from nbdev.clean import nbdev_clean
 from nbdev.config import get_config
 from nbdev.doclinks import _build_modidx
@@ -36,7 +35,6 @@ def remade(to: Path) -> Path:
         shutil.copy(nb, copy)
         bare(nbdev_clean)(str(copy))
         nb_export(copy, lib_path=to / lib)
-    lay_out(to / lib)
     write_parts(to / lib)
     write_top(to / lib, cfg.version)
     write_help(to / lib)

@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from docstrings import write_help
-from layout import lay_out
 from nbdev.config import get_config
 
 HEAD = "# made by `make sync` from the modules' __all__: do not edit\n"
@@ -105,7 +104,6 @@ def write_parts(library: Path) -> list[Path]:
 
 if __name__ == "__main__":
     library = Path(sys.argv[1]) if len(sys.argv) > 1 else get_config().lib_path
-    lay_out(library)
     write_parts(library)
     write_top(library, get_config().version)
     write_help(library)

@@ -31,8 +31,7 @@ from recsys_nb.options import (
 )
 
 # %% auto #0
-__all__ = ['COMMANDS', 'THREADS', 'Command', 'make_parser', 'bound_threads',
-           'refused_errors', 'notes_in_flags', 'main']
+__all__ = ['COMMANDS', 'THREADS', 'Command', 'make_parser', 'bound_threads', 'refused_errors', 'notes_in_flags', 'main']
 
 # %% ../nbs/57_cli.ipynb #0e4f6cc0
 @dataclass(frozen=True)

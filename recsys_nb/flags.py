@@ -9,8 +9,8 @@ import re
 from collections.abc import Mapping
 
 # %% auto #0
-__all__ = ['READING', 'ROLE_FLAGS', 'FLAGS', 'METAVARS', 'PHRASES', 'name_flags',
-           'write_for_shell', 'find_python', 'loosen', 'drop_python', 'in_flags']
+__all__ = ['READING', 'ROLE_FLAGS', 'FLAGS', 'METAVARS', 'PHRASES', 'name_flags', 'write_for_shell', 'find_python', 'loosen',
+           'drop_python', 'in_flags']
 
 # %% ../nbs/52_flags.ipynb #894bf28c
 READING = {

@@ -20,10 +20,9 @@ from .experiments.users import write_arm
 from .folders import check_out, whole_file, write_table
 
 # %% auto #0
-__all__ = ['HAS_ZONE', 'read_pair_file', 'match_types', 'add_rank', 'evaluate_command',
-           'read_assignments', 'read_named_numbers', 'for_all_or_some', 'match_arm',
-           'match_arms', 'find_user', 'read_experiment', 'shared_options',
-           'check_page', 'abtest_command', 'monitor_command']
+__all__ = ['HAS_ZONE', 'read_pair_file', 'match_types', 'add_rank', 'evaluate_command', 'read_assignments', 'read_named_numbers',
+           'for_all_or_some', 'match_arm', 'match_arms', 'find_user', 'read_experiment', 'shared_options', 'check_page',
+           'abtest_command', 'monitor_command']
 
 # %% ../nbs/56b_measuring.ipynb #b526195d
 def read_pair_file(

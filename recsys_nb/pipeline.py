@@ -51,11 +51,9 @@ from .runs import Run, RunSettings, do_once, hide_password, read_actions
 from .training.processes import together
 
 # %% auto #0
-__all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'measure_drift',
-           'plot_of', 'choose_period', 'make_recommender', 'fit_recommender',
-           'list_baselines', 'fit_baseline', 'fit_models', 'add_model_to_drift',
-           'find_row', 'recommend_all', 'write_run', 'write_report', 'run_pipeline',
-           'follow_pipeline', 'run_command']
+__all__ = ['AS_THEY_ARE', 'STAGES', 'ONCE', 'SHARED', 'explore_data', 'measure_drift', 'plot_of', 'choose_period',
+           'make_recommender', 'fit_recommender', 'list_baselines', 'fit_baseline', 'fit_models', 'add_model_to_drift',
+           'find_row', 'recommend_all', 'write_run', 'write_report', 'run_pipeline', 'follow_pipeline', 'run_command']
 
 # %% ../nbs/55_pipeline.ipynb #41284460
 def explore_data(

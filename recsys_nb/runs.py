@@ -24,8 +24,7 @@ from .recommenders import BASELINES
 from .recommenders.columns import ROLES
 
 # %% auto #0
-__all__ = ['FOUND', 'RunSettings', 'hide_password', 'check_heads', 'read_actions',
-           'read_roles', 'Run', 'make_kept', 'do_once']
+__all__ = ['FOUND', 'RunSettings', 'hide_password', 'check_heads', 'read_actions', 'read_roles', 'Run', 'make_kept', 'do_once']
 
 # %% ../nbs/53_runs.ipynb #4c7e2f16
 @dataclass(frozen=True)

@@ -12,10 +12,9 @@ import pandas as pd
 import pyarrow as pa
 
 # %% auto #0
-__all__ = ['EXACT', 'ARGUMENTS', 'IdMismatchError', 'as_plain_column', 'as_frame',
-           'check_columns', 'DataError', 'MissingColumnError', 'AmbiguousColumnError',
-           'NullIdError', 'IdTypeError', 'TimestampError', 'DuplicateRowError',
-           'UnknownIdError', 'EmptyLogError', 'DownloadError']
+__all__ = ['EXACT', 'ARGUMENTS', 'IdMismatchError', 'as_plain_column', 'as_frame', 'check_columns', 'DataError',
+           'MissingColumnError', 'AmbiguousColumnError', 'NullIdError', 'IdTypeError', 'TimestampError',
+           'DuplicateRowError', 'UnknownIdError', 'EmptyLogError', 'DownloadError']
 
 # %% ../../nbs/00_data.columns.ipynb #b4cfbaf5
 EXACT = 2**53  # whole numbers up to here are exact as floats

@@ -21,9 +21,8 @@ from recsys_nb.data.columns import (
 )
 
 # %% auto #0
-__all__ = ['ID_KINDS', 'NULL_REMEDY', 'MAX_CAPITALS', 'is_blank', 'is_padded',
-           'find_twins', 'check_ids', 'NearMatch', 'is_numeric_id', 'loosen_ids',
-           'find_near_match', 'describe_near_match', 'describe_duplicates',
+__all__ = ['ID_KINDS', 'NULL_REMEDY', 'MAX_CAPITALS', 'is_blank', 'is_padded', 'find_twins', 'check_ids', 'NearMatch',
+           'is_numeric_id', 'loosen_ids', 'find_near_match', 'describe_near_match', 'describe_duplicates',
            'describe_strangers', 'compare_ids']
 
 # %% ../../nbs/00c_data.ids.ipynb #0864d7e0

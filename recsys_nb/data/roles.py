@@ -20,8 +20,7 @@ from recsys_nb.data.columns import (
 from .times import looks_like_times, mentions_times
 
 # %% auto #0
-__all__ = ['ROLE_NAMES', 'EXCEL_DAYS', 'plain_name', 'guess_column', 'guess_id_column',
-           'guess_times', 'guess_log_roles']
+__all__ = ['ROLE_NAMES', 'EXCEL_DAYS', 'plain_name', 'guess_column', 'guess_id_column', 'guess_times', 'guess_log_roles']
 
 # %% ../../nbs/04c_data.roles.ipynb #f964c056
 ROLE_NAMES = {

@@ -17,10 +17,8 @@ from ..data import YEARS, as_frame, parse_timestamps
 from .proportions import ExperimentError
 
 # %% auto #0
-__all__ = ['USER_POLICIES', 'read_rows', 'plain_value', 'require_column',
-           'check_complete', 'read_times', 'check_spelling', 'find_arms',
-           'number_users', 'keep_first_arm', 'exclude_users', 'settle_users',
-           'Assignment', 'assign_users']
+__all__ = ['USER_POLICIES', 'read_rows', 'plain_value', 'require_column', 'check_complete', 'read_times', 'check_spelling',
+           'find_arms', 'number_users', 'keep_first_arm', 'exclude_users', 'settle_users', 'Assignment', 'assign_users']
 
 # %% ../../nbs/44b_experiments.users.ipynb #9029403a
 def read_rows(

@@ -17,8 +17,8 @@ import pyarrow as pa
 from ..data import Dataset, MissingColumnError, TimestampError
 
 # %% auto #0
-__all__ = ['EVENT_KINDS', 'filter_before', 'list_event_types', 'frame_to_table',
-           'run_in_duckdb', 'user_features', 'item_features']
+__all__ = ['EVENT_KINDS', 'filter_before', 'list_event_types', 'frame_to_table', 'run_in_duckdb', 'user_features',
+           'item_features']
 
 # %% ../../nbs/09_features.aggregates.ipynb #f89cd4b9
 def filter_before(

@@ -30,8 +30,7 @@ from .number_encoders import BucketEncoder, ScaleEncoder
 from .vectors import VectorEncoder
 
 # %% auto #0
-__all__ = ['pack_encoders', 'unpack_encoders', 'restore_encoder', 'load_encoders',
-           'Features', 'FeatureEncoder']
+__all__ = ['pack_encoders', 'unpack_encoders', 'restore_encoder', 'load_encoders', 'Features', 'FeatureEncoder']
 
 # %% ../../nbs/13_features.encoder.ipynb #d8a1ac69
 def make_encoders(roles: FeatureEncoder) -> list[ColumnEncoder]:

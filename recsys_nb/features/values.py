@@ -14,8 +14,8 @@ from pandas.api.types import infer_dtype, is_numeric_dtype
 from ..data import DataError
 
 # %% auto #0
-__all__ = ['FAMILIES', 'Distinct', 'restore_integers', 'find_distinct',
-           'parse_numbers', 'hash_values', 'ValueCounts', 'Moments', 'QuantileCounts']
+__all__ = ['FAMILIES', 'Distinct', 'restore_integers', 'find_distinct', 'parse_numbers', 'hash_values', 'ValueCounts', 'Moments',
+           'QuantileCounts']
 
 # %% ../../nbs/12_features.values.ipynb #3a661bf8
 class Distinct(NamedTuple):

@@ -27,9 +27,8 @@ from recsys_nb.data import (
 from .base import BaseRecommender
 
 # %% auto #0
-__all__ = ['count_trend', 'Popularity', 'repeat_rate', 'Repeats', 'make_binary',
-           'find_neighbours', 'cap_histories', 'ItemKNN', 'solve_ease',
-           'solve_sparse_ease', 'EASE']
+__all__ = ['count_trend', 'Popularity', 'repeat_rate', 'Repeats', 'make_binary', 'find_neighbours', 'cap_histories', 'ItemKNN',
+           'solve_ease', 'solve_sparse_ease', 'EASE']
 
 # %% ../../nbs/34_recommenders.baselines.ipynb #3800f204
 def count_trend(

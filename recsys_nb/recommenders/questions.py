@@ -23,9 +23,8 @@ from recsys_nb.data import (
 from ..data import check_ids as check_column
 
 # %% auto #0
-__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known',
-           'hint_at_near_match', 'warn_of_near_users', 'list_distinct_ids',
-           'refuse_tables', 'is_frame', 'read_columns_of', 'Question', 'read_question',
+__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known', 'hint_at_near_match', 'warn_of_near_users',
+           'list_distinct_ids', 'refuse_tables', 'is_frame', 'read_columns_of', 'Question', 'read_question',
            'allow_items']
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ccde2d79
