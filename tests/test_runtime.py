@@ -344,6 +344,77 @@ def test_a_log_of_ids_and_times_with_isotonic_calibration(train, seed, tmp_path)
     assert close == 1 and same > 0.95
 
 
+VISITS = {
+    "no times": lambda rng, n: None,
+    "times in order": lambda rng, n: np.arange(n),
+    "times in any order": lambda rng, n: rng.permutation(n),
+}  # name -> the hour of each of n events, if they have times
+
+
+def draw_visits(train, draw_hours, n_visitors=200):
+    "Visitors who come with events, one after the other: a frame of all of them."
+    rng = np.random.default_rng(7)
+    frames = []
+    for number in range(n_visitors):
+        n = int(rng.integers(2, 20))
+        visit = pd.DataFrame({"item_id": rng.choice(train.item_ids, n)})
+        hours = draw_hours(rng, n)
+        if hours is not None:
+            begin = pd.Timestamp("2024-06-01", tz="UTC")
+            visit["timestamp"] = begin + pd.to_timedelta(hours, "h")
+        frames.append(visit.assign(user_id=f"visitor {number:03d}"))
+    return pd.concat(frames, ignore_index=True)
+
+
+def post(exported, visits, k=10):
+    "The answers to the events of each visitor, in the order of their rows."
+    found = {}
+    for visitor, rows in visits.groupby("user_id"):
+        names = [name for name in ("item_id", "timestamp") if name in rows]
+        events = rows[names].to_dict("records")
+        found[visitor] = exported.recommend(visitor, k, events=events)
+    return found
+
+
+def ask_in_a_frame(model, visits, k=10):
+    "The answers of a trained model to a frame, in the form of an exported one."
+    lists = model.recommend(events=visits, k=k)
+    rows = dict(list(lists.groupby("user_id")))
+    return {name: {"items": part.to_dict("records")} for name, part in rows.items()}
+
+
+@pytest.mark.parametrize("way", VISITS)
+@pytest.mark.parametrize("kind", ["mean", "attention", "Repeats"])
+def test_events_have_one_order_in_a_frame_and_in_a_question(
+    way, kind, train, towers, sources, tmp_path
+):
+    model = {**sources, **towers}[kind]
+    exported = Exported(export(model, tmp_path / "shop"))
+    visits = draw_visits(train, VISITS[way])
+    expected, found = ask_in_a_frame(model, visits), post(exported, visits)
+    assert len(expected) == len(found) == 200
+    assert all(is_close(expected[one], found[one]) for one in found)
+    if way == "no times" and kind == "attention":  # which reads the order
+        turned = post(exported, visits[::-1])
+        assert any(pick(turned[one]) != pick(found[one]) for one in found)
+
+
+def test_the_order_of_events_is_nothing_to_a_log_without_times(train, tmp_path):
+    plain = train.positives().interactions.drop(columns="timestamp")
+    log = Dataset(plain)
+    again = Dataset(plain.sample(frac=1, random_state=3))
+    options = SMALL | {"profile": "noisy"}
+    models = [TwoTowerRetriever(**options).fit(one) for one in (log, again)]
+    visits = draw_visits(train, VISITS["no times"])
+    first = ask_in_a_frame(models[0], visits)
+    for other in (
+        ask_in_a_frame(models[0], visits[::-1]),
+        ask_in_a_frame(models[1], visits),  # nor is the order of the log itself
+        post(Exported(export(models[0], tmp_path / "shop")), visits),
+    ):
+        assert all(is_close(first[one], other[one]) for one in first)
+
+
 def test_events_of_a_kind_that_training_left_out_do_not_count(train, tmp_path):
     log = train.replace(train.interactions)
     kinds = log.positives().interactions.event_type.unique().tolist()

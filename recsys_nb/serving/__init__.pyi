@@ -23,6 +23,7 @@ from .batches import SPARK_TYPES as SPARK_TYPES
 from .batches import ListJob as ListJob
 from .batches import name_arrow_type as name_arrow_type
 from .batches import make_list_schema as make_list_schema
+from .batches import NewerEvents as NewerEvents
 from .batches import ListMaker as ListMaker
 from .batches import ListCounts as ListCounts
 from .batches import UserLists as UserLists
@@ -69,6 +70,7 @@ from .export import list_answers_of as list_answers_of
 from .export import describe_answer as describe_answer
 from .export import find_same_similarity as find_same_similarity
 from .export import collect_ranker as collect_ranker
+from .export import list_days as list_days
 from .export import write_people as write_people
 from .export import write_ordered as write_ordered
 from .export import list_words as list_words
@@ -111,14 +113,16 @@ from .handover import add_bonus as add_bonus
 from .handover import add_one as add_one
 from .handover import write_item_vectors as write_item_vectors
 from .http import SIMPLE_OPTIONS as SIMPLE_OPTIONS
+from .http import LIST_ADDRESS as LIST_ADDRESS
+from .http import USER_ADDRESS as USER_ADDRESS
 from .http import REASONS as REASONS
 from .http import note_lists as note_lists
 from .http import give_lists as give_lists
 from .http import read_body_question as read_body_question
 from .http import read_user_question as read_user_question
 from .http import is_quick as is_quick
-from .http import make_direct_route as make_direct_route
-from .http import make_list_routers as make_list_routers
+from .http import choose_reader as choose_reader
+from .http import QuickLists as QuickLists
 from .http import route_lists as route_lists
 from .http import route_items as route_items
 from .http import route_events as route_events
@@ -172,6 +176,7 @@ from .jobs import JOB_FILE as JOB_FILE
 from .jobs import DONE_FILE as DONE_FILE
 from .jobs import PART_COUNTS as PART_COUNTS
 from .jobs import digest_value as digest_value
+from .jobs import digest_table as digest_table
 from .jobs import describe_job as describe_job
 from .jobs import write_whole as write_whole
 from .jobs import claim_folder as claim_folder
@@ -364,6 +369,7 @@ from .reasons import find_liked as find_liked
 from .reasons import find_typical as find_typical
 from .reasons import list_features as list_features
 from .reasons import rank_past_items as rank_past_items
+from .reasons import find_last_dates as find_last_dates
 from .reasons import UnknownUserError as UnknownUserError
 from .reasons import explain_exported as explain_exported
 from .rules import NO_DATE as NO_DATE

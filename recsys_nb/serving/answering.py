@@ -50,6 +50,7 @@ class People:
         self.ids = IdTable.read(folder / "users.json", dtype)
         histories = load_file(folder / "histories.safetensors")
         self.taken, self.starts = histories["items"], histories["offsets"]
+        self.days = histories.get("days")  # of `taken`; None: not exported
 
     def remember(
         self,
@@ -60,7 +61,8 @@ class People:
         row = self.ids.rows.get(user, -1)
         start, end = self.starts[row : row + 2] if row >= 0 else (0, 0)
         items = np.concatenate([self.taken[start:end], new])
-        return UserHistory(items, row, int(end - start))
+        days = None if self.days is None else self.days[start:end]
+        return UserHistory(items, row, int(end - start), days)
 
 # %% ../../nbs/49g_serving.answering.ipynb #6c27a597
 def sort_by_time(
@@ -96,7 +98,9 @@ def code_events(
     rule: list | float | None = None,  # as in `is_positive`
 ) -> tuple[np.ndarray, list[AnyId]]:  # item codes, int32 (n,); ids not in the catalogue
     "The items that the model knows, the oldest first, and those that it does not know."
-    counted = [event for event in sort_by_time(events) if is_positive(event, rule)]
+    counted = sort_by_time(events)
+    if rule is not None:
+        counted = [event for event in counted if is_positive(event, rule)]
     ids = [items.match(event["item_id"]) for event in counted]
     codes = np.array([items.rows.get(one, -1) for one in ids], np.int32)
     unknown = [one for one, code in zip(ids, codes, strict=True) if code < 0]
