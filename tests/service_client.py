@@ -74,11 +74,14 @@ def serving(folder, **options):
 
 
 def wait_for(process, port, log, path="/readyz"):
-    "Until the program answers."
+    "Until the program answers with 200."
+    status = None
     for _ in range(600):
         try:
-            return Client(port).ask(path)
+            status, _ = Client(port).ask(path)
         except ConnectionError:
             assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-    return pytest.fail("the service did not answer")
+        if status == 200:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"no 200 at {path}, but {status}: {log.read_text()}")
