@@ -280,7 +280,7 @@ good = pd.DataFrame(
         "item_id": [1.0, 2.0, 3.0],
         "timestamp": ["2024-01-01", "2024-01-02", "2024-01-03"],
         "event_type": "buy",
-        "rating": ["1", "2", "3"],
+        "rating": [1.0, 2.0, 3.0],
     }
 )
 
@@ -412,10 +412,10 @@ FAULTS = {
         ["'value'"],
     ),
     "values that are words": (
+        {"rating": ["1,5", "2", "3"]},
         {},
-        {"positive": 3.0},
         DataError,
-        ["value", "string"],
+        ["value", "text", "value=False"],
     ),
     "no types": (
         {},

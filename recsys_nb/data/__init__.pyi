@@ -37,7 +37,9 @@ from .conditions import split_values as split_values
 from .conditions import split_condition as split_condition
 from .conditions import join_conditions as join_conditions
 from .conditions import parse_switch as parse_switch
+from .dataset import NO_TEXT as NO_TEXT
 from .dataset import note_roles as note_roles
+from .dataset import check_values as check_values
 from .dataset import check_positive as check_positive
 from .dataset import warn_of_blanks as warn_of_blanks
 from .dataset import warn_of_negative_values as warn_of_negative_values

@@ -81,6 +81,12 @@ def fit_positive(
     positive: Sequence | float | None,  # event types, the least value, or None: all
 ) -> tuple | float | None:  # in the type that the column has
     "What counts as a positive, and that the log has the column it needs."
+    if "value" in events.columns and events.value.type().is_string():
+        raise DataError(
+            "value is text, where numbers belong: cast it in a view, or leave it out "
+            "with value=False.",
+            "value",
+        )
     if positive is None:
         return None
     by_value = isinstance(positive, Real)
