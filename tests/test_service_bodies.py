@@ -1,6 +1,7 @@
 "No body, however odd, is answered with an error of the service or with its own words."
 
 import json
+import re
 import warnings
 
 import pandas as pd
@@ -166,6 +167,24 @@ def test_an_export_answers_the_same(client, exported, fields):
     assert {answer.status_code for answer in answers} == {200}
     lists = [[i["item_id"] for i in answer.json()["items"]] for answer in answers]
     assert lists[0] == lists[1]
+
+
+def test_a_plain_question_counts_under_its_address(exported):
+    """It is answered before FastAPI sees it, and is counted as FastAPI would count it."""
+    asked = [
+        ("GET", "/recommend/user_1?k=3"),  # plain
+        ("GET", "/recommend/user_1?k=3&exclude=item_1"),  # for FastAPI
+        ("GET", "/recommend/a%2Fb"),
+        ("POST", "/recommend"),
+    ]
+    given = [exported.request(*one, json={"user_id": "user_1"}) for one in asked]
+    assert [answer.status_code for answer in given] == [200] * 4
+    assert given[2].json()["user_id"] == "a/b"
+    assert all(len(answer.headers["x-request-id"]) == 32 for answer in given)
+    page = exported.get("/metrics").text
+    addresses = re.findall('recsys_requests_total{address="([^"]*)"', page)
+    assert {"/recommend", "/recommend/{user_id:path}"} <= set(addresses)
+    assert "/recommend/user_1" not in page
 
 
 def test_too_large_is_refused_before_it_is_read(client):

@@ -96,7 +96,9 @@ def code_events(
     rule: list | float | None = None,  # as in `is_positive`
 ) -> tuple[np.ndarray, list[AnyId]]:  # item codes, int32 (n,); ids not in the catalogue
     "The items that the model knows, the oldest first, and those that it does not know."
-    counted = [event for event in sort_by_time(events) if is_positive(event, rule)]
+    counted = sort_by_time(events)
+    if rule is not None:
+        counted = [event for event in counted if is_positive(event, rule)]
     ids = [items.match(event["item_id"]) for event in counted]
     codes = np.array([items.rows.get(one, -1) for one in ids], np.int32)
     unknown = [one for one, code in zip(ids, codes, strict=True) if code < 0]

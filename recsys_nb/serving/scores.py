@@ -214,8 +214,11 @@ class TouchedScores:
         items: np.ndarray,  # item codes, int (n,)
     ) -> np.ndarray:  # float32 (n,)
         "The scores of some items."
+        others = self.rest.values[items]
+        if not len(self.reached.codes):
+            return others
         found = self.reached.at(items)
-        return np.where(found != 0, found, self.rest.values[items])
+        return np.where(found != 0, found, others)
 
     def best(
         self,

@@ -286,11 +286,13 @@ def serve(
             os.environ[SHARED_FOLDER] = counters
         app = create_app(folder, other=other, settings=settings)
         server = make_server(app, host, port, limits)
+        # what is there now stays: looking through it again takes long, and would
+        # write to pages that workers share
+        gc.freeze()
         if n_workers == 1:
             server.run()
             return
         listening = server.config.bind_socket()
-        gc.freeze()  # the collector would write to pages that are shared
         seconds = seconds_to_stop + MORE_SECONDS
         Workers(lambda: server.run([listening]), n_workers, seconds).run()
         logging.getLogger("uvicorn.error").info("all workers have ended")

@@ -37,7 +37,7 @@ class SparseTable:
     columns: np.ndarray  # of `data`, int (n,)
     starts: np.ndarray  # where each row begins, and the end (n_rows + 1,)
     n_columns: int  # of all
-    # zeros, float32 (n_columns,), and numbers, int32 (n_columns,), for sums; those
+    # zeros, float32 (n_columns,), and marks, False (n_columns,), for sums; those
     # that no thread uses at the moment
     spare: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
@@ -48,9 +48,9 @@ class SparseTable:
         name: str,  # of the matrix, of which four arrays were written
     ) -> SparseTable:
         "The table of a saved matrix."
-        parts = [arrays[f"{name}.{part}"] for part in ("data", "indices", "indptr")]
-        columns = parts[1].astype(np.intp)
-        return cls(parts[0], columns, parts[2], int(arrays[f"{name}.shape"][1]))
+        names = [f"{name}.{part}" for part in ("data", "indices", "indptr", "shape")]
+        data, columns, starts, shape = (arrays[part] for part in names)
+        return cls(data, columns, starts, int(shape[1]))
 
     def places(
         self,
@@ -81,21 +81,21 @@ class SparseTable:
         self,
         rows: np.ndarray,  # ascending, int (m,)
     ) -> SparseNumbers:
-        "The sum of some rows, in a time that does not depend on the columns."
+        "The sum of some rows, in a time that hardly depends on the columns."
         places, _ = self.places(rows)
-        columns = self.columns[places]
+        columns = self.columns[places].astype(np.intp)  # once, for all that follows
         try:
-            total, turn = self.spare.pop()
+            total, is_reached = self.spare.pop()
         except IndexError:
             total = np.zeros(self.n_columns, self.data.dtype)
-            turn = np.zeros(self.n_columns, np.int32)
-        turns = np.arange(len(columns), dtype=np.int32)
-        turn[columns] = turns
-        codes = np.sort(columns[turn[columns] == turns])  # each column once
+            is_reached = np.zeros(self.n_columns, bool)
+        is_reached[columns] = True
+        codes = np.flatnonzero(is_reached)
         np.add.at(total, columns, self.data[places])
         values = total[codes]
         total[codes] = 0
-        self.spare.append((total, turn))
+        is_reached[codes] = False
+        self.spare.append((total, is_reached))
         is_there = values != 0
         return SparseNumbers(codes[is_there], values[is_there])
 
