@@ -368,6 +368,45 @@ class Cheapest(BaseRecommender):
         return np.tile(self.price_, (len(histories), 1))
 
 
+READERS_OF_ORDER = {
+    "tower": lambda: TwoTowerRetriever(**SMALL, profile="sequential"),
+    "repeats": Repeats,
+    "tower without times": lambda: TwoTowerRetriever(**SMALL, profile="noisy"),
+}
+
+
+@pytest.mark.parametrize("name", READERS_OF_ORDER)
+def test_events_without_times_have_the_order_of_their_rows(train, name, tmp_path):
+    """A frame of the events of 200 visitors, whose rows are mixed with each other,
+    gives the lists that each visitor gets who posts them. A model of a log without
+    times reads no order; the others must not take another one."""
+    log = train.positives()
+    has_order = "without times" not in name
+    if not has_order:
+        log = Dataset(log.interactions.drop(columns="timestamp"))
+    model = READERS_OF_ORDER[name]().fit(log)
+    exported = Exported(export(model, tmp_path / "shop"))
+    rng = np.random.default_rng(0)
+    visits = {f"new {n}": rng.choice(log.item_ids, 8).tolist() for n in range(200)}
+    rows = [(v, items[step]) for step in range(8) for v, items in visits.items()]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id"])
+    asked = {"user_ids": list(visits), "exclude_seen": False}
+    lists, turned = (
+        model.recommend(events=events, **asked).groupby("user_id").item_id.agg(list)
+        for events in (frame, frame[::-1])
+    )
+    posted = {
+        visitor: [{"item_id": item} for item in items]
+        for visitor, items in visits.items()
+    }
+    answers = {
+        visitor: pick(exported.recommend(visitor, events=events, exclude_seen=False))
+        for visitor, events in posted.items()
+    }
+    assert sum(answers[visitor] == lists[visitor] for visitor in visits) == 200
+    assert (turned == lists).all() != has_order
+
+
 def test_a_source_without_an_entry_leaves_and_says_what_is_missing(train, tmp_path):
     exported = Exported(export(Cheapest().fit(train), tmp_path / "shop"))
     user = train.interactions.user_id[0]

@@ -258,7 +258,8 @@ class Question:
 def read_question(
     catalogue: Catalogue,  # of the model that is asked
     user_ids=None,  # ids; default: all users with a history, or those of `events`
-    events: pd.DataFrame | None = None,  # newer events of these users
+    # newer events of these users, by timestamp, or else in the order of their rows
+    events: pd.DataFrame | None = None,
     needs_history: bool = True,  # whether a user without history is cold
 ) -> Question:
     "Ids, histories and sources of the users asked for."
@@ -274,7 +275,8 @@ def read_question(
     past = stored.take(rows)
     is_new = np.zeros(len(users), bool)
     if events is not None and len(events):
-        new = histories(events, users, catalogue.item_ids, rows)
+        which = events, users, catalogue.item_ids, rows
+        new = histories(*which, ordered=catalogue.ordered)
         past = extend_histories(past, new)
         is_new = np.diff(new.offsets) > 0
     known = np.diff(past.offsets) > 0
