@@ -36,7 +36,7 @@ from recsys_nb.serving.sources import (
 # %% auto #0
 __all__ = ['ScoredList', 'LONGEST_HISTORY', 'People', 'sort_by_time', 'is_positive', 'code_events', 'list_answers',
            'explain_short_list', 'Proposals', 'describe_items', 'PairInputs', 'gain_of_ranks', 'list_gains', 'Answers',
-           'expect_value', 'is_single', 'read_similarity', 'read_scorer', 'refuse_source']
+           'expect_value', 'is_single', 'name_context', 'read_similarity', 'read_scorer', 'refuse_source']
 
 # %% ../../nbs/49g_serving.answering.ipynb #9a3cbfec
 class People:
@@ -166,8 +166,10 @@ class PairInputs:
         self,
         tables: Mapping[str, np.ndarray],  # of an exported folder
         together: SparseTable | None,  # similarity of items; None: a source gives it
+        context_names: Sequence[str] = (),  # of the codes of the context, in order
     ):
         self.numbers = tables["item_numbers"]
+        self.context_names = tuple(context_names)
         self.together = together
         self.usual = tables["usual_context"]
         # of items that are shown; folders of rankers with one head have none
@@ -185,6 +187,7 @@ class PairInputs:
         # summed up here
         liked: np.ndarray | None = None,
         is_shown: bool = False,  # exposures rather than candidates
+        context: Mapping[str, int] | None = None,  # name -> code; None: all as usual
     ) -> dict[str, np.ndarray | None]:  # dense float32 (n, D); sparse int64 (n, S)
         "The inputs for the candidates of one user."
         items, n_sources = found.items, found.scores.shape[1]
@@ -209,6 +212,8 @@ class PairInputs:
         sparse[:, :n_user] = codes
         sparse[:, n_user:n_both] = item_codes
         sparse[:, n_both:] = self.shown if is_shown else self.usual
+        for name, code in (context or {}).items():
+            sparse[:, n_both + self.context_names.index(name)] = code
         return {"dense": dense, "sparse": sparse if sparse.shape[1] else None}
 
 
@@ -247,7 +252,8 @@ class Answers:
         self.inputs = None
         if "ranker" in files.sessions:
             together = read_similarity(files) if self.similarity is None else None
-            self.inputs = PairInputs(files.tables, together)
+            names = name_context(files)
+            self.inputs = PairInputs(files.tables, together, names)
         popularity = FixedOrder.of(files.tables["popularity"])
         nothing = SparseNumbers.of(np.zeros(self.n_items, np.float32))
         self.popular = TouchedScores(nothing, popularity)
@@ -260,6 +266,7 @@ class Answers:
         exclude_seen: bool,  # leave out the items of the history
         # of each action and item, float64 (n_items, A): order by expected value
         weights: np.ndarray | None = None,
+        context: Mapping[str, int] | None = None,  # codes of the moment; None: usual
     ) -> ScoredList:  # at most k
         "The best items for a history."
         k = min(k, self.n_items)
@@ -274,7 +281,7 @@ class Answers:
         lists = [scores.best(n, limits) for scores in said]
         items = keep_distinct(np.concatenate([codes for codes, _ in lists]))
         found = describe_items(said, lists, items)
-        scores = self.order(plan, history, found, said, weights)
+        scores = self.order(plan, history, found, said, weights, context)
         return pick_best(items, scores, k)
 
     def order(
@@ -284,6 +291,7 @@ class Answers:
         found: Proposals,  # n items
         said: list[Scores],  # by the sources of the plan
         weights: np.ndarray | None = None,  # as in `top`
+        context: Mapping[str, int] | None = None,  # as in `top`
     ) -> np.ndarray:  # higher is better, float32 (n,)
         "The scores of candidates."
         if plan["is_ranked"] and len(found.items):
@@ -292,7 +300,7 @@ class Answers:
                 similar = said[plan["sources"].index(self.similarity)]
                 liked = similar.reached.at(found.items)
             by_value = weights is not None
-            inputs = self.inputs.make(history, found, liked, by_value)
+            inputs = self.inputs.make(history, found, liked, by_value, context)
             logits = self.files.run("ranker", **inputs)
             if by_value:
                 return expect_value(logits, weights[found.items])
@@ -329,6 +337,15 @@ def is_single(
 ) -> bool:
     "Whether one source answers alone."
     return len(plan["sources"]) == 1 and not plan["is_ranked"]
+
+
+def name_context(
+    files: ExportedFiles,  # of a folder with a ranker
+) -> list[str]:
+    "What the codes of the context are, the last ones that the ranker reads."
+    n_names = len(files.tables["usual_context"])
+    inputs = files.manifest["networks"]["ranker"]["inputs"]
+    return inputs["sparse"]["columns"][-n_names:] if n_names else []
 
 
 def read_similarity(
