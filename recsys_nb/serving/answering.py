@@ -68,9 +68,9 @@ def sort_by_time(
 ) -> list[Mapping]:  # the oldest first
     "Events in the order of their times; times without a zone count as UTC."
     times = [event.get("timestamp") for event in events]
-    known = [time for time in times if time is not None]
-    if len(known) < len(times):
+    if None in times:
         return list(events)
+    known = [time for time in times if time is not None]  # all of them
     utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in known]
     order = sorted(range(len(events)), key=utc.__getitem__)
     return [events[i] for i in order]
@@ -99,9 +99,13 @@ def code_events(
     counted = sort_by_time(events)
     if rule is not None:
         counted = [event for event in counted if is_positive(event, rule)]
-    ids = [items.match(event["item_id"]) for event in counted]
-    codes = np.array([items.rows.get(one, -1) for one in ids], np.int32)
-    unknown = [one for one, code in zip(ids, codes, strict=True) if code < 0]
+    ids = [event["item_id"] for event in counted]
+    found = items.find_all(ids)
+    codes = np.array(found, np.int32)
+    if -1 not in found:
+        return codes, []
+    pairs = zip(ids, found, strict=True)
+    unknown = [items.match(one) for one, code in pairs if code < 0]
     return codes[codes >= 0], list(dict.fromkeys(unknown))
 
 # %% ../../nbs/49g_serving.answering.ipynb #b1d3e5f7
@@ -148,6 +152,8 @@ def describe_items(
     "What every source says of given items, proposed or not."
     scores = np.empty((len(items), len(said)), np.float32)
     ranks = np.zeros((len(items), len(said)), np.int64)
+    place = np.empty(int(items.max(initial=-1)) + 1, np.int32)  # of each of the items
+    place[items] = np.arange(len(items))
     for column, (source, (codes, own)) in enumerate(zip(said, lists, strict=True)):
         mean, deviation = 0.0, 1e-6
         if len(own):
@@ -155,7 +161,7 @@ def describe_items(
             away = own - mean
             deviation = ((away * away).sum() / len(own)) ** 0.5 + 1e-6
         scores[:, column] = (source.at(items) - mean) / deviation
-        ranks[np.searchsorted(items, codes), column] = np.arange(1, len(codes) + 1)
+        ranks[place[codes], column] = np.arange(1, len(codes) + 1)
     return Proposals(items, scores, ranks)
 
 # %% ../../nbs/49g_serving.answering.ipynb #d5f44f55

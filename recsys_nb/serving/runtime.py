@@ -81,7 +81,7 @@ def mark_ids(
     if isinstance(given, Mapping):
         raise QuestionError(f"{what} is a list of item ids, not a mapping: {given!r}.")
     ids = [given] if isinstance(given, (str, int)) else list(given)
-    codes = np.array([items.find(one) for one in ids], np.int64)
+    codes = np.array(items.find_all(ids), np.int64)
     marks = np.zeros(len(items), bool)
     marks[codes[codes >= 0]] = True
     return marks, int((codes < 0).sum())
