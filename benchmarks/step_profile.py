@@ -6,7 +6,8 @@
 histories of 50 items, dropout 0.3, sparse tables, fp32, one thread. FOLDER is a
 checkout of version 0.1 (`git worktree add FOLDER COMMIT`). Both versions run in
 processes of their own, and take turns block by block, so that a busy machine slows
-both alike. Times are CPU seconds. Writes results/step_profile.json.
+both alike; so does the new one without `keep_freed_memory`. Times are CPU seconds.
+Writes results/step_profile.json.
 """
 
 from __future__ import annotations
@@ -74,19 +75,23 @@ def read_some(log: dict, rows: torch.Tensor) -> torch.Tensor:
 def make_step(version: str, ordered: bool):
     "A function that makes one step of a model, by the modules of a version."
     if version == "old":
-        from recsys_nb.models import (
+        from recsys_nb.train import _keep_freed_memory, _optimizers
+        from recsys_nb.two_tower import (
             TwoTowerConfig,
             TwoTowerModel,
             log_draw,
             sampled_softmax_loss,
         )
-        from recsys_nb.training import _keep_freed_memory, _optimizers
 
         _keep_freed_memory()
     else:
         from recsys_nb.models.sampled_softmax import log_draw, sampled_softmax_loss
         from recsys_nb.models.two_tower import TwoTowerConfig, TwoTowerModel
         from recsys_nb.training.optim import make_optimizers
+        from recsys_nb.training.steps import keep_freed_memory
+
+        if version == "new":
+            keep_freed_memory()
     log = make_log()
     torch.manual_seed(0)
     config = TwoTowerConfig(
@@ -192,7 +197,7 @@ class Worker:
 def compare(args, ordered: bool) -> dict:
     "Milliseconds of a step by both versions in turns, and the shares of the new one."
     here = Path(__file__).parents[1]
-    folders = {"old": args.old, "new": here}
+    folders = {"old": args.old, "new": here, "given back": here}
     workers = {v: Worker(f, v, ordered, args.steps) for v, f in folders.items()}
     times = {version: [] for version in workers}
     for _ in range(args.blocks):
@@ -201,11 +206,14 @@ def compare(args, ordered: bool) -> dict:
     shares = workers["new"].ask("profile")
     for worker in workers.values():
         worker.close()
-    ratios = [b / a for a, b in zip(times["old"], times["new"], strict=True)]
+    turns = list(zip(*times.values(), strict=True))
+    ratios = [new / old for old, new, _ in turns]
+    kept_ratio = statistics.median(new / given_back for _, new, given_back in turns)
     return {
         "old ms": round(statistics.median(times["old"]), 2),
         "new ms": round(statistics.median(times["new"]), 2),
         "ratio": round(statistics.median(ratios), 3),
+        "kept ratio": round(kept_ratio, 3),
         "ratios": [round(ratio, 3) for ratio in sorted(ratios)],
         "blocks": args.blocks,
         "shares": {name: round(share, 4) for name, share in shares.items()},

@@ -91,7 +91,7 @@ def make_retriever(seed: int) -> TwoTowerRetriever:
     return TwoTowerRetriever(seed=seed, **SMALL)
 
 
-FEW = ("anew", "goes on, rehearses a third", "stays")
+FEW = ("anew", "goes on, rehearses a tenth", "stays")
 CASES = {
     "simulated": Case(read_simulated, make_retriever, "1D", 7),
     "retailrocket": Case(read_retailrocket, make_retriever, "7D", 6),

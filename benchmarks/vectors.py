@@ -149,10 +149,15 @@ def find_strangers(
     old = known.interactions.drop_duplicates(["user_id", "item_id"])
     ids = pd.Series(np.intersect1d(truth.user_id, old.user_id))
     ids = ids.sample(min(most, len(ids)), random_state=seed)
-    return tuple(
-        part[part.user_id.isin(ids)].assign(user_id="new " + part.user_id.astype(str))
-        for part in (truth, old)
-    )
+    parts = (part[part.user_id.isin(ids)] for part in (truth, old))
+    return tuple(part.assign(user_id=rename(part.user_id)) for part in parts)
+
+
+def rename(ids: pd.Series) -> pd.Series:
+    "Ids of the same type that no log has."
+    if pd.api.types.is_integer_dtype(ids):
+        return -1 - ids
+    return "new " + ids
 
 
 def forget_new_items(model: TwoTowerRetriever) -> None:

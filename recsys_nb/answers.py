@@ -39,9 +39,9 @@ from .training.criteo import train_criteo
 
 # %% auto #0
 __all__ = ['HANDOVERS', 'reading_options', 'read_input', 'find_column', 'known_columns', 'choose_columns', 'note', 'match_column',
-           'read_events', 'hint_at_items', 'read_id_column', 'read_id_list', 'find_stand_ins', 'gather_users',
-           'read_users', 'allowed_items', 'read_where', 'recommend_command', 'take_users', 'say_unknown',
-           'export_command', 'criteo_command']
+           'read_event_log', 'read_events', 'hint_at_items', 'read_id_column', 'read_id_list', 'find_stand_ins',
+           'gather_users', 'read_users', 'allowed_items', 'read_where', 'recommend_command', 'take_users',
+           'say_unknown', 'export_command', 'criteo_command']
 
 # %% ../nbs/56_answers.ipynb #a455fc43
 _READING = ("sep", "encoding", "decimal", "header", "names", "format")
@@ -95,11 +95,11 @@ def find_column(
 
 # %% ../nbs/56_answers.ipynb #6c621f1f
 def known_columns(
-    model: BaseRecommender,  # fitted
+    model: BaseRecommender | None,  # fitted; None: nothing is known of its log
     options: argparse.Namespace,  # of the command line: flags come first
 ) -> dict:  # role -> column, and time_format
     "The columns of events: as the flags say, else as in the log of the model."
-    kept = dict(model.catalogue_.columns or {})
+    kept = {} if model is None else dict(model.catalogue_.columns or {})
     for role in ("user", "item", "timestamp", "event", "value", "time_format"):
         named = getattr(options, role, None)
         if named is not None:
@@ -147,12 +147,12 @@ def match_column(
     return found.astype(known.dtype)
 
 
-def read_events(
+def read_event_log(
     path: str,  # a file of events
-    model: BaseRecommender,  # fitted
+    model: BaseRecommender | None,  # fitted, whose log had such columns; None: guess
     options: argparse.Namespace,  # of the command line
-) -> tuple[pd.DataFrame, list]:  # user_id, item_id and what else; all users in it
-    "Newer events as the model takes them; items it does not know are counted."
+) -> pd.DataFrame:  # user_id, item_id and what else there is
+    "Newer events as a log has them."
     known = known_columns(model, options)
     named = [known.get(role) for role in ("user", "item")]
     ids = [name for name in named if isinstance(name, str)]
@@ -161,13 +161,23 @@ def read_events(
     written = known.get("time_format")
     unknown = getattr(options, "unknown", None) or "raise"
     log = Dataset.from_frame(frame, **roles, time_format=written, unknown=unknown)
-    events = log.interactions
+    return log.interactions
+
+
+def read_events(
+    path: str,  # a file of events
+    model: BaseRecommender,  # fitted
+    options: argparse.Namespace,  # of the command line
+) -> tuple[pd.DataFrame, list]:  # user_id, item_id and what else; all users in it
+    "Newer events as the model takes them; items it does not know are counted."
+    events = read_event_log(path, model, options)
+    given_items = events.item_id
     events["user_id"] = match_column(events.user_id, model.user_ids_)
     events["item_id"] = match_column(events.item_id, model.item_ids_)
     strange = ~events.item_id.isin(model.item_ids_)
     if strange.all():
         compare_ids(
-            log.interactions.item_id.astype("str"),
+            given_items.astype("str"),
             pd.Series(model.item_ids_.astype("str")),
             f"item_id in {path}",
             "the model",

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from . import answers
-from .answers import note, read_id_column
+from .answers import note, read_event_log, read_id_column
 from .data import DataError, is_text_file
 from .recommenders.rules import parse_conditions
 from .recommenders.values import parse_action_values
@@ -26,8 +27,8 @@ from .serving.rules import Column
 from .serving.runtime import Exported, combine_rules
 
 # %% auto #0
-__all__ = ['CELL_EXAMPLES', 'REFUSED', 'is_export', 'is_many', 'recommend_from_any', 'pick_users', 'imitate_items',
-           'read_job_rules', 'list_everyone', 'run_options']
+__all__ = ['CELL_EXAMPLES', 'REFUSED', 'is_export', 'is_many', 'recommend_from_any', 'read_job_events', 'pick_users',
+           'imitate_items', 'read_job_rules', 'list_everyone', 'run_options']
 
 # %% ../nbs/56d_everyone.ipynb #f2bf42e3
 def is_export(
@@ -59,17 +60,45 @@ def recommend_from_any(
     return answers.recommend_command(options)
 
 # %% ../nbs/56d_everyone.ipynb #e2104d7f
+def read_job_events(
+    options: argparse.Namespace,  # of the command line
+    exported: Exported,  # whose items are known
+) -> pa.Table | None:  # as `ListJob` takes it; None: there are none
+    "Newer events; a DataError where the model knows none of their items."
+    if not options.events:
+        return None
+    events = read_event_log(options.events, None, options)
+    match, known = exported.items.match, exported.items.rows
+    is_known = events.item_id.map(lambda item: match(item) in known)
+    if not is_known.all():
+        first = events.item_id[~is_known].tolist()[0]
+        text = (
+            f"{int((~is_known).sum()):,} of {len(events):,} events are left out: the "
+            f"model does not know their items, e.g. {first!r}"
+        )
+        if not is_known.any():
+            raise DataError(f"{options.events}: {text}.")
+        note(text)
+    return pa.Table.from_pandas(events, preserve_index=False)
+
+
 def pick_users(
     options: argparse.Namespace,  # of the command line
     exported: Exported,  # whose users are all
+    events: pa.Table | None = None,  # whose users are asked for where none are named
 ) -> UserIds:
     "Who is asked for."
     if options.user_ids:
         if options.users:
             raise DataError("name users by --user or by --users, not by both.")
         return open_users(options.user_ids, exported)
+    if not options.users and events is not None:
+        ids = pd.unique(events.column("user_id").to_pandas())
+        return take_ids(ids.tolist(), options.events)
     if not options.users:
-        raise DataError("name users: --users all, --users FILE or URL, or --user ID.")
+        raise DataError(
+            "name users: --users all, --users FILE or URL, --user ID, or --events FILE."
+        )
     named = options.users
     is_file = named != "all" and "://" not in named
     if is_file and Path(named).is_file() and is_text_file(named):
@@ -120,7 +149,6 @@ def read_job_rules(
 
 # %% ../nbs/56d_everyone.ipynb #34208d7c
 REFUSED = {
-    "events": "--events is for a saved model; the service knows newer events, too.",
     "json": "--json is for a saved model; lists for everyone are Parquet or a table.",
     "diversify": "--diversify is for a saved model; an export keeps the model's order.",
     "cap": "--cap is for a saved model; an export keeps the model's order.",
@@ -156,12 +184,14 @@ def run_options(
     folder: Path,  # of the parts
 ) -> JobReport:
     "The job that flags describe."
+    events = read_job_events(options, exported)
     job = ListJob(
         k=options.k,
+        events=events,
         exclude_seen=not options.include_seen,
         arm=options.arm,
         **read_job_rules(options, exported),
     )
-    users = pick_users(options, exported)
+    users = pick_users(options, exported, events)
     how = {"per_part": options.per_part, "workers": options.workers}
     return run_job(exported, users, folder, job, **how)

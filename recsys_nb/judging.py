@@ -10,7 +10,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from .data import Dataset, count_actions
+from .data import Dataset, UnknownIdError, count_actions
 from recsys_nb.evaluation import (
     compare,
     evaluate,
@@ -27,6 +27,7 @@ from recsys_nb.recommenders.two_stage import (
     predict_shown,
 )
 from .report_page import draw_png, plot_models
+from .run_data import list_allowed, take_asked
 from .run_start import compare_with_start
 from .runs import Run
 
@@ -49,6 +50,9 @@ def describe_protocol(
 ) -> dict:  # as evaluate takes it
     "How the metrics are made, to be kept with them."
     candidates = f"all {len(run.data.item_ids):,} items"
+    if run.rules:
+        words = " and ".join(run.settings.where)
+        candidates = f"the {len(list_allowed(run)):,} items that keep {words}"
     return {"split": run.test.split, "candidates": candidates, "seen": seen}
 
 # %% ../nbs/54b_judging.ipynb #57a766e2
@@ -76,7 +80,7 @@ def evaluate_models(
     }
     options = {
         "k": ks,
-        "items": run.data.item_ids,
+        "items": list_allowed(run),
         "popularity": past.item_id.value_counts(),
         "train": run.past(),
         "n_boot": count_resamples(run),
@@ -85,7 +89,7 @@ def evaluate_models(
     }
     events = given_of(run, users)
     for name, model in run.models.items():
-        lists = model.recommend(users, k=ks[1], events=events)
+        lists = model.recommend(users, k=ks[1], events=events, **run.rules)
         report = evaluate(lists, run.truth, name=name, **options)
         run.reports[name] = report
         ndcg, recall = report[f"ndcg@{ks[0]}"], report[f"recall@{ks[1]}"]
@@ -123,7 +127,7 @@ def evaluate_again(
     run.numbers["repeats"] = {"rate": rate, "many": rate >= MANY_REPEATS}
     if rate < MANY_REPEATS:
         return
-    truth = run.test.positives().interactions[["user_id", "item_id"]]
+    truth = take_asked(run)[["user_id", "item_id"]]
     truth = truth.drop_duplicates()
     truth = truth[truth.user_id.isin(run.past().user_id)]
     users = truth.user_id.unique()
@@ -136,7 +140,8 @@ def evaluate_again(
     events = given_of(run, users)
     found = {}
     for name, model in run.models.items():
-        lists = model.recommend(users, k=k, exclude_seen=False, events=events)
+        question = {"k": k, "exclude_seen": False, "events": events}
+        lists = model.recommend(users, **question, **run.rules)
         found[name] = evaluate(lists, truth, name=name, **options)
     run.numbers["repeats"] |= {
         "metrics": {name: report.to_dict() for name, report in found.items()},
@@ -297,11 +302,16 @@ def simulate_experiment(
         return run.skip("A/B test", why)
     if run.settings.no_ab:
         return run.skip("A/B test", "--no-ab was given")
-    arms = {
-        "control": run.models["Popularity"],
-        "treatment": run.models["Recommender"],
+    arms = {"control": "Popularity", "treatment": "Recommender"}
+    shoppers = run.world.users.user_id
+    lists = {
+        arm: run.models[name].recommend(shoppers, k=10, **run.rules)
+        for arm, name in arms.items()
     }
-    users = run.world.experiment(**arms, k=10, seed=run.settings.seed)
+    try:
+        users = run.world.experiment(**lists, k=10, seed=run.settings.seed)
+    except UnknownIdError as error:  # the rules leave somebody nothing
+        return run.skip("A/B test", str(error))
     totals = users.groupby("variant")[["clicks", "impressions"]].sum()
     counts = totals.loc["control"].tolist() + totals.loc["treatment"].tolist()
     test = two_proportion_test(*counts)

@@ -10,6 +10,7 @@ import argparse
 from recsys_nb.options import (
     add_columns,
     add_reading,
+    add_where,
     read_amount,
     read_count,
     read_natural,
@@ -40,13 +41,7 @@ def add_rules(
     add = parser.add_argument
     add("--candidates", metavar="FILE", help="only these items, such as those in stock")
     add("--exclude", metavar="FILE", help="never these items")
-    add(
-        "--where",
-        action="append",
-        metavar="RULE",
-        help="a rule about a column of the items table: category=Books,Games or "
-        "'price<20' or 'price>=5', quoted; several times for several rules",
-    )
+    add_where(parser)
     add(
         "--value",
         metavar="ACTION=X,…",

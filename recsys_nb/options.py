@@ -11,8 +11,8 @@ from .data.arguments import MAX_SEED
 
 # %% auto #0
 __all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'read_count', 'read_natural', 'read_amount',
-           'add_reading', 'add_columns', 'add_data', 'add_run', 'add_evaluate', 'add_experiment', 'add_abtest',
-           'add_monitor']
+           'add_reading', 'add_columns', 'add_data', 'add_where', 'add_run', 'add_evaluate', 'add_experiment',
+           'add_abtest', 'add_monitor']
 
 # %% ../nbs/56c_options.ipynb #72086ea3
 def read_count(
@@ -170,6 +170,22 @@ def add_data(
     )
 
 # %% ../nbs/56c_options.ipynb #8ab2d648
+def add_where(
+    parser: argparse.ArgumentParser,  # of run or recommend
+    default: list[str] | None = None,  # where none are given
+) -> None:
+    "Rules about columns of the items table, in words."
+    parser.add_argument(
+        "--where",
+        action="append",
+        default=default,
+        metavar="RULE",
+        help="of all lists, a rule about a column of the items table: "
+        "category=Books,Games or 'price<20' or 'price>=5', quoted; several times for "
+        "several rules",
+    )
+
+
 def add_run(
     parser: argparse.ArgumentParser,  # of run
 ) -> None:
@@ -184,6 +200,7 @@ def add_run(
     add_data(parser)
     add_columns(parser)
     add_reading(parser)
+    add_where(parser, [])
     add(
         "--split",
         metavar="KIND",

@@ -257,11 +257,11 @@ def recommend_all(
 ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
     "Everybody's list; test users that are not in train are asked with their events."
     model, k = run.models["Recommender"], run.settings.k
-    lists = model.recommend(run.data.user_ids, k=k)
+    lists = model.recommend(run.data.user_ids, k=k, **run.rules)
     if run.given is None:
         return lists
     others = lists[~lists.user_id.isin(run.given.user_id)]
-    asked = model.recommend(k=k, events=run.given)
+    asked = model.recommend(k=k, events=run.given, **run.rules)
     return pd.concat([others, asked], ignore_index=True)
 
 
@@ -306,7 +306,7 @@ def write_report(
 ) -> str:  # HTML
     "The page of a run."
     examples = choose_examples(
-        run.models["Recommender"].recommend,
+        partial(run.models["Recommender"].recommend, **run.rules),
         run.train.positives().interactions,
         run.truth,
         run.train.items,

@@ -28,6 +28,7 @@ from .folders import checksum
 from .recommenders.columns import guess_roles
 from .recommenders.feature_tables import PREPARE, prepare_column
 from .recommenders.gate import new_pairs, split_as_served
+from .recommenders.rules import match_where, parse_conditions
 from .recommenders.sources import describe_cost
 from .run_start import join_start
 from .runs import Run, RunSettings, make_kept, read_roles
@@ -35,7 +36,8 @@ from .runs import Run, RunSettings, make_kept, read_roles
 # %% auto #0
 __all__ = ['load_options', 'split_time_columns', 'load_with', 'load_joining_times', 'read_positive', 'load_with_positive',
            'describe_positive', 'describe_used_columns', 'describe_roles', 'check_fit', 'set_roles', 'load_log',
-           'join_logs', 'simulated_options', 'read_data', 'read_files', 'choose_split', 'split_data']
+           'join_logs', 'simulated_options', 'read_data', 'read_files', 'choose_split', 'adopt_rules', 'list_allowed',
+           'take_asked', 'split_data']
 
 # %% ../nbs/53b_run_data.ipynb #624ed4e4
 _SAME = (
@@ -307,6 +309,39 @@ def choose_split(
         options["seed"] = seed
     return *split(ds, **options), kind, "as asked for"
 
+# %% ../nbs/53b_run_data.ipynb #a7be0002
+def adopt_rules(
+    run: Run,  # whose data is read
+) -> None:
+    "The rules of --where, which all lists of the run keep."
+    conditions = run.settings.where
+    if not conditions:
+        return
+    run.rules = {"where": parse_conditions(conditions, run.data.items)}
+    n_items, n_left = len(run.data.item_ids), len(list_allowed(run))
+    kept = f"{n_left:,} of {n_items:,} items keep {' and '.join(conditions)}"
+    if not n_left:
+        raise EmptyLogError(f"--where leaves nothing to list: {kept}.")
+    run.say(f"all lists have rules: {kept}")
+
+
+def list_allowed(
+    run: Run,  # whose rules are read
+) -> pd.Index:  # ids
+    "The items that the rules of a run leave; all of them where there are none."
+    ids = run.data.item_ids
+    if not run.rules:
+        return ids
+    return ids[match_where(run.rules["where"], run.data.items, ids)]
+
+
+def take_asked(
+    run: Run,  # that is split, and whose rules are read
+) -> pd.DataFrame:  # interactions
+    "What was taken in the test part, of the items that the rules leave."
+    taken = run.test.positives().interactions
+    return taken[taken.item_id.isin(list_allowed(run))]
+
 # %% ../nbs/53b_run_data.ipynb #555ff343
 def split_data(
     run: Run,  # whose data is read
@@ -321,20 +356,22 @@ def split_data(
     join_start(run)
     if run.test.given is not None:
         run.given = run.test.given.positives().interactions
-    asked = run.test.positives().interactions
-    run.truth, counts = new_pairs(run.past(), asked)
+    adopt_rules(run)
+    run.truth, counts = new_pairs(run.past(), take_asked(run))
     if not len(run.truth):
         found = [f"{n:,} {name.replace('_', ' ')}" for name, n in counts.items() if n]
+        rules = " and --where" if run.rules else ""
         raise EmptyLogError(
-            f"--split {kind} leaves nothing to test on: no test positive is a new item "
-            f"of a user with a past ({', '.join(found)}). Choose another --split, or "
-            "give more data."
+            f"--split {kind}{rules} leaves nothing to test on: no test positive is a "
+            f"new item of a user with a past ({', '.join(found)}). Choose another "
+            f"--split{rules}, or give more data."
         )
     run.numbers["protocol"] = {
         "split": kind,
         "split_reason": why,
         "train_interactions": len(run.train),
         "test_interactions": len(run.test),
+        "where": list(settings.where),
         **counts,
     }
     run.say(f"split by {kind}: {why}")

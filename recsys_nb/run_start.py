@@ -135,6 +135,7 @@ class AsBefore:
         k: int,  # length of the lists
         exclude_seen: bool = True,  # leave out the items of a user's past
         events: pd.DataFrame | None = None,  # what is known of users beside the logs
+        where: Any = None,  # rules of the lists, as `Recommender.recommend` takes them
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
         "The lists of the model as it was."
         own = self.newer[self.newer.user_id.isin(users)]
@@ -143,7 +144,7 @@ class AsBefore:
             known = events.item_id.isin(self.model.item_ids_)
             parts.append(events.loc[known, PAIR_COLUMNS])
         told = pd.concat(parts, ignore_index=True)
-        options = {"k": k, "exclude_seen": exclude_seen}
+        options = {"k": k, "exclude_seen": exclude_seen, "where": where}
         return self.model.recommend(users, events=told, **options)
 
 # %% ../nbs/53a_run_start.ipynb #0fcb1f9e

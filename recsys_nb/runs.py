@@ -56,6 +56,7 @@ class RunSettings:
     unknown: str = "raise"  # "drop": leave out rows without a known id or a time
     positive: tuple[str, ...] | None = None  # event types, or one least value
     actions: tuple[str, ...] = ()  # of a funnel, from the first step to the last
+    where: tuple[str, ...] = ()  # rules that all lists keep: "price<20"
     split: str = "auto"  # or a key of SPLITS
     baselines: tuple[str, ...] | None = None  # keys of BASELINES; None: all that suit
     k: int = 10  # length of the lists
@@ -149,6 +150,7 @@ class Run:
     more: Any = None  # of a run that goes on: the Dataset that is newly learnt
     truth: Any = None  # the pairs to be found, a frame of user_id and item_id
     given: pd.DataFrame | None = None  # events of test users that are not in train
+    rules: dict = field(default_factory=dict)  # of all lists, as recommend takes them
     models: dict = field(default_factory=dict)  # name -> fitted recommender
     reports: dict = field(default_factory=dict)  # name -> Report
     numbers: dict = field(default_factory=dict)  # what metrics.json will hold

@@ -457,3 +457,38 @@ def test_two_processes_of_torchrun(tmp_path, numbers_of):
     assert re.search(r"recsys-nb: \S+ exists; choose another --out", said)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert [path.name for path in folder.iterdir()] == ["out"]
+
+
+def test_a_run_with_roles_rules_and_actions(tmp_path, own, numbers_of, say):
+    words = "--user-col kunde --item-col artikel --time-col wann --event-col was "
+    words += "--positive click add_cart purchase --actions click,add_cart,purchase "
+    words += "--roles note=ignore --split last --quick --where price<60"
+    place = own.parent
+    run = ["run", *words.split(), "--time-format", "%d/%m/%Y %H:%M:%S"]
+    run += ["--where", "category=Books,Home", "--out", tmp_path / "out"]
+    run += ["--data", place / "log.csv", "--items", place / "items.csv"]
+    status, said, _ = say(*run)
+    assert status == 0 and "all lists have rules: " in said
+    numbers = numbers_of(tmp_path / "out")
+    assert numbers["protocol"]["where"] == ["price<60", "category=Books,Home"]
+    assert set(numbers["actions"]) <= {"click", "add_cart", "purchase"}
+    items = pd.read_csv(place / "items.csv").set_index("artikel")
+    allowed = items[(items.price < 60) & items.category.isin(["Books", "Home"])].index
+    lists = pd.read_parquet(tmp_path / "out" / "recommendations.parquet")
+    assert len(lists) and lists.item_id.isin(allowed).all()
+    coverage = numbers["metrics"]["Popularity"]["metrics"]["coverage@10"]["value"]
+    assert 0 < coverage <= 1
+    pairs = numbers["protocol"]["pairs_evaluated"]
+    assert 0 < pairs < numbers_of(own)["protocol"]["pairs_evaluated"]
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "keep the rules price&lt;60 and category=Books,Home" in page
+    # the rules are of the lists, the model knows all items
+    user = int(lists.user_id.iloc[0])
+    model = tmp_path / "out"
+    ask = ["recommend", "--model", model, "--user", user, "--json", "-k", 80]
+    status, said, _ = say(*ask, "--value", "click=1,purchase=price")
+    assert status == 0
+    assert not pd.DataFrame(json.loads(said)).item_id.isin(allowed).all()
+    for rule, error in (("prize<3", "prize"), ("price>=60", "empty")):
+        status, _, wrong = say(*run, "--where", rule, "--overwrite")
+        assert status == 2 and error in wrong

@@ -28,7 +28,7 @@ from recsys_nb.recommenders import (  # noqa: E402
 from recsys_nb.serving import Exported, ListJob, ListMaker, export  # noqa: E402
 from recsys_nb.serving.batches import make_spark_lists, make_user_lists  # noqa: E402
 from recsys_nb.serving.events import lock_file  # noqa: E402
-from recsys_nb.serving.job_users import JobError  # noqa: E402
+from recsys_nb.serving.job_users import JobError, take_ids  # noqa: E402
 from recsys_nb.serving.jobs import name_part, run_job  # noqa: E402
 from recsys_nb.serving.list_tables import append_lists  # noqa: E402
 
@@ -224,3 +224,39 @@ def test_lists_in_postgres_are_there_once(postgres_url, shop, tmp_path):
     con.raw_sql("CREATE TABLE other (user_id text)").close()
     with pytest.raises(JobError, match="name another table"):
         append_lists(report, address.replace("lists", "other"))
+
+
+def test_batches_with_newer_events_give_the_lists_of_single_questions(shop, users):
+    rng = np.random.default_rng(1)
+    rows = [
+        {
+            "user_id": user,
+            "item_id": f"item_{rng.integers(160)}",  # some are not in the catalogue
+            "event_type": str(rng.choice(["view", "click"])),
+            "timestamp": datetime(2024, 5, int(day), tzinfo=timezone.utc),
+        }
+        for user in [*users[::2], "stranger 3"]
+        for day in rng.integers(1, 29, 4)
+    ]
+    order = rng.permutation(len(rows))
+    table = pa.Table.from_pylist([rows[place] for place in order])
+    made = ListMaker(shop, ListJob(k=5, events=table)).make(users)
+    for user in users:
+        own = [rows[place] for place in order if rows[place]["user_id"] == user]
+        alone = shop.recommend(user, 5, events=own)
+        mine = [row for row in list_rows(made.rows) if row[0] == user]
+        wanted = [(one["item_id"], one["rank"]) for one in alone["items"]]
+        assert [(row[1], row[2]) for row in mine] == wanted
+        assert {row[4] for row in mine} == {alone["source"]}
+    assert "events" in {row[4] for row in list_rows(made.rows)}
+
+
+def test_other_events_are_another_job(shop, tmp_path):
+    users = take_ids(["a", "b"], "two")
+    events = pa.table({"user_id": ["a", "b"], "item_id": ["item_1", "item_2"]})
+    run_job(shop, users, tmp_path / "lists", ListJob(events=events))
+    chunks = pa.concat_tables([events[:1], events[1:]])  # the same events
+    report = run_job(shop, users, tmp_path / "lists", ListJob(events=chunks))
+    assert report.kept == 1
+    with pytest.raises(JobError, match="rules"):
+        run_job(shop, users, tmp_path / "lists", ListJob(events=events[:1]))

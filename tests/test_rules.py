@@ -226,6 +226,90 @@ def test_rules_hold_and_lists_are_full(
     assert ("short_lists" in lists.attrs) == is_short
 
 
+@pytest.fixture(scope="module")
+def find_exported(tmp_path_factory):
+    "What a service answers with, of each recommender, exported once."
+    pytest.importorskip("onnxruntime")
+    from recsys_nb.serving import export
+    from recsys_nb.serving.runtime import Exported
+
+    made = {}
+
+    def find(name):
+        if name not in made:
+            folder = tmp_path_factory.mktemp("exported") / "v1"
+            made[name] = Exported(export(find_model(name), folder))
+        return made[name]
+
+    return find
+
+
+@pytest.fixture(scope="module")
+def find_client(find_exported, tmp_path_factory):
+    "The same over HTTP."
+    pytest.importorskip("fastapi")
+    from fastapi.testclient import TestClient
+
+    from recsys_nb.serving.http import create_app
+
+    made = {}
+
+    def find(name):
+        if name not in made:
+            made[name] = TestClient(create_app(find_exported(name)))
+        return made[name]
+
+    return find
+
+
+def write_where(where):
+    "Rules as JSON has them."
+    if where is None:
+        return None
+    rules = {}
+    for column, rule in where.items():
+        rules[column] = rule
+        if isinstance(rule, tuple):
+            ends = dict(zip(("min", "max"), rule, strict=True))
+            rules[column] = {name: end for name, end in ends.items() if end is not None}
+        elif isinstance(rule, set):
+            rules[column] = sorted(rule)
+    return rules
+
+
+@pytest.mark.parametrize("way", ["exported", "http"])
+@pytest.mark.parametrize("name", MODELS)
+@slow(8)
+@given(
+    some_of(USERS),
+    some_of([1, 5, 20, 90]),
+    ids | st.none(),
+    ids | st.none(),
+    wheres | st.none(),
+    st.booleans(),
+)
+def test_a_service_keeps_the_same_rules(
+    find_exported, find_client, name, way, user, k, candidates, exclude, where, seen
+):
+    question = {"user_id": user, "k": k, "exclude_seen": seen}
+    rules = {"candidates": candidates, "exclude": exclude}
+    if way == "http":
+        rules["where"] = write_where(where)
+        told = {name: rule for name, rule in rules.items() if rule is not None}
+        reply = find_client(name).post("/recommend", json=question | told)
+        assert reply.status_code == 200, reply.text
+        answer = reply.json()
+    else:
+        answer = find_exported(name).recommend(**question, **rules, where=where)
+    may = allowed_to(user, candidates, exclude, where, seen)
+    found = [item["item_id"] for item in answer["items"]]
+    assert len(set(found)) == len(found) and set(found) <= may
+    assert len(found) == min(k, len(may))
+    assert ("reason" in answer) == (len(found) < k)
+    ranks = [item["rank"] for item in answer["items"]]
+    assert ranks == list(range(1, len(found) + 1))
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_a_rule_is_the_order_of_the_whole_list_without_the_rest(name):
     model = find_model(name)

@@ -345,6 +345,77 @@ def test_a_log_of_ids_and_times_with_isotonic_calibration(train, seed, tmp_path)
     assert close == 1 and same > 0.95
 
 
+VISITS = {
+    "no times": lambda rng, n: None,
+    "times in order": lambda rng, n: np.arange(n),
+    "times in any order": lambda rng, n: rng.permutation(n),
+}  # name -> the hour of each of n events, if they have times
+
+
+def draw_visits(train, draw_hours, n_visitors=200):
+    "Visitors who come with events, one after the other: a frame of all of them."
+    rng = np.random.default_rng(7)
+    frames = []
+    for number in range(n_visitors):
+        n = int(rng.integers(2, 20))
+        visit = pd.DataFrame({"item_id": rng.choice(train.item_ids, n)})
+        hours = draw_hours(rng, n)
+        if hours is not None:
+            begin = pd.Timestamp("2024-06-01", tz="UTC")
+            visit["timestamp"] = begin + pd.to_timedelta(hours, "h")
+        frames.append(visit.assign(user_id=f"visitor {number:03d}"))
+    return pd.concat(frames, ignore_index=True)
+
+
+def post(exported, visits, k=10):
+    "The answers to the events of each visitor, in the order of their rows."
+    found = {}
+    for visitor, rows in visits.groupby("user_id"):
+        names = [name for name in ("item_id", "timestamp") if name in rows]
+        events = rows[names].to_dict("records")
+        found[visitor] = exported.recommend(visitor, k, events=events)
+    return found
+
+
+def ask_in_a_frame(model, visits, k=10):
+    "The answers of a trained model to a frame, in the form of an exported one."
+    lists = model.recommend(events=visits, k=k)
+    rows = dict(list(lists.groupby("user_id")))
+    return {name: {"items": part.to_dict("records")} for name, part in rows.items()}
+
+
+@pytest.mark.parametrize("way", VISITS)
+@pytest.mark.parametrize("kind", ["mean", "attention", "Repeats"])
+def test_events_have_one_order_in_a_frame_and_in_a_question(
+    way, kind, train, towers, sources, tmp_path
+):
+    model = {**sources, **towers}[kind]
+    exported = Exported(export(model, tmp_path / "shop"))
+    visits = draw_visits(train, VISITS[way])
+    expected, found = ask_in_a_frame(model, visits), post(exported, visits)
+    assert len(expected) == len(found) == 200
+    assert all(is_close(expected[one], found[one]) for one in found)
+    if way == "no times" and kind == "attention":  # which reads the order
+        turned = post(exported, visits[::-1])
+        assert any(pick(turned[one]) != pick(found[one]) for one in found)
+
+
+def test_the_order_of_events_is_nothing_to_a_log_without_times(train, tmp_path):
+    plain = train.positives().interactions.drop(columns="timestamp")
+    log = Dataset(plain)
+    again = Dataset(plain.sample(frac=1, random_state=3))
+    options = SMALL | {"profile": "noisy"}
+    models = [TwoTowerRetriever(**options).fit(one) for one in (log, again)]
+    visits = draw_visits(train, VISITS["no times"])
+    first = ask_in_a_frame(models[0], visits)
+    for other in (
+        ask_in_a_frame(models[0], visits[::-1]),
+        ask_in_a_frame(models[1], visits),  # nor is the order of the log itself
+        post(Exported(export(models[0], tmp_path / "shop")), visits),
+    ):
+        assert all(is_close(first[one], other[one]) for one in first)
+
+
 def test_events_of_a_kind_that_training_left_out_do_not_count(train, tmp_path):
     log = train.replace(train.interactions)
     kinds = log.positives().interactions.event_type.unique().tolist()
@@ -436,45 +507,6 @@ def test_a_wrong_moment_is_named_in_both(model_of_hours, tmp_path, moment):
 def test_a_moment_needs_a_ranker(exported_blend):
     with pytest.raises(ContextError, match="no ranker"):
         exported_blend.recommend("stranger", context={"hour": 8})
-
-
-READERS_OF_ORDER = {
-    "tower": lambda: TwoTowerRetriever(**SMALL, profile="sequential"),
-    "repeats": Repeats,
-    "tower without times": lambda: TwoTowerRetriever(**SMALL, profile="noisy"),
-}
-
-
-@pytest.mark.parametrize("name", READERS_OF_ORDER)
-def test_events_without_times_have_the_order_of_their_rows(train, name, tmp_path):
-    """A frame of the events of 200 visitors, whose rows are mixed with each other,
-    gives the lists that each visitor gets who posts them. A model of a log without
-    times reads no order; the others must not take another one."""
-    log = train.positives()
-    has_order = "without times" not in name
-    if not has_order:
-        log = Dataset(log.interactions.drop(columns="timestamp"))
-    model = READERS_OF_ORDER[name]().fit(log)
-    exported = Exported(export(model, tmp_path / "shop"))
-    rng = np.random.default_rng(0)
-    visits = {f"new {n}": rng.choice(log.item_ids, 8).tolist() for n in range(200)}
-    rows = [(v, items[step]) for step in range(8) for v, items in visits.items()]
-    frame = pd.DataFrame(rows, columns=["user_id", "item_id"])
-    asked = {"user_ids": list(visits), "exclude_seen": False}
-    lists, turned = (
-        model.recommend(events=events, **asked).groupby("user_id").item_id.agg(list)
-        for events in (frame, frame[::-1])
-    )
-    posted = {
-        visitor: [{"item_id": item} for item in items]
-        for visitor, items in visits.items()
-    }
-    answers = {
-        visitor: pick(exported.recommend(visitor, events=events, exclude_seen=False))
-        for visitor, events in posted.items()
-    }
-    assert sum(answers[visitor] == lists[visitor] for visitor in visits) == 200
-    assert (turned == lists).all() != has_order
 
 
 def test_a_source_without_an_entry_leaves_and_says_what_is_missing(train, tmp_path):

@@ -170,7 +170,7 @@ def test_an_export_answers_the_same(client, exported, fields):
 
 
 def test_a_plain_question_counts_under_its_address(exported):
-    """It is answered before FastAPI sees it, and counted as FastAPI would count it."""
+    "It is answered before FastAPI sees it, and counted as FastAPI would count it."
     asked = [
         ("GET", "/recommend/user_1?k=3"),  # plain
         ("GET", "/recommend/user_1?k=3&exclude=item_1"),  # for FastAPI

@@ -1,5 +1,8 @@
 "A Recommender that goes on: what is kept, what joins, and that nothing else changes."
 
+from copy import copy, deepcopy
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,6 +17,11 @@ from recsys_nb.recommenders import (
     Recommender,
     TwoTowerRetriever,
 )
+from recsys_nb.recommenders.ranker_again import RANKER_WAYS, Lesson, grow_features
+from recsys_nb.recommenders.ranker_data import pick_rows
+from recsys_nb.recommenders.trial import Trial, collect_examples, split_learners
+from recsys_nb.recommenders.warm_start import hold_newer, lengthen_log
+from recsys_nb.training.checkpoints import CheckpointError
 
 TOWER = {"profile": "sparse", "dim": 16, "batch_size": 64, "epochs": 2}
 FUNNEL = ("click", "add_cart", "purchase")
@@ -178,3 +186,92 @@ def test_another_schema_is_refused(parts, previous):
     numbers = parts[1].interactions.assign(user_id=range(len(parts[1])))
     with pytest.raises(ValueError, match="Read both alike"):
         go_on(previous, Dataset(numbers, None, None, parts[1].positive))
+
+
+@pytest.fixture(scope="module", params=["dlrm", "funnel"])
+def network(request, parts):
+    "Two stages whose ranker is a network, which goes on."
+    sources = {"ItemKNN": ItemKNN(), "EASE": EASE()}
+    few = {"epochs": 1, "dim": 4, "logistic_start": False}  # something is left to learn
+    kinds = {
+        "dlrm": DLRMRanker(**few),
+        "funnel": ActionRanker(actions=FUNNEL, **few),
+    }
+    ranker = kinds[request.param]
+    return Recommender(sources, ranker=ranker, answer="two stages").fit(parts[0])
+
+
+@pytest.fixture
+def always_on(monkeypatch):
+    "The ranker goes on, whatever is shown to be better."
+    monkeypatch.delitem(RANKER_WAYS, "as it was")
+    monkeypatch.delitem(RANKER_WAYS, "learnt again")
+
+
+def ranker_weights(model):
+    return {n: t.clone() for n, t in model.ranker_.model_.state_dict().items()}
+
+
+def test_the_optimizer_of_a_ranker_goes_on(parts, network, tmp_path, always_on):
+    start = network.ranker_.moments_
+    assert start
+    at_first = {name: moment.clone() for name, moment in start.items()}
+    first = Recommender().fit(parts[1], start=network)
+    moved = first.ranker_.moments_
+    assert set(moved) == set(start)
+    steps = [name for name in start if name.endswith("/step")]
+    assert steps and all(moved[name] > start[name] for name in steps)
+    assert all(torch.equal(start[name], at_first[name]) for name in start)
+    # saved and loaded it goes on alike, and without its moments in another way
+    folders = [tmp_path / name for name in ("whole", "small")]
+    network.save(folders[0])
+    second = Recommender().fit(parts[1], start=Recommender.load(folders[0]))
+    assert all(torch.equal(second.ranker_.moments_[n], moved[n]) for n in moved)
+    weights = ranker_weights(first)
+    assert all(torch.equal(t, weights[n]) for n, t in ranker_weights(second).items())
+    stored = Recommender.load(network.save(folders[1], training=False))
+    assert stored.ranker_.moments_ == {}
+    question = {"user_ids": network.user_ids_[:20], "k": 5}
+    assert stored.recommend(**question).equals(network.recommend(**question))
+    forgetful = Recommender.load(folders[0])
+    forgetful.ranker_.moments_ = {}
+    third = Recommender().fit(parts[1], start=forgetful)
+    assert all(third.ranker_.moments_[name] < moved[name] for name in steps)
+    others = ranker_weights(third)
+    assert not all(torch.equal(t, others[n]) for n, t in weights.items())
+
+
+def make_lesson(start, parts):
+    "The ranker of a recommender, and examples of the newer events."
+    newer = lengthen_log(start, parts[1])
+    held = hold_newer(newer)
+    folds = split_learners(held.users(0))
+    trial = Trial(held, start.sources_, folds, 20, start.actions_)
+    examples = collect_examples(trial, trial.learners, start.answer_.sources)
+    features = grow_features(start.ranker_, newer.whole)
+    return Lesson(start.ranker_, features, examples, newer.whole)
+
+
+def test_an_interrupted_ranker_goes_on_from_its_checkpoint(parts, network, tmp_path):
+    ranker = network.ranker_
+    lesson = make_lesson(network, parts)
+    prepared = lesson.prepare(lesson.features)
+    folder = {"folder": tmp_path, "epochs": 3, "patience": None}
+    results = []
+    for changes in ({"epochs": 3, "patience": None}, folder, folder):
+        one = copy(ranker)
+        one.settings = replace(ranker.settings, **changes)
+        model = deepcopy(ranker.model_)
+        model = model.model if hasattr(model, "calibrator") else model
+        rows = pick_rows(prepared.data, 10_000, 0)
+        moments = one.train_on(model, prepared.data, rows, ranker.moments_)
+        results.append((model.state_dict(), moments))
+        checkpoints = sorted(tmp_path.glob("epoch-*"))
+        if len(results) == 2:  # as if it had been stopped after an epoch
+            checkpoints[-1].unlink()
+    first = results[0]
+    for weights, moments in results[1:]:
+        assert all(torch.equal(weights[n], t) for n, t in first[0].items())
+        assert all(torch.equal(moments[n], t) for n, t in first[1].items())
+    with pytest.raises(CheckpointError, match="start was"):
+        one.train_on(deepcopy(model), prepared.data, rows, ranker.moments_)

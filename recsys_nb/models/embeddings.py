@@ -72,14 +72,16 @@ def sum_bags(
 def sort_rows(
     rows: Tensor,  # row numbers, long (n,), 0 to 2^31 - 1
 ) -> tuple[Tensor, Tensor]:  # sorted rows; where each was, in order
-    "Sort row numbers and keep track of their places."
+    "Sort row numbers and keep track of their places; equal rows stay in order."
     if not can_check(rows):
         return rows.sort(stable=True)
-    row_and_place = (rows.numpy() << 32) + np.arange(len(rows))
-    row_and_place.sort()
-    sorted_rows = torch.from_numpy(row_and_place >> 32)
-    places = torch.from_numpy(row_and_place & 0xFFFFFFFF)
-    return sorted_rows, places
+    numbers = rows.numpy()
+    places = np.argsort(numbers.astype(np.uint16), kind="stable")  # by the last digit
+    if numbers.max(initial=0) >= 2**16:
+        first_digits = (numbers >> 16).astype(np.uint16)[places]
+        places = places[np.argsort(first_digits, kind="stable")]
+    order = torch.from_numpy(places)
+    return rows.index_select(0, order), order
 
 # %% ../../nbs/14_models.embeddings.ipynb #5748b008
 def _sum_gradients(table, codes, weights, places, grad, sparse):

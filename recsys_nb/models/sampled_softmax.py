@@ -59,7 +59,7 @@ class _ChunkedSoftmax(torch.autograd.Function):
         wide = torch.promote_types(u.dtype, torch.float32)
         same_type = u.dtype == wide
         grad_u = torch.empty_like(u)
-        grad_v = v.new_zeros(v.shape, dtype=wide)
+        grad_v = v.new_zeros(v.T.shape, dtype=wide)  # a row per dimension
         loss = u.new_zeros((), dtype=wide)
         products = u.new_empty(min(chunk, len(u)), len(v))  # used by every chunk
         logits = products if same_type else torch.empty_like(products, dtype=wide)
@@ -79,12 +79,13 @@ class _ChunkedSoftmax(torch.autograd.Function):
             p.view(-1).index_add_(0, places, minus_one[:n])
             if same_type:
                 torch.mm(p, v, out=grad_u[start : start + n])
-                grad_v.addmm_(p.T, users)
+                grad_v.addmm_(users.T, p)
             else:
                 grad_s = products[:n].copy_(p)
                 torch.mm(grad_s, v, out=grad_u[start : start + n])
-                grad_v += grad_s.T @ users
-        ctx.save_for_backward(grad_u.div_(len(u)), grad_v.div_(len(u)).to(v.dtype))
+                grad_v += users.T @ grad_s
+        grad_v = grad_v.T.contiguous().div_(len(u)).to(v.dtype)
+        ctx.save_for_backward(grad_u.div_(len(u)), grad_v)
         return loss / len(u)
 
     @staticmethod
@@ -164,7 +165,7 @@ def sampled_softmax_loss(
     item_ids: Tensor | None = None,
     # negatives for all rows: vectors (N, d), log_q (N,), codes (N,)
     extra: tuple[Tensor, Tensor | None, Tensor | None] | None = None,
-    chunk: int = 128,  # rows of logits that are in memory at once
+    chunk: int = 256,  # rows of logits that are in memory at once
 ) -> Tensor:  # mean over the rows, a scalar
     "Cross-entropy of each positive among the items of the batch (of all processes)."
     if u.shape != v.shape:

@@ -175,7 +175,7 @@ class ActionRanker(BaseRanker):
         if settings.logistic_start:
             few = pick_rows(data, min(len(rows), self.start_rows), settings.seed)
             start_heads(model, data.part(few) | {"steps": data.steps[few]})
-        self.train_on(model, data, rows)
+        self.moments_ = self.train_on(model, data, rows)
         return model
 
     def train_on(
@@ -183,15 +183,16 @@ class ActionRanker(BaseRanker):
         model: FunnelDLRM,  # at its start, or trained before; changed in place
         data: RankerData,  # examples of the same actions
         rows: Tensor,  # positions of those to learn from
-    ) -> None:
+        moments: dict[str, Tensor] | None = None,  # of an earlier training
+    ) -> dict[str, Tensor]:  # what its optimizers have learnt
         "Train all heads from where they are; they stay so where that is no better."
-        part = data.part(rows) | {"steps": data.steps[rows]}
-        train_network(
+        return train_network(
             model,
             funnel_loss,
-            part,
+            data.part(rows) | {"steps": data.steps[rows]},
             lambda m: self.measure(m, data).mean(),
             self.settings,
+            moments,
         )
 
     @staticmethod

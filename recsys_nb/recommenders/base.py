@@ -345,7 +345,7 @@ class BaseRecommender:
         value: Mapping[str, Any] | None = None,
         budget_gib: float = 1.0,  # memory for the scores of users taken at a time
     ) -> pd.DataFrame:  # user_id, item_id, rank, score, source
-        "The k best items for each user, best first."
+        "The k best items for each user; rows of events without times lie in order."
         check_list_request(k, exclude_seen, budget_gib)
         question = self.ask(user_ids, events)
         asked = read_rules(self.catalogue_, question.users, candidates, exclude, where)

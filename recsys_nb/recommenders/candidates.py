@@ -58,9 +58,17 @@ class Candidates:
         columns = [self.names.index(name) for name in names]
         ranks = self.ranks[:, columns]
         rows = np.flatnonzero((ranks > 0).any(1))
-        pairs = {"owner": self.owner[rows], "items": self.items[rows]}
-        scores = self.scores[rows][:, columns]
-        return replace(self, scores=scores, ranks=ranks[rows], names=names, **pairs)
+        some = self.take(rows)
+        scores = some.scores[:, columns]
+        return replace(some, scores=scores, ranks=ranks[rows], names=names)
+
+    def take(
+        self,
+        rows: np.ndarray,  # numbers of candidates, ascending
+    ) -> Candidates:
+        "Some of the candidates."
+        columns = ("owner", "items", "scores", "ranks")
+        return replace(self, **{name: getattr(self, name)[rows] for name in columns})
 
     def best(
         self,

@@ -387,8 +387,8 @@ FREE = (
     "exact_to",
     "precision",
 )  # settings that may differ from those of the model that goes on
-EPOCHS = 2  # that a continued training has, where nothing else is said
-RATE = 0.1  # of the learning rate of the first training, where nothing else is said
+EPOCHS = 8  # that a continued training has, where nothing else is said
+RATE = 0.3  # of the learning rate of the first training, where nothing else is said
 
 
 def continue_settings(

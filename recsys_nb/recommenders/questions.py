@@ -258,7 +258,7 @@ class Question:
 def read_question(
     catalogue: Catalogue,  # of the model that is asked
     user_ids=None,  # ids; default: all users with a history, or those of `events`
-    # newer events of these users, by timestamp, or else in the order of their rows
+    # newer events of these users; without times their rows lie in order, as posted
     events: pd.DataFrame | None = None,
     needs_history: bool = True,  # whether a user without history is cold
 ) -> Question:
@@ -275,8 +275,7 @@ def read_question(
     past = stored.take(rows)
     is_new = np.zeros(len(users), bool)
     if events is not None and len(events):
-        which = events, users, catalogue.item_ids, rows
-        new = histories(*which, ordered=catalogue.ordered)
+        new = histories(events, users, catalogue.item_ids, rows, ordered=True)
         past = extend_histories(past, new)
         is_new = np.diff(new.offsets) > 0
     known = np.diff(past.offsets) > 0

@@ -26,11 +26,13 @@ from recsys_nb.recommenders.ranker_data import (
     measure_losses,
     pick_rows,
 )
+from ..training.checkpoints import digest, load_moments, pack_moments
 from recsys_nb.training.logistic import (
+    StartingPoint,
     fit_logistic,
     start_from_logistic,
-    train_from_start,
 )
+from ..training.loop import Trainer
 
 # %% auto #0
 __all__ = ['TRAINING', 'RANKERS', 'LinearModel', 'LogisticRanker', 'TreeModel', 'round_down', 'convert_trees', 'BoostedSettings',
@@ -315,23 +317,34 @@ def shape_network(
 
 
 def train_network(
-    model: nn.Module,  # trained in place
+    model: nn.Module,  # trained in place; it is on the CPU then
     loss: Callable[..., Tensor],  # of a model and a batch
     part: dict[str, Tensor],  # examples to learn from
     measure: Callable[[nn.Module], float],  # the loss of the held users
     settings: DLRMRankerSettings,  # of the training
-) -> None:
-    "Train, and stop by the loss of the held users; the model is on the CPU then."
-    train_from_start(
-        model,
-        loss,
-        part,
-        lambda model: {"valid_loss": measure(model)},
-        monitor="valid_loss",
-        batch_size=settings.batch_size or fit_batch_size(len(part["label"])),
-        **{name: getattr(settings, name) for name in TRAINING},
-    )
+    # of `pack_moments`, of an earlier training; None: this is the first
+    moments: dict[str, Tensor] | None = None,
+) -> dict[str, Tensor]:  # what optimizers have learnt, for the next training
+    "Train, and stop by the loss of the held users; keep the start if that is better."
+
+    def valid(model: nn.Module) -> dict[str, float]:
+        return {"valid_loss": measure(model)}
+
+    start = StartingPoint.of(model, valid, "valid_loss")
+    options = {name: getattr(settings, name) for name in TRAINING}
+    if moments is not None:  # a checkpoint of another start is refused
+        options["start"] = digest(start.weights | moments)
+    size = settings.batch_size or fit_batch_size(len(part["label"]))
+    monitor = {"monitor": start.monitor, "batch_size": size}
+    trainer = Trainer(model, loss, part, valid, **monitor, **options)
+    if moments and not trainer.step_:  # else it goes on from a checkpoint
+        load_moments(moments, model, trainer.stepper.optimizers)
+    result = trainer.run().finish()
+    learnt = pack_moments(model, trainer.stepper.optimizers)
     model.to("cpu")
+    if start.restore_unless_beaten(model, result):
+        return dict(moments or {})
+    return learnt
 
 
 class DLRMRanker(BaseRanker):
@@ -356,7 +369,7 @@ class DLRMRanker(BaseRanker):
         if settings.logistic_start:
             few = pick_rows(data, min(len(rows), self.start_rows), settings.seed)
             start_from_logistic(model, data.part(few))
-        self.train_on(model, data, rows)
+        self.moments_ = self.train_on(model, data, rows)
         return model
 
     def train_on(
@@ -364,15 +377,16 @@ class DLRMRanker(BaseRanker):
         model: DLRM,  # at its start, or trained on earlier examples; changed in place
         data: RankerData,  # examples; those of held users stop the training
         rows: Tensor,  # positions of those to learn from
-    ) -> None:
+        moments: dict[str, Tensor] | None = None,  # of an earlier training
+    ) -> dict[str, Tensor]:  # what its optimizers have learnt
         "Train from where the model is; it stays as it is where that is no better."
-        part = data.part(rows)
-        train_network(
+        return train_network(
             model,
             log_loss,
-            part,
+            data.part(rows),
             lambda m: measure_losses(m, data).mean(),
             self.settings,
+            moments,
         )
 
     @staticmethod

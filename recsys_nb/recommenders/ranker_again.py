@@ -97,8 +97,8 @@ def train_ranker_on(
     network = deepcopy(model.model if hasattr(model, "calibrator") else model)
     settings = before.settings
     rows = pick_rows(prepared.data, settings.max_examples, settings.seed)
-    before.train_on(network, prepared.data, rows)
     moved = copy(before)
+    moved.moments_ = before.train_on(network, prepared.data, rows, before.moments_)
     moved.model_ = before.calibrate(network, prepared.data)
     return measure_again(moved, prepared)
 

@@ -53,6 +53,8 @@ from recsys_nb.recommenders.ranker_data import (
     measure_losses,
     prepare_examples,
 )
+from .storage import FOR_TRAINING
+from ..training.checkpoints import take_part, take_tensors
 
 # %% auto #0
 __all__ = ['RankerSettings', 'check_ranker_settings', 'BaseRanker', 'first_action', 'encode_in_chunks', 'make_fresh',
@@ -111,6 +113,7 @@ class BaseRanker:
     not_saved: dict = {}
     actions: tuple = ()  # of a funnel, a head for each; (): one head, taken or not
     retriever_: BaseRecommender  # of `fit`; `learn` has none
+    moments_: dict[str, torch.Tensor]  # of optimizers at the end; {}: there were none
 
     def __init__(
         self,
@@ -175,6 +178,7 @@ class BaseRanker:
         data = examples.data
         self.features_ = examples.features
         self.evidence_ = examples.evidence
+        self.moments_ = {}  # `fit_model` may set it
         self.model_ = self.calibrate(self.fit_model(data), data)
         # of each example of the users that training left out
         self.valid_losses_ = self.measure(self.model_, data)
@@ -377,6 +381,8 @@ def pack_ranker(
     arrays |= pack("together", ranker.evidence_.together.tocsr())
     weights = network.state_dict()
     arrays |= {f"model.{name}": t.numpy() for name, t in weights.items()}
+    for name, moment in ranker.moments_.items():
+        arrays[f"{FOR_TRAINING}{name}"] = moment.numpy()
     for side in ("users", "items"):
         table = getattr(features, side)
         if table.is_grown:  # else the catalogue's table gives the same encoder
@@ -400,11 +406,7 @@ def unpack_table(
     table, n_rows = getattr(catalogue, side), len(ids)
     if about is None:
         return table_features(table, key, n_rows, roles)
-    own = {
-        name.removeprefix(f"{side}."): np.array(value)
-        for name, value in arrays.items()
-        if name.startswith(f"{side}.")
-    }
+    own = {n: np.array(a) for n, a in take_part(arrays, f"{side}.").items()}
     known = FeatureTable(None, key, torch.arange(n_rows), n_rows)
     known.columns = pd.DataFrame(about["roles"])
     known.encoder = unpack_encoders(about, own)
@@ -432,12 +434,8 @@ def unpack_ranker(
     together = unpack("together", arrays)
     ranker.evidence_ = ItemEvidence(np.array(arrays["evidence"]), together)
     model = Ranker.make_model(settings["model"])
-    weights = {
-        name.removeprefix("model."): torch.from_numpy(np.array(array))
-        for name, array in arrays.items()
-        if name.startswith("model.")
-    }
-    model.load_state_dict(weights)
+    model.load_state_dict(take_tensors(arrays, "model."))
+    ranker.moments_ = take_tensors(arrays, FOR_TRAINING)
     model = Ranker.add_calibrator(model, settings["calibrator"])
     ranker.model_ = model.eval()
     ranker.valid_log_loss_ = settings["valid_log_loss"]

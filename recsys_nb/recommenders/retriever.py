@@ -62,7 +62,7 @@ from recsys_nb.training.checkpoints import (
     digest,
     load_moments,
     pack_moments,
-    take_part,
+    take_tensors,
 )
 from ..training.settings import TrainResult
 
@@ -74,15 +74,14 @@ __all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'service_bonus', 'read_histor
 # %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
 def load_model(
     recommender: TwoTowerRetriever,  # with ids, tables and settings_
-    weights: dict[str, np.ndarray],  # of the model
+    weights: dict[str, Tensor],  # of the model
 ) -> TwoTowerModel:
     "The model of saved weights."
     ordered = recommender.catalogue_.ordered
     roles = recommender.settings_.roles
     features = make_features(recommender.catalogue_, roles)
     model = TwoTowerModel(configure_model(recommender.settings_, *features, ordered))
-    tensors = {name: torch.from_numpy(np.array(w)) for name, w in weights.items()}
-    model.load_state_dict(tensors)
+    model.load_state_dict(weights)
     return model.eval()
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #d30c2816
@@ -324,7 +323,7 @@ class TwoTowerRetriever(BaseRecommender):
         self,
         train: Dataset,  # the log; all its interactions count
         start: TwoTowerRetriever | None = None,  # fitted: go on with these newer events
-        rehearse: float = 0.3,  # share of users whose older events are learnt again
+        rehearse: float = 0.1,  # share of users whose older events are learnt again
     ) -> TwoTowerRetriever:
         "Learn from the interactions of `train`, or go on from where `start` is."
         if start is None:
@@ -436,9 +435,8 @@ class TwoTowerRetriever(BaseRecommender):
         new = cls(RetrieverSettings(**settings))
         new.adopt(catalogue)
         new.settings_ = new.settings
-        new.model_ = load_model(new, take_part(arrays, "model."))
-        kept = take_part(arrays, FOR_TRAINING)
-        new.moments_ = {name: torch.from_numpy(np.array(m)) for name, m in kept.items()}
+        new.model_ = load_model(new, take_tensors(arrays, "model."))
+        new.moments_ = take_tensors(arrays, FOR_TRAINING)
         features = make_features(catalogue, new.settings_.roles)
         new.finish(*features, arrays["logits"])
         return new

@@ -61,6 +61,9 @@ def count_votes(
     k: int = 10,  # NDCG@k decides
 ) -> np.ndarray:  # votes of each source, int (S,)
     "Weights of a blend by ensemble selection."
+    found_by_user = np.bincount(candidates.owner[taken], minlength=candidates.n_users)
+    rows = np.flatnonzero(found_by_user[candidates.owner])  # others add 0, always
+    candidates, taken = candidates.take(rows), taken[rows]
     z = candidates.scores
     votes = np.zeros(z.shape[1], int)
     best, chosen = -1.0, votes

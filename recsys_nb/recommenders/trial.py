@@ -24,6 +24,7 @@ from recsys_nb.data import (
 )
 from .base import BaseRecommender, read_settings
 from .baselines import ItemKNN
+from .borrowed import BorrowedRecommender, can_be_borrowed
 from recsys_nb.recommenders.candidates import (
     Candidates,
     describe_pairs,
@@ -100,7 +101,7 @@ def split_learners(
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #50af93fd
 def name_sources(
-    given: dict | list,  # recommenders by name, or some of different classes
+    given: dict | list,  # by name, or some of different classes; own models as well
 ) -> dict[str, BaseRecommender]:
     "Recommenders by name; of a list, by their class."
     named = given if isinstance(given, dict) else {}
@@ -109,11 +110,19 @@ def name_sources(
         if name in named:
             raise ValueError(f"two sources are named {name!r}; pass a dict of names")
         named[name] = source
+    sources = {}
     for name, source in named.items():
-        if not isinstance(source, BaseRecommender):
+        if isinstance(source, BaseRecommender):
+            sources[name] = source
+        elif can_be_borrowed(source):
+            sources[name] = BorrowedRecommender(source)
+        else:
             kind = type(source).__name__
-            raise TypeError(f"sources[{name!r}] must be a recommender, got {kind}")
-    return dict(named)
+            raise TypeError(
+                f"sources[{name!r}] must be a recommender, got {kind}: it needs "
+                "fit(train) and score(user_ids, item_ids)."
+            )
+    return sources
 
 # %% ../../nbs/41b_recommenders.trial.ipynb #cf7deb91
 def print_nothing(

@@ -188,7 +188,7 @@ class Recommender(BaseRecommender):
         self,
         train: Dataset,  # the log to learn from
         start: Recommender | None = None,  # fitted: go on with these newer events
-        rehearse: float = 0.3,  # share of users whose older events are learnt again
+        rehearse: float = 0.1,  # share of users whose older events are learnt again
     ) -> Recommender:
         "Choose what answers, and learn from all of the log; or go on from `start`."
         if start is not None:

@@ -392,7 +392,7 @@ def continue_recommender(
     model: Any,  # a Recommender that is not fitted; it is fitted then
     start: Any,  # a fitted one, which stays as it is
     more: Dataset,  # newer events
-    rehearse: float = 0.3,  # share of users whose older events are learnt again
+    rehearse: float = 0.1,  # share of users whose older events are learnt again
 ) -> Any:  # the fitted Recommender
     "Fit a recommender to newer events, from where another one is."
     check_previous(start, model)

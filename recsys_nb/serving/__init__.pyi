@@ -24,6 +24,7 @@ from .batches import SPARK_TYPES as SPARK_TYPES
 from .batches import ListJob as ListJob
 from .batches import name_arrow_type as name_arrow_type
 from .batches import make_list_schema as make_list_schema
+from .batches import NewerEvents as NewerEvents
 from .batches import ListMaker as ListMaker
 from .batches import ListCounts as ListCounts
 from .batches import UserLists as UserLists
@@ -70,6 +71,7 @@ from .export import list_answers_of as list_answers_of
 from .export import describe_answer as describe_answer
 from .export import find_same_similarity as find_same_similarity
 from .export import collect_ranker as collect_ranker
+from .export import list_days as list_days
 from .export import write_people as write_people
 from .export import write_ordered as write_ordered
 from .export import list_words as list_words
@@ -203,6 +205,7 @@ from .jobs import JOB_FILE as JOB_FILE
 from .jobs import DONE_FILE as DONE_FILE
 from .jobs import PART_COUNTS as PART_COUNTS
 from .jobs import digest_value as digest_value
+from .jobs import digest_table as digest_table
 from .jobs import describe_job as describe_job
 from .jobs import write_whole as write_whole
 from .jobs import claim_folder as claim_folder
@@ -373,6 +376,7 @@ from .reasons import find_liked as find_liked
 from .reasons import find_typical as find_typical
 from .reasons import list_features as list_features
 from .reasons import rank_past_items as rank_past_items
+from .reasons import find_last_dates as find_last_dates
 from .reasons import UnknownUserError as UnknownUserError
 from .reasons import explain_exported as explain_exported
 from .rules import NO_DATE as NO_DATE

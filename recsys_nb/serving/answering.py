@@ -50,6 +50,7 @@ class People:
         self.ids = IdTable.read(folder / "users.json", dtype)
         histories = load_file(folder / "histories.safetensors")
         self.taken, self.starts = histories["items"], histories["offsets"]
+        self.days = histories.get("days")  # of `taken`; None: not exported
 
     def remember(
         self,
@@ -60,7 +61,8 @@ class People:
         row = self.ids.rows.get(user, -1)
         start, end = self.starts[row : row + 2] if row >= 0 else (0, 0)
         items = np.concatenate([self.taken[start:end], new])
-        return UserHistory(items, row, int(end - start))
+        days = None if self.days is None else self.days[start:end]
+        return UserHistory(items, row, int(end - start), days)
 
 # %% ../../nbs/49g_serving.answering.ipynb #6c27a597
 def sort_by_time(

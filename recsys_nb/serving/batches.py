@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from ..data.arguments import check_whole_numbers
-from .answering import ScoredList
+from .answering import ScoredList, code_events
 from .files import AnyId, IdTable, QuestionError
 from recsys_nb.serving.runtime import (
     Exported,
@@ -27,9 +27,9 @@ from recsys_nb.serving.runtime import (
 from .scores import ListLimits
 
 # %% auto #0
-__all__ = ['USERS_AT_A_TIME', 'SPARK_TYPES', 'ListJob', 'name_arrow_type', 'make_list_schema', 'ListMaker', 'ListCounts',
-           'UserLists', 'fill_batch', 'convert_user_ids', 'make_user_lists', 'list_user_ids', 'holds_text',
-           'make_spark_schema', 'make_spark_lists']
+__all__ = ['USERS_AT_A_TIME', 'SPARK_TYPES', 'ListJob', 'name_arrow_type', 'make_list_schema', 'NewerEvents', 'ListMaker',
+           'ListCounts', 'UserLists', 'fill_batch', 'convert_user_ids', 'make_user_lists', 'list_user_ids',
+           'holds_text', 'make_spark_schema', 'make_spark_lists']
 
 # %% ../../nbs/51f_serving.batches.ipynb #44bc2c3b
 @dataclass(frozen=True)
@@ -42,6 +42,9 @@ class ListJob:
     candidates: Sequence[AnyId] | None = None  # ids that may be recommended
     exclude: Sequence[AnyId] | None = None  # ids that may not
     value: Mapping[str, Any] | None = None  # as in `Exported.recommend`
+    # since the training, the oldest first where they have no times: user_id, item_id
+    # and, if known, timestamp, event_type and value
+    events: pa.Table | None = None
     arm: str = "A"  # of the experiment
     time: datetime | None = None  # with a zone, written into each row; None: null
 
@@ -51,6 +54,13 @@ class ListJob:
             raise ValueError(
                 f"time={self.time} has no zone; add one, e.g. tzinfo=timezone.utc."
             )
+        if self.events is not None:
+            missing = {"user_id", "item_id"} - set(self.events.column_names)
+            if missing:
+                raise ValueError(
+                    f"events have no column {min(missing)!r}; there are "
+                    f"{self.events.column_names}."
+                )
 
 # %% ../../nbs/51f_serving.batches.ipynb #be9e94f7
 def name_arrow_type(
@@ -79,6 +89,42 @@ def make_list_schema(
         }
     )
 
+# %% ../../nbs/51f_serving.batches.ipynb #newev002
+@dataclass(frozen=True, eq=False)
+class NewerEvents:
+    "What users have done since the training."
+
+    rows: pa.Table | None  # in groups by user; None: there are none
+    starts: np.ndarray  # of each user's rows, int64 (n_users + 1,)
+    places: Mapping[AnyId, int]  # of the users, as `match` of the ids gives them
+
+    @classmethod
+    def of(
+        cls,
+        events: pa.Table | None,  # as in `ListJob`
+        ids: IdTable,  # of the users of the model
+    ) -> NewerEvents:
+        "Events in groups by user, in the order in which they are given."
+        if events is None:
+            return cls(None, np.zeros(1, np.int64), {})
+        users = [ids.match(user) for user in events.column("user_id").to_pylist()]
+        places = {user: place for place, user in enumerate(dict.fromkeys(users))}
+        owner = np.array([places[user] for user in users], np.int64)
+        order = np.argsort(owner, kind="stable")
+        starts = np.searchsorted(owner[order], np.arange(len(places) + 1))
+        return cls(events.take(pa.array(order)), starts, places)
+
+    def find(
+        self,
+        user: AnyId,  # as `match` of the ids gives it
+    ) -> list[dict[str, Any]]:  # as `Exported.recommend` takes them
+        "The events of a user."
+        if user not in self.places:
+            return []
+        place = self.places[user]
+        start, end = self.starts[place : place + 2]
+        return self.rows.slice(start, end - start).to_pylist()
+
 # %% ../../nbs/51f_serving.batches.ipynb #391cadd5
 class ListMaker:
     "Makes the lists of many users for one job."
@@ -97,6 +143,7 @@ class ListMaker:
         if job.value is not None:
             self.weights = weigh_actions(exported, job.value, self.allowed)
         self.popular = exported.answers.popular.best(job.k, limits)
+        self.newer = NewerEvents.of(job.events, exported.people.ids)
         self.schema = make_list_schema(exported)
 
     @cached_property
@@ -107,10 +154,13 @@ class ListMaker:
     def find(
         self,
         user: AnyId,  # as `match` of the ids gives it
-    ) -> tuple[str, ScoredList]:  # 'history' or 'popular'; codes and scores
+    ) -> tuple[str, ScoredList]:  # 'events', 'history' or 'popular'; codes and scores
         "What the list of a user rests on, and the list."
-        history = self.exported.people.remember(user, np.zeros(0, np.int32))
-        source = name_source(self.exported, history, 0)
+        positive = self.exported.manifest["positive"]
+        events = self.newer.find(user)
+        new, _ = code_events(events, self.exported.items, positive)
+        history = self.exported.people.remember(user, new)
+        source = name_source(self.exported, history, len(new))
         if source == "popular":
             return source, self.popular
         limits = self.job.k, self.allowed, self.job.exclude_seen

@@ -20,7 +20,8 @@ import pandas as pd
 from pandas.api.types import is_list_like
 from safetensors.numpy import save_file
 
-from ..data import check_seed
+from ..data import Dataset, check_seed
+from ..data.dataset import order_by_time
 from ..recommenders import COLUMN_KINDS, BaseRecommender, find_kind
 from ..recommenders.actions import show_first
 from ..recommenders.outcome import describe_sources
@@ -39,8 +40,8 @@ from .sources import SOURCE_FORMS, write_state
 
 # %% auto #0
 __all__ = ['TABLES', 'NEEDED', 'write_source', 'write_arrays', 'list_sources', 'list_answers_of', 'describe_answer',
-           'find_same_similarity', 'collect_ranker', 'write_people', 'write_ordered', 'list_words', 'write_columns',
-           'plain_cell', 'write_item_rows', 'write_sources', 'write_encoders', 'fill_folder', 'export',
+           'find_same_similarity', 'collect_ranker', 'list_days', 'write_people', 'write_ordered', 'list_words',
+           'write_columns', 'plain_cell', 'write_item_rows', 'write_sources', 'write_encoders', 'fill_folder', 'export',
            'recommend_by_hand']
 
 # %% ../../nbs/49f_serving.export.ipynb #e76452dc
@@ -151,9 +152,34 @@ def collect_ranker(
     return arrays
 
 # %% ../../nbs/49f_serving.export.ipynb #3df69f9e
+def list_days(
+    recommender: BaseRecommender,  # fitted
+    log: Dataset,  # that it has learnt from, with times
+) -> np.ndarray:  # days since 1970-01-01, int32, one for each item of the histories
+    "When each item of the histories was met; a ValueError where the log is another."
+    catalogue, past = recommender.catalogue_, recommender.histories_
+    if not catalogue.ordered or "timestamp" not in log.interactions:
+        raise ValueError("the log has no times, so its histories have no dates.")
+    for events in (log.interactions, log.positives().interactions):
+        events = events.iloc[order_by_time(events)]
+        users = catalogue.user_ids.get_indexer(events.user_id)
+        items = catalogue.item_ids.get_indexer(events.item_id)
+        order = np.argsort(users, kind="stable")
+        order = order[users[order] >= 0]
+        if np.array_equal(items[order], past.items):
+            moments = pd.to_datetime(events.timestamp.iloc[order], utc=True)
+            days = moments.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
+            return days.astype(np.int32)
+    raise ValueError(
+        "the log gives other histories than the model has: pass the Dataset that was "
+        "given to fit."
+    )
+
+
 def write_people(
     recommender: BaseRecommender,  # fitted
     folder: Path,  # where the files lie
+    log: Dataset | None = None,  # as in `export`
 ) -> dict:  # of the manifest
     "Write the ids of users and items, and the histories."
     about = {}
@@ -165,6 +191,8 @@ def write_people(
         about[f"{side}_ids"] = name_id_type(ids)
     past = recommender.histories_
     histories = {"items": past.items.astype(np.int32), "offsets": past.offsets}
+    if log is not None:
+        histories["days"] = list_days(recommender, log)
     write_arrays(folder / "histories.safetensors", histories)
     return about
 
@@ -293,6 +321,7 @@ def fill_folder(
     folder: Path,  # where the files lie
     recommender: BaseRecommender,  # fitted
     rng: np.random.Generator,  # of the questions
+    log: Dataset | None = None,  # as in `export`
 ) -> None:
     "Write all files of an export, the manifest last."
     similarity = find_same_similarity(recommender)
@@ -312,7 +341,7 @@ def fill_folder(
         "networks": networks,
         "sources": sources,
     }
-    write_manifest(folder, about | write_people(recommender, folder))
+    write_manifest(folder, about | write_people(recommender, folder, log))
 
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # of the extra [serve]
@@ -323,6 +352,8 @@ def export(
     folder: str | Path,  # a new folder
     # of the random questions on which the files are compared with torch
     seed: int = 0,
+    # what the model has learnt from: histories get dates, 4 bytes per event; None: none
+    log: Dataset | None = None,
 ) -> Path:  # the folder
     "Write a recommender for other programs (needs the extra [serve])."
     check_seed(seed)
@@ -338,7 +369,7 @@ def export(
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     beside.chmod(0o755)
     try:
-        fill_folder(beside, recommender, np.random.default_rng(seed))
+        fill_folder(beside, recommender, np.random.default_rng(seed), log)
         beside.rename(folder)
     finally:
         shutil.rmtree(beside, ignore_errors=True)

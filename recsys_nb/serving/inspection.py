@@ -405,9 +405,11 @@ def list_past(
     for number in reversed(range(len(history.items))):
         if len(rows) == MOST_PAST:
             break
-        time = times[number - n_old] if number >= n_old else None
+        is_new = number >= n_old
+        moment = times[number - n_old] if is_new else None
         row = view.name_item(int(history.items[number]))
-        row["time"] = None if time is None else time.isoformat()
-        row["is_new"] = number >= n_old
+        known = None if moment is None else moment.isoformat()
+        row["time"] = known if is_new else history.date(number)
+        row["is_new"] = is_new
         rows.append(row)
     return rows

@@ -32,7 +32,7 @@ from .job_users import JobError, UserIds, cut_list, open_users
 from .runtime import Exported
 
 # %% auto #0
-__all__ = ['JOB_FILE', 'DONE_FILE', 'PART_COUNTS', 'digest_value', 'describe_job', 'write_whole', 'claim_folder',
+__all__ = ['JOB_FILE', 'DONE_FILE', 'PART_COUNTS', 'digest_value', 'digest_table', 'describe_job', 'write_whole', 'claim_folder',
            'refuse_other_job', 'name_part', 'read_part', 'write_part', 'PartMaker', 'PartCounts', 'make_in_processes',
            'JobReport', 'hold_folder', 'count_parts', 'run_job']
 
@@ -49,6 +49,16 @@ def digest_value(
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_table(
+    table: pa.Table,  # of any columns
+) -> str:  # 64 hexadecimal digits
+    "SHA-256 of a table, whatever chunks it has."
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return hashlib.sha256(sink.getvalue()).hexdigest()
+
+
 def describe_job(
     exported: Exported,  # that answers
     users: UserIds,  # of the job
@@ -59,6 +69,8 @@ def describe_job(
     rules = {"where": job.where, "candidates": job.candidates, "exclude": job.exclude}
     if job.value is not None:
         rules["value"] = job.value
+    if job.events is not None:
+        rules["events"] = digest_table(job.events)
     return {
         "model": exported.name,
         "manifest": exported.manifest["digest"],

@@ -145,7 +145,8 @@ class ListedItem(NamedItem):
 class PastItem(NamedItem):
     "An item of a history."
 
-    time: str | None  # ISO 8601; None: it is not known
+    # ISO 8601, a date where it is of the training data; None: it is not known
+    time: str | None
     is_new: bool  # whether it came after the training
 
 

@@ -18,7 +18,8 @@ from .scores import ListLimits, Scores, UserHistory
 
 # %% auto #0
 __all__ = ['Inputs', 'name_group', 'Groups', 'mix_inputs', 'measure_steps', 'share_score', 'Case', 'make_case', 'find_shares',
-           'find_liked', 'find_typical', 'list_features', 'rank_past_items', 'UnknownUserError', 'explain_exported']
+           'find_liked', 'find_typical', 'list_features', 'rank_past_items', 'find_last_dates', 'UnknownUserError',
+           'explain_exported']
 
 # %% ../../nbs/49j_serving.reasons.ipynb #456f9a28
 def name_group(
@@ -211,7 +212,7 @@ def rank_past_items(
     exported: Exported,  # that answers
     case: Case,  # an item among candidates
     k: int = 10,  # how many
-) -> list[dict]:  # item_id, similarity; the most similar first
+) -> list[dict]:  # item_id, similarity[, date]; the most similar first
     "What each item of a history alone would say for an item."
     plan, code = case.plan, case.found.items[case.place : case.place + 1]
     number = len(plan["sources"]) - 1
@@ -222,10 +223,22 @@ def rank_past_items(
     singles = [UserHistory(np.array([one], np.int32)) for one in past]
     scores = [float(scorer(single).at(code)[0]) for single in singles]
     order = np.argsort(-np.array(scores), kind="stable")[:k].tolist()
-    return [
-        {"item_id": exported.items.ids[past[place]], "similarity": scores[place]}
-        for place in order
-    ]
+    dates = find_last_dates(case.history)
+    rows = []
+    for place in order:
+        row = {"item_id": exported.items.ids[past[place]], "similarity": scores[place]}
+        rows.append(row | dates.get(past[place], {}))
+    return rows
+
+
+def find_last_dates(
+    history: UserHistory,  # of a user
+) -> dict[int, dict[str, str | None]]:  # item code -> its date; those that are known
+    "When each item of the training data was met last."
+    if history.days is None:
+        return {}
+    known = history.items[: len(history.days)].tolist()
+    return {code: {"date": history.date(n)} for n, code in enumerate(known)}
 
 # %% ../../nbs/49j_serving.reasons.ipynb #6d029459
 class UnknownUserError(QuestionError):

@@ -36,6 +36,8 @@ class UserHistory:
     items: np.ndarray  # item codes, the oldest first, int32 (n,)
     row: int = -1  # of the user in the training data; -1: not there
     n_trained: int = 0  # length of the history in the training data
+    # of the trained items, since 1970-01-01, int32 (n_trained,); None: not known
+    days: np.ndarray | None = None
 
     @cached_property
     def seen(self) -> np.ndarray:  # ascending, int (m,)
@@ -46,6 +48,15 @@ class UserHistory:
     def counts(self) -> np.ndarray:  # float32 (m,)
         "How often each item of `seen` was met."
         return np.unique(self.items, return_counts=True)[1].astype(np.float32)
+
+    def date(
+        self,
+        number: int,  # of an item of the history, from 0
+    ) -> str | None:  # ISO 8601, UTC; None: not known
+        "The day on which an item of the training data was met."
+        if self.days is None or number >= len(self.days):
+            return None
+        return str(np.datetime64(int(self.days[number]), "D"))
 
 
 @dataclass(frozen=True, eq=False)

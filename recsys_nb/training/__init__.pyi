@@ -3,6 +3,7 @@ from .checkpoints import MOMENT_NUMBERS as MOMENT_NUMBERS
 from .checkpoints import pack_state as pack_state
 from .checkpoints import unpack_state as unpack_state
 from .checkpoints import take_part as take_part
+from .checkpoints import take_tensors as take_tensors
 from .checkpoints import pack_moments as pack_moments
 from .checkpoints import list_moments as list_moments
 from .checkpoints import load_moments as load_moments
@@ -47,6 +48,7 @@ from .logistic import stack_inputs as stack_inputs
 from .logistic import fit_logistic as fit_logistic
 from .logistic import find_last_layers as find_last_layers
 from .logistic import start_from_logistic as start_from_logistic
+from .logistic import StartingPoint as StartingPoint
 from .logistic import train_from_start as train_from_start
 from .loop import Trainer as Trainer
 from .loop import find_end as find_end
@@ -135,7 +137,12 @@ from .shards import fill_parts as fill_parts
 from .shards import distribute as distribute
 from .shards import find_own_device as find_own_device
 from .shards import shard_tables as shard_tables
+from .steps import TRIM_THRESHOLD as TRIM_THRESHOLD
+from .steps import MMAP_THRESHOLD as MMAP_THRESHOLD
+from .steps import KEPT as KEPT
+from .steps import ALLOCATOR_VARIABLES as ALLOCATOR_VARIABLES
 from .steps import RESERVED as RESERVED
+from .steps import keep_freed_memory as keep_freed_memory
 from .steps import Stepper as Stepper
 from .steps import RandomStream as RandomStream
 from .steps import validate as validate

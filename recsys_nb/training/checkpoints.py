@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -23,9 +24,9 @@ from torch import Tensor, nn
 from .optim import RowAdam
 
 # %% auto #0
-__all__ = ['MOMENT_NUMBERS', 'pack_state', 'unpack_state', 'take_part', 'pack_moments', 'list_moments', 'load_moments',
-           'CheckpointError', 'digest', 'write_checkpoint', 'flush_to_disk', 'explain_failure', 'read_checkpoint',
-           'Checkpoints']
+__all__ = ['MOMENT_NUMBERS', 'pack_state', 'unpack_state', 'take_part', 'take_tensors', 'pack_moments', 'list_moments',
+           'load_moments', 'CheckpointError', 'digest', 'write_checkpoint', 'flush_to_disk', 'explain_failure',
+           'read_checkpoint', 'Checkpoints']
 
 # %% ../../nbs/20_training.checkpoints.ipynb #f171ef90
 def pack_state(
@@ -73,6 +74,15 @@ def take_part(
         for name, value in state.items()
         if name.startswith(prefix)
     }
+
+
+def take_tensors(
+    arrays: dict[str, np.ndarray],  # of a saved model, by name
+    prefix: str,  # such as 'model.'
+) -> dict[str, Tensor]:  # copies, by the rest of the name
+    "The arrays whose names begin with a prefix, as tensors."
+    part = take_part(arrays, prefix)
+    return {name: torch.from_numpy(np.array(array)) for name, array in part.items()}
 
 # %% ../../nbs/20_training.checkpoints.ipynb #16f027d8
 MOMENT_NUMBERS = ("step", "unit")  # of an optimizer's state: one for all rows

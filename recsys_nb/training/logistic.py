@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from .loop import train
 from .settings import TrainResult
 
 # %% auto #0
-__all__ = ['one_hot_codes', 'stack_inputs', 'fit_logistic', 'find_last_layers', 'start_from_logistic', 'train_from_start']
+__all__ = ['one_hot_codes', 'stack_inputs', 'fit_logistic', 'find_last_layers', 'start_from_logistic', 'StartingPoint',
+           'train_from_start']
 
 # %% ../../nbs/26_training.logistic.ipynb #7b4a3bc5
 def one_hot_codes(
@@ -105,6 +107,41 @@ def start_from_logistic(
     return model
 
 # %% ../../nbs/26_training.logistic.ipynb #4261cd11
+@dataclass(frozen=True, eq=False)
+class StartingPoint:
+    "The weights that a training begins with, and how good they are."
+
+    weights: dict[str, Tensor]  # by name, copies
+    monitor: str  # the value of `valid` that chooses, such as 'valid_loss'
+    value: float  # of the weights
+
+    @classmethod
+    @torch.no_grad()
+    def of(
+        cls,
+        model: nn.Module,  # before its training
+        valid: Callable[[nn.Module], dict[str, float]],  # as for `train`
+        monitor: str,  # the value of `valid` that chooses
+    ) -> StartingPoint:
+        "Measure a model, and keep a copy of its weights."
+        value = float(valid(model.eval())[monitor])
+        weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        return cls(weights, monitor, value)
+
+    def restore_unless_beaten(
+        self,
+        model: nn.Module,  # trained; changed in place
+        result: TrainResult,  # of its training
+    ) -> bool:  # whether the weights of the start are back
+        "Give the start back if no epoch was better."
+        gain = self.value - result.best
+        if result.mode == "max":
+            gain = -gain
+        if gain <= 0:
+            model.load_state_dict(self.weights)
+        return gain <= 0
+
+
 def train_from_start(
     model: nn.Module,  # trained in place
     loss: Callable[..., Tensor],  # as for `train`
@@ -115,15 +152,8 @@ def train_from_start(
     **settings,  # more for `train`, such as epochs=5
 ) -> TrainResult:  # the epochs; the start is not among them
     "Train, but keep the weights of the start if no epoch is better."
-    model.eval()
-    with torch.no_grad():
-        at_start = float(valid(model)[monitor])
-    start = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    start = StartingPoint.of(model, valid, monitor)
     settings.setdefault("progress", False)
     result = train(model, loss, data, valid, monitor=monitor, **settings)
-    gain = at_start - result.best
-    if result.mode == "max":
-        gain = -gain
-    if gain <= 0:
-        model.load_state_dict(start)
+    start.restore_unless_beaten(model, result)
     return result

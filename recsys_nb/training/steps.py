@@ -6,7 +6,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
+import os
+import sys
 from collections.abc import Callable, Iterator
 
 import torch
@@ -17,7 +20,29 @@ from .processes import pick_device, pick_precision, take_step
 from .settings import TrainSettings
 
 # %% auto #0
-__all__ = ['RESERVED', 'Stepper', 'RandomStream', 'validate']
+__all__ = ['TRIM_THRESHOLD', 'MMAP_THRESHOLD', 'KEPT', 'ALLOCATOR_VARIABLES', 'RESERVED', 'keep_freed_memory', 'Stepper',
+           'RandomStream', 'validate']
+
+# %% ../../nbs/22b_training.steps.ipynb #k7mem0fn
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # numbers of mallopt's parameters, malloc.h
+KEPT = 2**26  # bytes of free memory that stay with the process
+ALLOCATOR_VARIABLES = (
+    "GLIBC_TUNABLES",
+    "MALLOC_MMAP_THRESHOLD_",
+    "MALLOC_TRIM_THRESHOLD_",
+)  # by which a user may have set the allocator
+
+
+def keep_freed_memory() -> bool:  # whether it was set: by glibc, and by nobody else
+    "From now on glibc keeps up to 64 MiB that are freed, for what comes next."
+    is_set = any(name in os.environ for name in ALLOCATOR_VARIABLES)
+    if sys.platform != "linux" or is_set:
+        return False
+    allocator = ctypes.CDLL(None)
+    if not hasattr(allocator, "mallopt"):  # another C library
+        return False
+    kept = allocator.mallopt(TRIM_THRESHOLD, KEPT)
+    return bool(kept and allocator.mallopt(MMAP_THRESHOLD, KEPT // 2))
 
 # %% ../../nbs/22b_training.steps.ipynb #2d8df11f
 class Stepper:
@@ -32,6 +57,8 @@ class Stepper:
     ):
         self.device = pick_device(settings.device)
         self.precision = pick_precision(settings.precision, self.device)
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.model = model.to(self.device)
         self.loss = loss
         if settings.compile:  # one graph for full batches, one for the last

@@ -60,6 +60,10 @@ export function showCell(value) {
 
 // A moment as the reader writes it.
 export function showTime(text) {
+  if (!text.includes("T")) { // a date, the same in every zone
+    const day = { dateStyle: "medium", timeZone: "UTC" };
+    return new Date(`${text}T00:00Z`).toLocaleDateString(undefined, day);
+  }
   const hasZone = /(Z|[+-]\d\d:\d\d)$/.test(text);
   const moment = new Date(hasZone ? text : `${text}Z`);
   const style = { dateStyle: "medium", timeStyle: "short" };
