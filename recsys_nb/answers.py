@@ -39,9 +39,9 @@ from .training.criteo import train_criteo
 
 # %% auto #0
 __all__ = ['HANDOVERS', 'reading_options', 'read_input', 'find_column', 'known_columns', 'choose_columns', 'note', 'match_column',
-           'read_event_log', 'read_events', 'hint_at_items', 'read_id_column', 'read_id_list', 'find_stand_ins',
-           'gather_users', 'read_users', 'allowed_items', 'read_where', 'recommend_command', 'take_users',
-           'say_unknown', 'export_command', 'criteo_command']
+           'read_event_log', 'describe_left_out', 'read_events', 'hint_at_items', 'read_id_column', 'read_id_list',
+           'find_stand_ins', 'gather_users', 'read_users', 'allowed_items', 'read_where', 'recommend_command',
+           'take_users', 'say_unknown', 'export_command', 'criteo_command']
 
 # %% ../nbs/56_answers.ipynb #a455fc43
 _READING = ("sep", "encoding", "decimal", "header", "names", "format")
@@ -164,6 +164,18 @@ def read_event_log(
     return log.interactions
 
 
+def describe_left_out(
+    items: pd.Series,  # of events
+    is_unknown: pd.Series,  # bool, one for each; some are
+) -> str:
+    "Which events say nothing to a model, and why."
+    first = items[is_unknown].tolist()[0]
+    return (
+        f"{int(is_unknown.sum()):,} of {len(items):,} events are left out: the model "
+        f"does not know their items, e.g. {first!r}"
+    )
+
+
 def read_events(
     path: str,  # a file of events
     model: BaseRecommender,  # fitted
@@ -183,12 +195,8 @@ def read_events(
             "the model",
         )
     if strange.any():
-        first = events.item_id[strange].tolist()[0]
-        note(
-            f"{int(strange.sum()):,} of {len(events):,} events are left out: the model "
-            f"does not know their items, e.g. {first!r}"
-            f"{hint_at_items(events.item_id[strange], events.item_id, model)}"
-        )
+        hint = hint_at_items(events.item_id[strange], events.item_id, model)
+        note(describe_left_out(events.item_id, strange) + hint)
     users = events.user_id.unique().tolist()
     events = events[~strange].reset_index(drop=True)
     known_items = events.item_id.astype(model.item_ids_.dtype)

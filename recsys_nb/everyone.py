@@ -14,7 +14,12 @@ import pandas as pd
 import pyarrow as pa
 
 from . import answers
-from .answers import note, read_event_log, read_id_column
+from recsys_nb.answers import (
+    describe_left_out,
+    note,
+    read_event_log,
+    read_id_column,
+)
 from .data import DataError, is_text_file
 from .recommenders.rules import parse_conditions
 from .recommenders.values import parse_action_values
@@ -69,14 +74,10 @@ def read_job_events(
         return None
     events = read_event_log(options.events, None, options)
     match, known = exported.items.match, exported.items.rows
-    is_known = events.item_id.map(lambda item: match(item) in known)
-    if not is_known.all():
-        first = events.item_id[~is_known].tolist()[0]
-        text = (
-            f"{int((~is_known).sum()):,} of {len(events):,} events are left out: the "
-            f"model does not know their items, e.g. {first!r}"
-        )
-        if not is_known.any():
+    is_unknown = events.item_id.map(lambda item: match(item) not in known)
+    if is_unknown.any():
+        text = describe_left_out(events.item_id, is_unknown)
+        if is_unknown.all():
             raise DataError(f"{options.events}: {text}.")
         note(text)
     return pa.Table.from_pandas(events, preserve_index=False)

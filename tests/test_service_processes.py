@@ -6,11 +6,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,70 +21,10 @@ from recsys_nb.serving.events import recover  # noqa: E402
 
 here = Path(__file__).parent
 sys.path.insert(0, str(here))
+from service_client import TOKEN, Client, serving, wait_for  # noqa: E402
 from service_stub import write_stub  # noqa: E402
 
-TOKEN = "a token of many characters"
 ITEMS = [f"item_{i}" for i in range(20)]
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Client:
-    "One connection to a service."
-
-    def __init__(self, port):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-
-    def ask(self, path, body=None, token=TOKEN):
-        headers = {"authorization": f"Bearer {token}"}
-        text = None
-        if body is not None:
-            text = json.dumps(body)
-            headers["content-type"] = "application/json"
-        method = "GET" if body is None else "POST"
-        self.connection.request(method, path, text, headers)
-        answer = self.connection.getresponse()
-        content = answer.read()
-        is_json = answer.getheader("content-type") == "application/json"
-        return answer.status, json.loads(content) if is_json else content.decode()
-
-
-@contextmanager
-def serving(folder, **options):
-    "A service of a stub in a process group of its own; killed at the end."
-    port = free_port()
-    log = Path(folder).parent / "log.txt"
-    path = os.pathsep.join([str(here.parent), str(here)])
-    process = subprocess.Popen(
-        [sys.executable, str(here / "service_stub.py"), folder, str(port)]
-        + [json.dumps(options)],
-        env=os.environ | {"PYTHONPATH": path},
-        stdout=log.open("w"),
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    try:
-        wait_for(process, port, log)
-        yield process, port, log
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def wait_for(process, port, log):
-    "Until the service answers."
-    for _ in range(600):
-        try:
-            return Client(port).ask("/readyz")
-        except ConnectionError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.05)
-    return pytest.fail("the service did not answer")
 
 
 def children(process):

@@ -130,6 +130,7 @@ from .funnel import rank_events as rank_events
 from .funnel import count_actions as count_actions
 from .funnel import count_pair_actions as count_pair_actions
 from .histories import Histories as Histories
+from .histories import order_codes as order_codes
 from .histories import order_by_content as order_by_content
 from .histories import histories as histories
 from .histories import concatenate_histories as concatenate_histories

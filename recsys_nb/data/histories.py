@@ -14,7 +14,7 @@ import scipy.sparse as sp
 from .dataset import order_by_time
 
 # %% auto #0
-__all__ = ['Histories', 'order_by_content', 'histories', 'concatenate_histories']
+__all__ = ['Histories', 'order_codes', 'order_by_content', 'histories', 'concatenate_histories']
 
 # %% ../../nbs/02_data.histories.ipynb #afd15834
 @dataclass
@@ -50,6 +50,17 @@ class Histories:
         rows = np.where(idx < 0, -1, self.rows[idx])
         return Histories(self.items[source], offsets, rows, self.n_items)
 
+# %% ../../nbs/02_data.histories.ipynb #ordnum02
+def order_codes(
+    codes: np.ndarray,  # whole numbers from 0 on, int (n,)
+) -> np.ndarray:  # their places in ascending order, int (n,); equal ones stay in order
+    "Where codes lie in order, by radix sort."
+    places = np.argsort(codes.astype(np.uint16), kind="stable")
+    for shift in range(16, int(codes.max(initial=0)).bit_length(), 16):
+        digits = (codes >> shift).astype(np.uint16)[places]
+        places = places[np.argsort(digits, kind="stable")]
+    return places
+
 # %% ../../nbs/02_data.histories.ipynb #89f549fc
 def order_by_content(
     users: np.ndarray,  # the user of each event, int (n,)
@@ -80,7 +91,7 @@ def histories(
     if "timestamp" in interactions or ordered:
         order = order_by_time(interactions)
         order = order[known[order]]
-        order = order[np.argsort(users[order], kind="stable")]
+        order = order[order_codes(users[order])]
     else:
         found = np.flatnonzero(known)
         order = found[order_by_content(users[found], items[found])]

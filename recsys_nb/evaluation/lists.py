@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..data.columns import DataError, as_frame
+from ..data.histories import order_codes
 from recsys_nb.evaluation.inputs import (
     RecommendationsError,
     check_ids_meet,
@@ -152,19 +153,10 @@ def check_gains(value: pd.Series, gain: np.ndarray) -> None:
         )
 
 
-def sort_numbers(values: np.ndarray) -> np.ndarray:
-    "Whole numbers from 0 on in order, by radix sort: NumPy has it for 16 bits."
-    places = np.argsort(values.astype(np.uint16), kind="stable")
-    for shift in range(16, int(values.max(initial=0)).bit_length(), 16):
-        digits = (values >> shift).astype(np.uint16)[places]
-        places = places[np.argsort(digits, kind="stable")]
-    return values[places]
-
-
 def sort_pairs(pair: np.ndarray, gain: np.ndarray | None) -> tuple:
     "Distinct pairs in order; of repeats the greatest gain counts."
     if gain is None:
-        pair = sort_numbers(pair)
+        pair = pair[order_codes(pair)]
     else:
         order = np.lexsort((-gain, pair))
         pair, gain = pair[order], gain[order]

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from ..data.histories import order_codes
 
 # %% auto #0
 __all__ = ['PADDING', 'can_check', 'check_codes', 'learns', 'sum_bags', 'sort_rows', 'look_up', 'draw_mask', 'Dropout',
@@ -75,12 +76,7 @@ def sort_rows(
     "Sort row numbers and keep track of their places; equal rows stay in order."
     if not can_check(rows):
         return rows.sort(stable=True)
-    numbers = rows.numpy()
-    places = np.argsort(numbers.astype(np.uint16), kind="stable")  # by the last digit
-    if numbers.max(initial=0) >= 2**16:
-        first_digits = (numbers >> 16).astype(np.uint16)[places]
-        places = places[np.argsort(first_digits, kind="stable")]
-    order = torch.from_numpy(places)
+    order = torch.from_numpy(order_codes(rows.numpy()))
     return rows.index_select(0, order), order
 
 # %% ../../nbs/14_models.embeddings.ipynb #5748b008
