@@ -207,14 +207,14 @@ class PairInputs:
         n_dense = width + n_tags + self.items.dense.shape[1]
         dense = np.empty((len(items), n_dense), np.float32)
         dense[:, 0] = np.log1p(min(len(history.items), LONGEST_HISTORY))
-        dense[:, 1:4] = self.numbers[items]
+        dense[:, 1:4] = self.numbers.take(items, axis=0)
         dense[:, 4] = np.log1p(10 * liked)
         dense[:, 5 : 5 + n_sources] = found.scores
         dense[:, 5 + n_sources : width] = gain_of_ranks(found.ranks)
         if n_tags:
             dense[:, width : width + n_tags] = tags
-        dense[:, width + n_tags :] = self.items.dense[items]
-        item_codes = self.items.sparse[items]
+        dense[:, width + n_tags :] = self.items.dense.take(items, axis=0)
+        item_codes = self.items.sparse.take(items, axis=0)
         n_user, n_both = codes.shape[1], codes.shape[1] + item_codes.shape[1]
         sparse = np.empty((len(items), n_both + len(self.usual)), np.int64)
         sparse[:, :n_user] = codes
@@ -363,7 +363,7 @@ def read_similarity(
     tables = files.tables
     names = ("data", "indices", "indptr")
     data, columns, starts = (tables[f"together_{name}"] for name in names)
-    return SparseTable(data, columns, starts, len(tables["item_numbers"]))
+    return SparseTable.join(data, columns, starts, len(tables["item_numbers"]))
 
 
 def read_scorer(
