@@ -273,6 +273,17 @@ def test_no_exception_is_swallowed():
     assert not found
 
 
+def test_subtitles_fit_into_a_line():
+    "nbdev writes the subtitle of a chapter as the first line of its module."
+    long = []
+    for name in modules:
+        file = root / f"recsys_nb/{name.replace('.', '/')}.py"
+        first = file.read_text(encoding="utf-8").splitlines()[0]
+        if len(first) > 88:
+            long.append(f"{name}: {first}")
+    assert not long
+
+
 # The checks find what they are for
 
 
