@@ -1,7 +1,8 @@
 r"""A service under load, over HTTP: milliseconds that a client waits, requests per
 second, CPU and memory, for the exported folder with one and two workers, beside the
-trained model, a plain service (plain_service.py) and one that recommends nothing.
-The shop is that of serving.py. One core belongs to the server, one to the clients.
+trained model, a plain service (plain_service.py), one that recommends nothing, and the
+service of the first edition up to 100,000 items. The shop is that of serving.py. One
+core belongs to the server, one to the clients.
 
     python benchmarks/serving_http.py --items 5000 100000 1000000 \
         --out benchmarks/results/serving_http.json
@@ -22,9 +23,11 @@ from pathlib import Path
 
 from _common import keep
 from _service import find_port, list_workers, measure_memory, wait_until_ready
+from before_after import FIRST_EDITION, checked_out
 from load import keep_busy, keep_rate, write_get, write_post
 from serving import make_log, make_model, make_questions
 
+from recsys_nb.data import Dataset
 from recsys_nb.serving import export
 
 HERE = Path(__file__).parent
@@ -40,11 +43,12 @@ TICKS = os.sysconf("SC_CLK_TCK")
 def make_commands(
     exported: Path,  # an exported folder
     saved: Path,  # the saved model
+    first: tuple[Path, Path] | None,  # tree and model of the first edition; None: not
 ) -> dict[str, tuple[list[str], set[int]]]:  # without the port; the cores
     "What is measured."
     python, plain = sys.executable, str(HERE / "plain_service.py")
     serve = [python, "-m", "recsys_nb.cli", "serve", "--model"]
-    return {
+    commands = {
         "nothing recommended": ([python, plain, str(exported), "PORT", "noop"], {1}),
         "plain": ([python, plain, str(exported), "PORT"], {1}),
         "exported": ([*serve, str(exported), "--port", "PORT"], {1}),
@@ -54,6 +58,32 @@ def make_commands(
         ),
         "trained model": ([*serve, str(saved), "--port", "PORT"], {1}),
     }
+    if first is not None:
+        tree, model = first
+        # -P: the package of the current folder is this edition
+        own = ["env", f"PYTHONPATH={tree}", python, "-P", *serve[1:], str(model)]
+        commands["first edition"] = ([*own, "--port", "PORT"], {1})
+    return commands
+
+
+LARGEST_FIRST = 100_000  # items; above it the first edition is not measured
+
+
+def train_first_edition(
+    tree: Path,  # of the first edition
+    log: Dataset,  # of `make_log`
+    exact_to: int,  # above which the retriever uses an index
+    folder: Path,  # a new folder
+) -> Path:  # of the model
+    "Two stages of the first edition on the same log, trained by its own code."
+    folder.mkdir()
+    tables = {"log": log.interactions, "users": log.users, "items": log.items}
+    for name, table in tables.items():
+        table.to_parquet(folder / f"{name}.parquet")
+    command = [sys.executable, str(HERE / "first_service.py"), str(folder)]
+    environment = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
+    subprocess.run([*command, str(exact_to)], check=True, env=environment)
+    return folder / "model"
 
 
 def make_requests(
@@ -142,6 +172,7 @@ def run_size(
     n_items: int,  # size of the catalogue
     exact_to: int,  # above which the retriever uses an index
     wanted: list[str],  # names of `make_commands`; empty: all
+    tree: Path,  # of the first edition
 ) -> list[dict]:  # rows of results
     "All servers at one size."
     log = make_log(n_items, n_users=3_000, n_events=60 * 3_000)
@@ -152,7 +183,11 @@ def run_size(
         exported = export(model, Path(tmp) / "exported")
         saved = Path(tmp) / "saved"
         model.save(saved)
-        for name, (command, cores) in make_commands(exported, saved).items():
+        first = None
+        if n_items <= LARGEST_FIRST and (not wanted or "first edition" in wanted):
+            own = train_first_edition(tree, log, exact_to, Path(tmp) / "first")
+            first = tree, own
+        for name, (command, cores) in make_commands(exported, saved, first).items():
             if wanted and name not in wanted:
                 continue
             server = Server(command, cores)
@@ -195,9 +230,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     os.sched_setaffinity(0, {0})
-    for n_items in options.items:
-        rows = run_size(n_items, options.exact_to, options.servers)
-        keep(options.out, rows, ("items", "server", "question", "load"))
+    with checked_out(FIRST_EDITION) as tree:
+        for n_items in options.items:
+            rows = run_size(n_items, options.exact_to, options.servers, tree)
+            keep(options.out, rows, ("items", "server", "question", "load"))
 
 
 if __name__ == "__main__":

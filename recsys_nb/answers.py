@@ -31,17 +31,15 @@ from .recommenders.questions import hint_at_near_match
 from .recommenders.rules import parse_conditions
 from .recommenders.values import parse_action_values
 from .run_data import split_time_columns
-from .serving import ExportedFiles, export
-from .serving.handover import write_item_vectors, write_triton
 from .serving.job_users import read_url
 from .serving.service import match_id
 from .training.criteo import train_criteo
 
 # %% auto #0
-__all__ = ['HANDOVERS', 'reading_options', 'read_input', 'find_column', 'known_columns', 'choose_columns', 'note', 'match_column',
+__all__ = ['reading_options', 'read_input', 'find_column', 'known_columns', 'choose_columns', 'note', 'match_column',
            'read_event_log', 'describe_left_out', 'read_events', 'hint_at_items', 'read_id_column', 'read_id_list',
            'find_stand_ins', 'gather_users', 'read_users', 'allowed_items', 'read_where', 'recommend_command',
-           'take_users', 'say_unknown', 'export_command', 'criteo_command']
+           'take_users', 'say_unknown', 'criteo_command']
 
 # %% ../nbs/56_answers.ipynb #a455fc43
 _READING = ("sep", "encoding", "decimal", "header", "names", "format")
@@ -407,24 +405,6 @@ def say_unknown(
         )
 
 # %% ../nbs/56_answers.ipynb #16d39570
-def export_command(
-    options: argparse.Namespace,  # of the command line
-) -> int:  # 0
-    "`recsys-nb export`."
-    model = BaseRecommender.load(find_model(options.model), training=False)
-    folder = export(model, options.out)
-    print(f"exported: {options.out}")
-    for name, write in HANDOVERS.items():
-        place = getattr(options, name, None)
-        if place is not None:
-            write(ExportedFiles(folder), place)
-            print(f"written: {place}")
-    return 0
-
-
-HANDOVERS = {"triton": write_triton, "vectors": write_item_vectors}  # option -> writer
-
-
 _CRITEO = "negatives min_count buckets dim epochs batch_size seed".split()
 
 

@@ -71,7 +71,7 @@ COMMANDS = {
     "export": Command(
         "write models for other programs (ONNX)",
         add_export,
-        "answers:export_command",
+        "exporting:export_command",
     ),
     "criteo": Command(
         "train a DLRM on Criteo's click logs", add_criteo, "answers:criteo_command"

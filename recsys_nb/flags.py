@@ -65,7 +65,7 @@ FLAGS = {
         "strata": "--strata",
     },
     "monitor": READING | _TEST | name_flags(_OF_WATCH),
-    "export": name_flags("out triton vectors"),
+    "export": READING | ROLE_FLAGS | name_flags("out triton vectors log"),
     "serve": name_flags("host port workers events salt explore")
     | {"share": "--split", "token": "--token-file"}
     | {"page": "--no-page", "user_search": "--no-user-search"},

@@ -200,6 +200,14 @@ def add_export(
         metavar="FILE",
         help="also write the item vectors, with the bonus as their last dimension",
     )
+    add(
+        "--log",
+        metavar="FILE",
+        help="what the model has learnt from: each event of a history gets its day "
+        "(default: the log that a run keeps; none: no days)",
+    )
+    add_columns(parser)
+    add_reading(parser)
 
 
 def add_criteo(

@@ -17,8 +17,9 @@ from test_training_processes import start_two
 
 from recsys_nb import pipeline
 from recsys_nb.cli import main
-from recsys_nb.data import simulate
+from recsys_nb.data import Dataset, simulate
 from recsys_nb.folders import interruptible
+from recsys_nb.recommenders import EASE
 from recsys_nb.run_data import read_data, split_data
 from recsys_nb.runs import Run, RunSettings
 from recsys_nb.serving import Exported
@@ -390,7 +391,34 @@ def test_export(tmp_path, shop):
     pytest.importorskip("onnxruntime")
     assert main(["export", "--model", str(shop), "--out", str(tmp_path / "onnx")]) == 0
     assert os.listdir(tmp_path) == ["onnx"]
-    assert Exported(tmp_path / "onnx")
+    people = Exported(tmp_path / "onnx").people
+    assert len(people.days) == len(people.taken)  # from the log that the run keeps
+
+
+def test_an_export_takes_days_from_a_file(tmp_path, say):
+    pytest.importorskip("onnxruntime")
+    log = simulate(n_users=40, n_items=20, n_interactions=300).positives().interactions
+    names = {"user_id": "kunde", "item_id": "ding", "timestamp": "zeit"}
+    mine = log[[*names]].rename(columns=names)
+    mine.assign(zeit=mine.zeit.dt.strftime("%d.%m.%Y %H:%M:%S")).to_csv(
+        tmp_path / "log.csv", index=False, sep=";"
+    )
+    model = EASE().fit(Dataset(log[[*names]]))
+    model.save(tmp_path / "ease")
+    columns = ["--user-col", "kunde", "--item-col", "ding", "--time-col", "zeit"]
+    words = [*columns, "--time-format", "%d.%m.%Y %H:%M:%S", "--sep", ";"]
+    export = ["export", "--model", tmp_path / "ease", "--log", tmp_path / "log.csv"]
+    assert say(*export, "--out", tmp_path / "dated", *words)[0] == 0
+    people = Exported(tmp_path / "dated").people
+    history = people.remember(log.user_id[0], np.array([], np.int32))
+    own = log[log.user_id == log.user_id[0]].sort_values("timestamp", kind="stable")
+    days = own.timestamp.dt.strftime("%Y-%m-%d").tolist()
+    assert [history.date(number) for number in range(len(days))] == days
+    mine[1:].to_csv(tmp_path / "log.csv", index=False, sep=";")
+    columns += ["--sep", ";"]
+    status, _, notes = say(*export, "--out", tmp_path / "other", *columns)
+    assert status == 2 and "other histories" in notes
+    assert "Traceback" not in notes and not (tmp_path / "other").exists()
 
 
 # --- Criteo and several processes ----------------------------------------------------

@@ -8,6 +8,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from configparser import RawConfigParser
@@ -31,6 +32,7 @@ here = Path(__file__).parent
 root = here.parent
 deploy = root / "deploy"
 sys.path.insert(0, str(here))
+from service_client import Client, free_port, running  # noqa: E402
 from service_stub import write_stub  # noqa: E402
 
 MANIFESTS = sorted((deploy / "kubernetes").glob("*.yaml"))
@@ -329,6 +331,43 @@ def test_the_service_runs_with_what_the_image_has(exported):
     finally:
         process.kill()
         process.communicate()
+
+
+def find_python(uid):
+    "A command that runs Python of this version as another user, with these packages."
+    if os.getuid() or shutil.which("setpriv") is None:
+        pytest.skip("only root can run a service as another user, by setpriv")
+    as_user = ["setpriv", "--reuid", uid, "--regid", uid, "--clear-groups"]
+    version = sys.version_info[:2]
+    found = shutil.which(
+        f"python{version[0]}.{version[1]}", path="/usr/bin:/usr/local/bin"
+    )
+    packages = [path for path in sys.path if path.endswith("site-packages")]
+    paths = os.pathsep.join([str(root), *packages])
+    for program in filter(None, [sys.executable, found]):
+        command = [*as_user, "env", f"PYTHONPATH={paths}", program]
+        checked = subprocess.run([*command, "-c", "import numpy"], capture_output=True)
+        if checked.returncode == 0:
+            return command
+    return pytest.skip(f"user {uid} may run no Python of this version")
+
+
+def test_the_user_of_the_image_serves_a_mounted_model(exported, tmp_path):
+    pytest.importorskip("onnxruntime")
+    uid = re.findall(r"USER (\d+)", (deploy / "Dockerfile").read_text())[0]
+    python = find_python(uid)
+    port = free_port()
+    with tempfile.TemporaryDirectory() as mount:  # others cannot enter that of pytest
+        os.chmod(mount, 0o755)
+        model = Path(mount) / "current"
+        shutil.copytree(exported, model)
+        model.chmod(0o555)
+        words = ["serve", "--model", str(model), "--port", str(port), "--workers", "2"]
+        command = [*python, "-m", "recsys_nb.cli", *words]
+        with running(command, port, tmp_path / "log.txt") as process:
+            assert Path(f"/proc/{process.pid}").stat().st_uid == int(uid)
+            status, answer = Client(port).ask("/recommend/user_1?k=3")
+        assert status == 200 and len(answer["items"]) == 3
 
 
 def test_a_missing_package_is_a_sentence_without_pandas(tmp_path):

@@ -21,6 +21,7 @@ pytest.importorskip("uvicorn")
 
 import pandas as pd  # noqa: E402
 
+from recsys_nb.cli import main  # noqa: E402
 from recsys_nb.data import Dataset  # noqa: E402
 from recsys_nb.recommenders import (  # noqa: E402
     EASE,
@@ -218,6 +219,23 @@ def test_what_was_found_goes_when_a_user_is_chosen(open_page, both):
     page.wait_for_timeout(600)
     sync_api.expect(found).to_have_count(0)
     sync_api.expect(page.get_by_text("from the history").first).to_be_visible()
+
+
+def test_a_history_shows_its_days(open_page, tmp_path):
+    pytest.importorskip("onnxruntime")
+    shop = make_shop()
+    days = pd.to_datetime("2024-02-28") + pd.to_timedelta(range(len(shop)), "D")
+    dated = shop.replace(shop.interactions.assign(timestamp=days))
+    chosen = Recommender([EASE(l2=1), Popularity()], answer="EASE").fit(dated)
+    chosen.save(tmp_path / "saved")
+    words = ["export", "--model", str(tmp_path / "saved"), "--out"]
+    assert main([*words, str(tmp_path / "dated")]) == 0
+    with Server(tmp_path / "dated") as server:
+        page = open_page(server.url)
+        ask_for(page, "Ada")
+        sync_api.expect(page.get_by_text("History (3)")).to_be_visible()
+        days = page.locator(".past small").all_inner_texts()
+        assert days == ["Mar 1, 2024", "Feb 29, 2024", "Feb 28, 2024"]
 
 
 def test_filters_change_the_list(open_page, both):

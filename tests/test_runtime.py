@@ -34,6 +34,7 @@ from recsys_nb.recommenders import (  # noqa: E402
     split_head,
     with_tables,
 )
+from recsys_nb.recommenders.context import ContextError  # noqa: E402
 from recsys_nb.recommenders.gate import Verdict  # noqa: E402
 from recsys_nb.recommenders.outcome import Outcome  # noqa: E402
 from recsys_nb.recommenders.trial import Answer  # noqa: E402
@@ -437,6 +438,75 @@ class Cheapest(BaseRecommender):
 
     def score_all(self, histories):
         return np.tile(self.price_, (len(histories), 1))
+
+
+MOMENTS = [{"hour": 3}, {"hour": 20, "weekday": 5}, {"position": 30}, {}]
+
+
+@pytest.fixture(scope="module")
+def shown_at_all_hours():
+    "A log of exposures with positions and times; what suits the hour is clicked."
+    rng = np.random.default_rng(0)
+    n = 9_000
+    user, item = rng.integers(150, size=n), rng.integers(40, size=n)
+    minutes = np.sort(rng.integers(0, 60 * 24 * 60, n))
+    frame = pd.DataFrame({"user_id": user, "item_id": item})
+    frame["timestamp"] = pd.Timestamp("2024-01-01") + pd.to_timedelta(minutes, "min")
+    frame["event_type"] = "impression"
+    frame["position"] = rng.integers(1, 30, n)
+    fits = (item < 20) == (frame.timestamp.dt.hour < 12)
+    taken = rng.random(n) < np.where(fits, 0.5, 0.1) / np.sqrt(frame.position)
+    later = frame.timestamp + pd.Timedelta("1s")
+    clicks = frame[taken].assign(event_type="click", timestamp=later)
+    log = pd.concat([frame, clicks]).sort_values("timestamp", ignore_index=True)
+    items = pd.DataFrame({"item_id": range(40)})
+    items["kind"] = np.where(items.item_id < 20, "morning", "evening")
+    return Dataset(log, items=items, positive=["click"])
+
+
+@pytest.fixture(scope="module")
+def model_of_hours(shown_at_all_hours):
+    sources = {"Popularity": Popularity(), "ItemKNN": ItemKNN()}
+    settings = {"ranker": "dlrm", "candidates": 25, "answer": "two stages"}
+    return Recommender(sources, **settings).fit(shown_at_all_hours)
+
+
+def test_a_list_for_another_moment_is_the_same_in_both(model_of_hours, tmp_path):
+    exported = Exported(export(model_of_hours, tmp_path / "shop"))
+    assert exported.answers.inputs.context_names[:3] == ("position", "hour", "weekday")
+    questions = [(user, ()) for user in model_of_hours.user_ids_[:60].tolist()]
+    questions += [("visitor", [{"item_id": item}]) for item in range(0, 40, 4)]
+    questions.append(("stranger", ()))
+    lists = {}
+    for moment in MOMENTS:
+        same, close = compare(model_of_hours, exported, questions, context=moment)
+        assert close == 1 and same > 0.95
+        answers = [
+            exported.recommend(u, events=e, context=moment) for u, e in questions
+        ]
+        lists[str(moment)] = [pick(answer) for answer in answers]
+    usual = [
+        pick(exported.recommend(user, events=events)) for user, events in questions
+    ]
+    assert lists["{}"] == usual
+    assert len({str(found[:-1]) for found in lists.values()}) == len(MOMENTS)
+    assert {str(found[-1]) for found in lists.values()} == {str(usual[-1])}  # popular
+
+
+@pytest.mark.parametrize("moment", [{"hour": 24}, {"device": 1}, {"shown": 1}])
+def test_a_wrong_moment_is_named_in_both(model_of_hours, tmp_path, moment):
+    exported = Exported(export(model_of_hours, tmp_path / "shop"))
+    said = []
+    for model in (Service(model_of_hours), exported):
+        with pytest.raises(ContextError, match=next(iter(moment))) as error:
+            model.recommend(1, context=moment)
+        said.append(str(error.value))
+    assert said[0] == said[1]
+
+
+def test_a_moment_needs_a_ranker(exported_blend):
+    with pytest.raises(ContextError, match="no ranker"):
+        exported_blend.recommend("stranger", context={"hour": 8})
 
 
 def test_a_source_without_an_entry_leaves_and_says_what_is_missing(train, tmp_path):

@@ -219,6 +219,41 @@ def test_values_of_actions_need_a_model_that_knows_them(client):
             assert other.post("/recommend", content=text).status_code == 422
 
 
+@pytest.mark.parametrize(
+    "context, place",
+    [
+        ({"hour": 24}, ["body", "context", "hour"]),
+        ({"hour": "8"}, ["body", "context", "hour"]),
+        ({"weekday": 7}, ["body", "context", "weekday"]),
+        ({"hour": 8}, ["body", "context", "hour"]),  # this model has no ranker
+        ({SECRET: 8}, ["body", "context"]),  # a name that the client has made up
+        ("evening", ["body", "context"]),
+    ],
+)
+def test_a_wrong_context_is_refused_by_its_name(client, exported, context, place):
+    for service in (client, exported):
+        asked = {"user_id": "user_1", "context": context}
+        answer = service.post("/recommend", json=asked)
+        assert answer.status_code == 422
+        assert [problem["loc"] for problem in answer.json()["detail"]] == [place]
+        assert SECRET not in answer.text
+
+
+def test_an_empty_context_is_the_usual_one(client, exported):
+    for service in (client, exported):
+        asked = [{"user_id": "user_1"} | more for more in ({}, {"context": {}})]
+        first, second = [service.post("/recommend", json=body).json() for body in asked]
+        assert first == second
+
+
+def test_a_model_that_knows_no_moment_says_so():
+    with TestClient(create_app(Stub())) as client:
+        asked = {"user_id": "Zoe", "context": {"hour": 8}}
+        answer = client.post("/recommend", json=asked)
+    assert answer.status_code == 422
+    assert answer.json()["detail"][0]["loc"] == ["body", "context"]
+
+
 def test_a_get_may_bring_rules(client, exported):
     rules = json.dumps({"category": ["Books", "Home"], "price": {"max": 1e6}})
     body = {"user_id": "user_1", "where": json.loads(rules)}

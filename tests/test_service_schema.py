@@ -45,6 +45,9 @@ def schema(tmp_path_factory):
 # place of a problem -> types that it may have although the schema allows the request
 UNSAYABLE = {
     "value": {"id_type"},  # the model has no actions
+    "position": {"ContextError"},  # nor a ranker that reads a context
+    "hour": {"ContextError"},
+    "weekday": {"ContextError"},
     "body": {"MissingColumnError", "RuleError", "QuestionError"},  # rules about columns
     "timestamp": {"value_error"},  # no moment that a table can hold
 }

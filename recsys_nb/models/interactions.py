@@ -113,8 +113,10 @@ def pick_vectors(
     is_fast = not table.sparse and codes.device.type == "cpu"
     if is_fast and not torch.compiler.is_exporting():
         return VectorsWithGradient.apply(table.weight, codes, x, dtype)
-    rows = look_up_rows(table, codes).to(dtype)
-    return rows if x is None else torch.cat([x.unsqueeze(1), rows], 1)
+    # feature by feature, as `DotInteraction` reads them: nothing is turned on the way
+    rows = look_up_rows(table, codes.T).to(dtype)
+    by_feature = rows if x is None else torch.cat([x.unsqueeze(0), rows])
+    return by_feature.transpose(0, 1)
 
 # %% ../../nbs/17b_models.interactions.ipynb #848ea1d6
 def interact(
@@ -170,6 +172,8 @@ class DotInteraction(nn.Module):
 
     pairs: Tensor  # places in the F x F products, long (P,)
     spread: Tensor  # 1 where a pair stands in them, float (P, F²)
+    left: Tensor  # the one vector of each pair, long (P,)
+    right: Tensor  # the other, long (P,)
 
     def __init__(
         self,
@@ -183,7 +187,8 @@ class DotInteraction(nn.Module):
         there = F.one_hot(i * n + j, n * n)
         mirrored = F.one_hot(j * n + i, n * n)
         spread = (there + mirrored).float()  # (P, F²)
-        self.left, self.right = i.tolist(), j.tolist()
+        self.register_buffer("left", i, persistent=False)
+        self.register_buffer("right", j, persistent=False)
         self.register_buffer("pairs", i * n + j, persistent=False)
         self.register_buffer("spread", spread, persistent=False)
         self.first = first
@@ -197,7 +202,10 @@ class DotInteraction(nn.Module):
         if not torch.compiler.is_exporting():
             return DotsWithGradient.apply(vectors, self.pairs, self.spread, self.first)
         if vectors.shape[1] <= FEW_VECTORS:
-            dots = (vectors[:, self.left] * vectors[:, self.right]).sum(2)
+            by_feature = vectors.transpose(0, 1)
+            left = by_feature.index_select(0, self.left)
+            right = by_feature.index_select(0, self.right)
+            dots = (left * right).sum(2).T
         else:
             dots = interact(vectors, self.pairs)
         return torch.cat([vectors[:, 0], dots], 1) if self.first else dots

@@ -73,6 +73,12 @@ from .contest import find_answer as find_answer
 from .contest import refuse_ranker as refuse_ranker
 from .contest import choose_wanted as choose_wanted
 from .contest import find_answer_again as find_answer_again
+from .context import CONTEXT_FIELDS as CONTEXT_FIELDS
+from .context import ContextField as ContextField
+from .context import ContextError as ContextError
+from .context import code_context as code_context
+from .context import in_context as in_context
+from .context import move_ranker as move_ranker
 from .continuing import TOO_MANY as TOO_MANY
 from .continuing import BY_ROW as BY_ROW
 from .continuing import OF_A_RUN as OF_A_RUN

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -83,6 +83,11 @@ class IndexPart:
     codes: np.ndarray  # codes of the items, in the order of the index (n,)
     index: Any  # of faiss: exact, or in cells
 
+    @cached_property
+    def has_cells(self) -> bool:
+        "Whether the index is one of cells; asking faiss takes a while."
+        return hasattr(self.index, "nlist")
+
     def search(
         self,
         points: np.ndarray,  # queries, float32 (q, d + 1)
@@ -96,7 +101,7 @@ class IndexPart:
         if k == 0:
             empty = np.empty((len(points), 0))
             return empty.astype(int), empty.astype(np.float32)
-        if hasattr(self.index, "nlist"):
+        if self.has_cells:
             n_cells = widen_search(n_probe, len(self.codes), n_allowed)
             scores, places = search_cells(self.index, points, k, n_cells, selector)
         elif selector is None:
@@ -113,6 +118,6 @@ class IndexPart:
         "The filter as faiss takes it."
         if allowed is None:
             return None, len(self.codes)
-        mine = allowed[self.codes]
+        mine = allowed.take(self.codes)
         bits = np.packbits(mine, bitorder="little")
-        return load_faiss().IDSelectorBitmap(bits), int(mine.sum())
+        return load_faiss().IDSelectorBitmap(bits), int(np.count_nonzero(mine))

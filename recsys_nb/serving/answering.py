@@ -36,7 +36,7 @@ from recsys_nb.serving.sources import (
 # %% auto #0
 __all__ = ['ScoredList', 'LONGEST_HISTORY', 'People', 'sort_by_time', 'is_positive', 'code_events', 'list_answers',
            'explain_short_list', 'Proposals', 'describe_items', 'PairInputs', 'gain_of_ranks', 'list_gains', 'Answers',
-           'expect_value', 'is_single', 'read_similarity', 'read_scorer', 'refuse_source']
+           'expect_value', 'is_single', 'name_context', 'read_similarity', 'read_scorer', 'refuse_source']
 
 # %% ../../nbs/49g_serving.answering.ipynb #9a3cbfec
 class People:
@@ -70,9 +70,9 @@ def sort_by_time(
 ) -> list[Mapping]:  # the oldest first
     "Events in the order of their times; times without a zone count as UTC."
     times = [event.get("timestamp") for event in events]
-    known = [time for time in times if time is not None]
-    if len(known) < len(times):
+    if None in times:
         return list(events)
+    known = [time for time in times if time is not None]  # all of them
     utc = [t if t.tzinfo else t.replace(tzinfo=timezone.utc) for t in known]
     order = sorted(range(len(events)), key=utc.__getitem__)
     return [events[i] for i in order]
@@ -101,9 +101,13 @@ def code_events(
     counted = sort_by_time(events)
     if rule is not None:
         counted = [event for event in counted if is_positive(event, rule)]
-    ids = [items.match(event["item_id"]) for event in counted]
-    codes = np.array([items.rows.get(one, -1) for one in ids], np.int32)
-    unknown = [one for one, code in zip(ids, codes, strict=True) if code < 0]
+    ids = [event["item_id"] for event in counted]
+    found = items.find_all(ids)
+    codes = np.array(found, np.int32)
+    if -1 not in found:
+        return codes, []
+    pairs = zip(ids, found, strict=True)
+    unknown = [items.match(one) for one, code in pairs if code < 0]
     return codes[codes >= 0], list(dict.fromkeys(unknown))
 
 # %% ../../nbs/49g_serving.answering.ipynb #b1d3e5f7
@@ -150,6 +154,8 @@ def describe_items(
     "What every source says of given items, proposed or not."
     scores = np.empty((len(items), len(said)), np.float32)
     ranks = np.zeros((len(items), len(said)), np.int64)
+    place = np.empty(int(items.max(initial=-1)) + 1, np.int32)  # of each of the items
+    place[items] = np.arange(len(items))
     for column, (source, (codes, own)) in enumerate(zip(said, lists, strict=True)):
         mean, deviation = 0.0, 1e-6
         if len(own):
@@ -157,7 +163,7 @@ def describe_items(
             away = own - mean
             deviation = ((away * away).sum() / len(own)) ** 0.5 + 1e-6
         scores[:, column] = (source.at(items) - mean) / deviation
-        ranks[np.searchsorted(items, codes), column] = np.arange(1, len(codes) + 1)
+        ranks[place[codes], column] = np.arange(1, len(codes) + 1)
     return Proposals(items, scores, ranks)
 
 # %% ../../nbs/49g_serving.answering.ipynb #d5f44f55
@@ -168,8 +174,10 @@ class PairInputs:
         self,
         tables: Mapping[str, np.ndarray],  # of an exported folder
         together: SparseTable | None,  # similarity of items; None: a source gives it
+        context_names: Sequence[str] = (),  # of the codes of the context, in order
     ):
         self.numbers = tables["item_numbers"]
+        self.context_names = tuple(context_names)
         self.together = together
         self.usual = tables["usual_context"]
         # of items that are shown; folders of rankers with one head have none
@@ -187,6 +195,7 @@ class PairInputs:
         # summed up here
         liked: np.ndarray | None = None,
         is_shown: bool = False,  # exposures rather than candidates
+        context: Mapping[str, int] | None = None,  # name -> code; None: all as usual
     ) -> dict[str, np.ndarray | None]:  # dense float32 (n, D); sparse int64 (n, S)
         "The inputs for the candidates of one user."
         items, n_sources = found.items, found.scores.shape[1]
@@ -198,19 +207,21 @@ class PairInputs:
         n_dense = width + n_tags + self.items.dense.shape[1]
         dense = np.empty((len(items), n_dense), np.float32)
         dense[:, 0] = np.log1p(min(len(history.items), LONGEST_HISTORY))
-        dense[:, 1:4] = self.numbers[items]
+        dense[:, 1:4] = self.numbers.take(items, axis=0)
         dense[:, 4] = np.log1p(10 * liked)
         dense[:, 5 : 5 + n_sources] = found.scores
         dense[:, 5 + n_sources : width] = gain_of_ranks(found.ranks)
         if n_tags:
             dense[:, width : width + n_tags] = tags
-        dense[:, width + n_tags :] = self.items.dense[items]
-        item_codes = self.items.sparse[items]
+        dense[:, width + n_tags :] = self.items.dense.take(items, axis=0)
+        item_codes = self.items.sparse.take(items, axis=0)
         n_user, n_both = codes.shape[1], codes.shape[1] + item_codes.shape[1]
         sparse = np.empty((len(items), n_both + len(self.usual)), np.int64)
         sparse[:, :n_user] = codes
         sparse[:, n_user:n_both] = item_codes
         sparse[:, n_both:] = self.shown if is_shown else self.usual
+        for name, code in (context or {}).items():
+            sparse[:, n_both + self.context_names.index(name)] = code
         return {"dense": dense, "sparse": sparse if sparse.shape[1] else None}
 
 
@@ -249,7 +260,8 @@ class Answers:
         self.inputs = None
         if "ranker" in files.sessions:
             together = read_similarity(files) if self.similarity is None else None
-            self.inputs = PairInputs(files.tables, together)
+            names = name_context(files)
+            self.inputs = PairInputs(files.tables, together, names)
         popularity = FixedOrder.of(files.tables["popularity"])
         nothing = SparseNumbers.of(np.zeros(self.n_items, np.float32))
         self.popular = TouchedScores(nothing, popularity)
@@ -262,6 +274,7 @@ class Answers:
         exclude_seen: bool,  # leave out the items of the history
         # of each action and item, float64 (n_items, A): order by expected value
         weights: np.ndarray | None = None,
+        context: Mapping[str, int] | None = None,  # codes of the moment; None: usual
     ) -> ScoredList:  # at most k
         "The best items for a history."
         k = min(k, self.n_items)
@@ -276,7 +289,7 @@ class Answers:
         lists = [scores.best(n, limits) for scores in said]
         items = keep_distinct(np.concatenate([codes for codes, _ in lists]))
         found = describe_items(said, lists, items)
-        scores = self.order(plan, history, found, said, weights)
+        scores = self.order(plan, history, found, said, weights, context)
         return pick_best(items, scores, k)
 
     def order(
@@ -286,6 +299,7 @@ class Answers:
         found: Proposals,  # n items
         said: list[Scores],  # by the sources of the plan
         weights: np.ndarray | None = None,  # as in `top`
+        context: Mapping[str, int] | None = None,  # as in `top`
     ) -> np.ndarray:  # higher is better, float32 (n,)
         "The scores of candidates."
         if plan["is_ranked"] and len(found.items):
@@ -294,7 +308,7 @@ class Answers:
                 similar = said[plan["sources"].index(self.similarity)]
                 liked = similar.reached.at(found.items)
             by_value = weights is not None
-            inputs = self.inputs.make(history, found, liked, by_value)
+            inputs = self.inputs.make(history, found, liked, by_value, context)
             logits = self.files.run("ranker", **inputs)
             if by_value:
                 return expect_value(logits, weights[found.items])
@@ -333,6 +347,15 @@ def is_single(
     return len(plan["sources"]) == 1 and not plan["is_ranked"]
 
 
+def name_context(
+    files: ExportedFiles,  # of a folder with a ranker
+) -> list[str]:
+    "What the codes of the context are, the last ones that the ranker reads."
+    n_names = len(files.tables["usual_context"])
+    inputs = files.manifest["networks"]["ranker"]["inputs"]
+    return inputs["sparse"]["columns"][-n_names:] if n_names else []
+
+
 def read_similarity(
     files: ExportedFiles,  # of a folder with a ranker
 ) -> SparseTable:
@@ -340,7 +363,7 @@ def read_similarity(
     tables = files.tables
     names = ("data", "indices", "indptr")
     data, columns, starts = (tables[f"together_{name}"] for name in names)
-    return SparseTable(data, columns, starts, len(tables["item_numbers"]))
+    return SparseTable.join(data, columns, starts, len(tables["item_numbers"]))
 
 
 def read_scorer(

@@ -20,7 +20,7 @@ import pandas as pd
 from pandas.api.types import is_list_like
 from safetensors.numpy import save_file
 
-from ..data import Dataset, check_seed
+from ..data import DataError, Dataset, check_seed
 from ..data.dataset import order_by_time
 from ..recommenders import COLUMN_KINDS, BaseRecommender, find_kind
 from ..recommenders.actions import show_first
@@ -156,10 +156,10 @@ def list_days(
     recommender: BaseRecommender,  # fitted
     log: Dataset,  # that it has learnt from, with times
 ) -> np.ndarray:  # days since 1970-01-01, int32, one for each item of the histories
-    "When each item of the histories was met; a ValueError where the log is another."
+    "When each item of the histories was met; a DataError where the log is another."
     catalogue, past = recommender.catalogue_, recommender.histories_
     if not catalogue.ordered or "timestamp" not in log.interactions:
-        raise ValueError("the log has no times, so its histories have no dates.")
+        raise DataError("the log has no times, so its histories have no dates.")
     for events in (log.interactions, log.positives().interactions):
         events = events.iloc[order_by_time(events)]
         users = catalogue.user_ids.get_indexer(events.user_id)
@@ -170,7 +170,7 @@ def list_days(
             moments = pd.to_datetime(events.timestamp.iloc[order], utc=True)
             days = moments.dt.tz_localize(None).to_numpy().astype("datetime64[D]")
             return days.astype(np.int32)
-    raise ValueError(
+    raise DataError(
         "the log gives other histories than the model has: pass the Dataset that was "
         "given to fit."
     )

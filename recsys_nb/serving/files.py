@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -178,6 +179,16 @@ class IdTable:
     ) -> int:  # -1: it is not known
         "The row of an id."
         return self.rows.get(self.match(given), -1)
+
+    def find_all(
+        self,
+        given: Sequence[AnyId],  # ids from a request
+    ) -> list[int]:  # -1: it is not known
+        "The row of each id."
+        rows, kind = self.rows, self.kind
+        return [
+            rows.get(one, -1) if type(one) is kind else self.find(one) for one in given
+        ]
 
 # %% ../../nbs/49_serving.files.ipynb #8c16f996
 def require(

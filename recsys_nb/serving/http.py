@@ -327,6 +327,9 @@ def explain_refusal(
     if isinstance(error, MisfitError):
         place = list(error.place)
         return 422, [{"type": "id_type", "loc": place, "msg": str(error)}]
+    if kind == "ContextError":
+        problem = {"type": kind, "loc": ["body", "context", error.field]}
+        return 422, [problem | {"msg": "this model does not read it"}]
     if kind in REASONS:
         return 422, [{"type": kind, "loc": ["body"], "msg": REASONS[kind]}]
     return None

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,6 @@ from pydantic import (
     Field,
     Json,
     PlainSerializer,
-    StrictBool,
     StrictFloat,
     StrictInt,
     StrictStr,
@@ -28,77 +27,38 @@ from pydantic import (
 )
 
 from ..data import split_condition
+from recsys_nb.serving.fields import (
+    MAX_EVENTS,
+    MAX_EXPLAINED,
+    MAX_K,
+    MAX_QUESTIONS,
+    MAX_REPORTED,
+    MAX_RULES,
+    MAX_VALUES,
+    ArmName,
+    Finite,
+    Identity,
+    ListLength,
+    Number,
+    PathId,
+    RequestContext,
+    Strict,
+    Text,
+    Value,
+    Word,
+    take_float,
+    take_whole,
+)
 
 # %% auto #0
-__all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED', 'Whole',
-           'Identity', 'PRINTED', 'Word', 'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value',
-           'SOME', 'HAS_AN_END', 'Values', 'Rules', 'WORDED', 'ConditionText', 'Conditions', 'Where', 'Ids',
-           'WrittenIds', 'WorthOfActions', 'EXPLAINED_LENGTH', 'EARLIEST', 'LATEST', 'RequestId', 'Position',
-           'Propensity', 'check_id', 'take_whole', 'take_float', 'check_condition', 'Strict', 'RangeRule',
-           'parse_where', 'Event', 'ListQuestion', 'Batch', 'list_texts', 'read_address_rules', 'ListOptions',
-           'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields',
-           'is_known', 'Item', 'Recommendations', 'BatchAnswer', 'Similar', 'Explanation', 'Health', 'Version',
-           'StoredEvents', 'Reloaded', 'Problem', 'Place', 'Misfit']
-
-# %% ../../nbs/50b_serving.messages.ipynb #9f3a03a6
-MAX_ID = 500  # the longest id, in characters
-MAX_K = 1000  # the longest list that is given in one answer
-MAX_EVENTS = 10_000  # the most events of one question
-MAX_VALUES = 10_000  # the most ids or values of one rule
-MAX_RULES = 20  # the most columns of `where`
-MAX_QUESTIONS = 100  # the most questions of one batch
-MAX_REPORTED = 1000  # the most events of one report
-MAX_EXPLAINED = 20  # the longest list whose items are explained
-
-# %% ../../nbs/50b_serving.messages.ipynb #b1861052
-def check_id(
-    given: int | str,  # an id
-) -> int | str:  # the same
-    "Refuse an id that is too long, or that no file can hold."
-    text = str(given)
-    if len(text) > MAX_ID:
-        raise ValueError(f"an id has at most {MAX_ID} characters")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise ValueError("an id must be valid Unicode text") from None
-    return given
-
-
-def take_whole(
-    given: Any,  # of a message
-) -> Any:  # a whole number as int, all else as it is
-    "In JSON 28.0 and 28 are the same number."
-    is_whole = isinstance(given, float) and given.is_integer()
-    return int(given) if is_whole else given
-
-
-def take_float(
-    given: Any,  # of a message
-) -> Any:  # an int as float, all else as it is
-    "In JSON a number beyond 64 bits may be written without a point."
-    is_int = isinstance(given, int) and not isinstance(given, bool)
-    return float(given) if is_int and abs(given) < 2**1023 else given
-
-# %% ../../nbs/50b_serving.messages.ipynb #ce4f15cc
-Whole = Annotated[StrictInt, BeforeValidator(take_whole)]
-Identity = Annotated[Whole | StrictStr, AfterValidator(check_id)]
-# without spaces and signs that steer a terminal
-PRINTED = r"^[^\s\x00-\x20\x7f-\xa0]+$"
-Word = Annotated[
-    str, StringConstraints(strict=True, min_length=1, max_length=100, pattern=PRINTED)
-]  # such as an event type
-PathId = Annotated[str, AfterValidator(check_id)]  # of an address
-ArmName = Literal["A", "B"]  # of an experiment
-ListLength = Annotated[int, Field(ge=1, le=MAX_K)]
+__all__ = ['SOME', 'HAS_AN_END', 'Values', 'Rules', 'WORDED', 'ConditionText', 'Conditions', 'Where', 'Ids', 'WrittenIds',
+           'WorthOfActions', 'EXPLAINED_LENGTH', 'EARLIEST', 'LATEST', 'RequestId', 'Position', 'Propensity',
+           'check_condition', 'RangeRule', 'parse_where', 'Event', 'ListQuestion', 'Batch', 'list_texts',
+           'read_address_rules', 'ListOptions', 'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported',
+           'EventReport', 'say_what_is_wrong', 'list_fields', 'is_known', 'Item', 'Recommendations', 'BatchAnswer',
+           'Similar', 'Explanation', 'Health', 'Version', 'StoredEvents', 'Reloaded', 'Problem', 'Place', 'Misfit']
 
 # %% ../../nbs/50b_serving.messages.ipynb #f8dcb5b3
-Number = Annotated[StrictInt, Field(ge=-(2**63), lt=2**64)]
-Finite = Annotated[StrictFloat, Field(allow_inf_nan=False), BeforeValidator(take_float)]
-Text = Annotated[StrictStr, AfterValidator(check_id)]
-Value = StrictBool | Number | Finite | Text
-
-
 def check_condition(
     text: str,  # of a question
 ) -> str:  # the same
@@ -108,12 +68,6 @@ def check_condition(
     except ValueError:
         raise ValueError("a condition is COLUMN=A,B or COLUMN<X") from None
     return text
-
-
-class Strict(BaseModel):
-    "A message in which an unknown field is an error."
-
-    model_config = ConfigDict(extra="forbid")
 
 
 SOME = {"not": {"type": "null"}}
@@ -202,6 +156,7 @@ class ListQuestion(Strict):
     exclude: Ids | None = None  # never these items
     explain: bool = False  # say of each item why it is there
     value: WorthOfActions | None = None  # order by what the actions are worth
+    context: RequestContext | None = None  # the moment to order for; None: the usual
 
     @model_validator(mode="after")
     def check_length(self):

@@ -76,7 +76,7 @@ class RawRanker(nn.Module):
     ) -> Tensor:  # (B,), or (B, A) of A actions
         "The logits of pairs."
         numbers = (dense - self.mean) / self.scale
-        known = torch.where(dense.isnan(), torch.zeros_like(numbers), numbers)
+        known = torch.where(dense.isnan(), 0.0, numbers)
         if not self.has_codes:
             sparse = torch.zeros(dense.shape[0], 0, dtype=torch.long)
         return self.model(known.clamp(-LIMIT, LIMIT), sparse)

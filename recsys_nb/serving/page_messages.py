@@ -17,17 +17,14 @@ from pydantic import (
     model_validator,
 )
 
-from recsys_nb.serving.messages import (
+from recsys_nb.serving.fields import (
     MAX_EVENTS,
-    SOME,
     ArmName,
-    Event,
     Identity,
-    Rules,
     Strict,
-    parse_where,
     take_whole,
 )
+from .messages import SOME, Event, Rules, parse_where
 
 # %% auto #0
 __all__ = ['MAX_FOUND', 'MAX_NAMED', 'MAX_VIEWED', 'MAX_TYPED', 'Typed', 'NumberFound', 'ViewLength', 'NOTHING', 'ONE_OF_BOTH',

@@ -32,10 +32,10 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['DRAWN_FROM', 'WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list',
-           'check_takes_value', 'find_arm', 'recognise_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer',
-           'draw_list', 'draw_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm',
-           'keep_watch']
+__all__ = ['SPECIAL_ORDERS', 'DRAWN_FROM', 'WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts',
+           'give_list', 'check_takes', 'find_arm', 'recognise_user', 'find_why', 'get_why', 'NotFoundError',
+           'write_answer', 'draw_list', 'draw_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError',
+           'refresh_arm', 'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
 @dataclass(frozen=True)
@@ -115,8 +115,11 @@ def give_list(
     arguments = question.arguments()
     known = [*parts.store.memory.of(user), *arguments.pop("events")]
     if question.value is not None:
-        check_takes_value(model)
+        check_takes(model, "value")
         arguments["value"] = question.value
+    if question.context is not None:
+        check_takes(model, "context")
+        arguments["context"] = question.context.given()
     if parts.explore:
         arguments["k"] = DRAWN_FROM * question.k
     answer = model.recommend(user, events=known, **arguments)
@@ -133,13 +136,19 @@ def give_list(
     return answer
 
 
-def check_takes_value(
+SPECIAL_ORDERS = {
+    "value": "this model does not order by what actions are worth",
+    "context": "this model does not order for the moment of a request",
+}  # field of a question -> what is said where a model does not know it
+
+
+def check_takes(
     model: Any,  # of an arm
+    field: str,  # a key of SPECIAL_ORDERS
 ) -> None:
-    "Refuse a question for values of actions that a model does not know."
-    if "value" not in signature(model.recommend).parameters:
-        reason = "this model does not order by what actions are worth"
-        raise MisfitError(("body", "value"), reason)
+    "Refuse a question for an order that a model does not know."
+    if field not in signature(model.recommend).parameters:
+        raise MisfitError(("body", field), SPECIAL_ORDERS[field])
 
 
 def find_arm(

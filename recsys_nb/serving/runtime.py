@@ -16,6 +16,7 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from ..data.arguments import check_whole_numbers
+from ..recommenders.context import code_context
 from recsys_nb.serving.answering import (
     Answers,
     People,
@@ -29,7 +30,7 @@ from .scores import ListLimits, UserHistory, pick_best
 
 # %% auto #0
 __all__ = ['read_rule_columns', 'Rows', 'mark_ids', 'Exported', 'name_source', 'find_item', 'measure_likeness', 'weigh_actions',
-           'read_weight', 'read_value_column', 'combine_rules']
+           'read_context', 'read_weight', 'read_value_column', 'combine_rules']
 
 # %% ../../nbs/49h_serving.runtime.ipynb #a49217ab
 def read_rule_columns(
@@ -80,7 +81,7 @@ def mark_ids(
     if isinstance(given, Mapping):
         raise QuestionError(f"{what} is a list of item ids, not a mapping: {given!r}.")
     ids = [given] if isinstance(given, (str, int)) else list(given)
-    codes = np.array([items.find(one) for one in ids], np.int64)
+    codes = np.array(items.find_all(ids), np.int64)
     marks = np.zeros(len(items), bool)
     marks[codes[codes >= 0]] = True
     return marks, int((codes < 0).sum())
@@ -117,6 +118,8 @@ class Exported(ExportedFiles):
         # action -> what it is worth, a number or a column of the items table: order
         # by expected value, {"click": 1, "purchase": "price"}
         value: Mapping[str, Any] | None = None,
+        # the moment to order for: position, hour, weekday; others are as usual
+        context: Mapping[str, int] | None = None,
     ) -> dict:  # user_id, model, source, items, unknown_items[, reason]
         "The answer for one user."
         check_whole_numbers(1, k=k)
@@ -125,12 +128,13 @@ class Exported(ExportedFiles):
         history = self.people.remember(user, codes)
         allowed, notes = combine_rules(self, where, candidates, exclude)
         weights = None if value is None else weigh_actions(self, value, allowed)
+        moment = None if context is None else read_context(self, context)
         source = name_source(self, history, len(codes))
         if source == "popular":
             limits = ListLimits(len(self.items), allowed)
             found, scores = self.answers.popular.best(k, limits)
         else:
-            which = k, allowed, exclude_seen, weights
+            which = k, allowed, exclude_seen, weights, moment
             found, scores = self.answers.top(history, *which)
         answer = {
             "user_id": user,
@@ -252,6 +256,15 @@ def weigh_actions(
         else:
             weights[:, column] = read_weight(given, where)
     return weights
+
+
+def read_context(
+    exported: Exported,  # whose ranker counts
+    context: Mapping[str, int],  # as in recommend
+) -> dict[str, int]:  # name -> code
+    "The codes of the moment that a list is ordered for."
+    inputs = exported.answers.inputs
+    return code_context(context, () if inputs is None else inputs.context_names)
 
 
 def read_weight(

@@ -272,7 +272,8 @@ class VectorScores:
         items: np.ndarray,  # item codes, int (n,)
     ) -> np.ndarray:  # float32 (n,)
         "The scores of some items."
-        products = self.items[items] @ self.user
+        # `take` needs half the time of the index [items]
+        products = self.items.take(items, axis=0) @ self.user
         return products if self.bonus is None else products + self.bonus[items]
 
     def best(

@@ -25,6 +25,7 @@ from recsys_nb.recommenders import (
     why,
 )
 from ..recommenders.candidates import gather_candidates
+from ..recommenders.context import in_context
 from ..recommenders.outcome import FittedAnswer
 from ..recommenders.rules import read_rules
 from ..recommenders.trial import Answer
@@ -223,10 +224,11 @@ class Service:
         where: Mapping[str, Any] | None = None,
         candidates: Sequence[Id] | None = None,  # only these items; None: all
         exclude: Sequence[Id] | None = None,  # never these items
+        context: Mapping[str, int] | None = None,  # as in `in_context`; None: the usual
     ) -> dict:  # user_id, model, source ('none': no item is left), items, unknown_items
         "The answer for one user; `reason` says why there are fewer than k items."
         check_whole_numbers(1, k=k)
-        model = self.model
+        model = self.model if context is None else in_context(self.model, context)
         user = match_id(user_id, model.user_ids_)
         codes, unknown = read_new_items(model, events)
         with self.lock:

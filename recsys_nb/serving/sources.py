@@ -33,13 +33,27 @@ __all__ = ['Scorer', 'SOURCE_FORMS', 'SparseTable', 'Written', 'write_state', 'S
 class SparseTable:
     "Rows of a sparse matrix."
 
-    data: np.ndarray  # float32 (n,)
-    columns: np.ndarray  # of `data`, int (n,)
+    # column and number of each cell side by side, so that memory is read once: int32
+    # (n, 2), of which the second holds the bits of a float32
+    cells: np.ndarray
     starts: np.ndarray  # where each row begins, and the end (n_rows + 1,)
     n_columns: int  # of all
     # zeros, float32 (n_columns,), and marks, False (n_columns,), for sums; those
     # that no thread uses at the moment
     spare: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+    @classmethod
+    def join(
+        cls,
+        data: np.ndarray,  # the number of each cell, float32 (n,)
+        columns: np.ndarray,  # the column of each cell, int (n,)
+        starts: np.ndarray,  # where each row begins, and the end (n_rows + 1,)
+        n_columns: int,  # of all
+    ) -> SparseTable:
+        "The table of cells row after row."
+        cells = np.empty((len(data), 2), np.int32)
+        cells[:, 0], cells.view(np.float32)[:, 1] = columns, data
+        return cls(cells, starts, n_columns)
 
     @classmethod
     def of(
@@ -50,7 +64,17 @@ class SparseTable:
         "The table of a saved matrix."
         names = [f"{name}.{part}" for part in ("data", "indices", "indptr", "shape")]
         data, columns, starts, shape = (arrays[part] for part in names)
-        return cls(data, columns, starts, int(shape[1]))
+        return cls.join(data, columns, starts, int(shape[1]))
+
+    @property
+    def columns(self) -> np.ndarray:  # int32 (n,)
+        "The column of each cell."
+        return self.cells[:, 0]
+
+    @property
+    def data(self) -> np.ndarray:  # float32 (n,)
+        "The number of each cell."
+        return self.cells.view(np.float32)[:, 1]
 
     def places(
         self,
@@ -83,15 +107,17 @@ class SparseTable:
     ) -> SparseNumbers:
         "The sum of some rows, in a time that hardly depends on the columns."
         places, _ = self.places(rows)
-        columns = self.columns[places].astype(np.intp)  # once, for all that follows
+        cells = self.cells.view(np.int64).take(places).view(np.int32).reshape(-1, 2)
+        columns = cells[:, 0].astype(np.intp)  # once, for all that follows
+        numbers = cells.view(np.float32)[:, 1]
         try:
             total, is_reached = self.spare.pop()
         except IndexError:
-            total = np.zeros(self.n_columns, self.data.dtype)
+            total = np.zeros(self.n_columns, np.float32)
             is_reached = np.zeros(self.n_columns, bool)
         is_reached[columns] = True
         codes = np.flatnonzero(is_reached)
-        np.add.at(total, columns, self.data[places])
+        np.add.at(total, columns, numbers)
         values = total[codes]
         total[codes] = 0
         is_reached[codes] = False
@@ -106,7 +132,7 @@ class SparseTable:
         rows = np.repeat(np.arange(n_rows), np.diff(self.starts))[order]
         counts = np.bincount(self.columns, minlength=self.n_columns)
         starts = np.concatenate([[0], counts.cumsum()])
-        return SparseTable(self.data[order], rows, starts, n_rows)
+        return SparseTable.join(self.data[order], rows, starts, n_rows)
 
 # %% ../../nbs/49d_serving.sources.ipynb #5b79e457
 @dataclass(frozen=True, eq=False)
@@ -339,8 +365,8 @@ class EncodedRows:
         row: int,  # -1: unknown
     ) -> tuple[np.ndarray, np.ndarray | None]:  # int64 (1, S); float32 (1, D) or None
         "The codes and numbers of one row; zeros where it is unknown."
-        rows = np.array([max(row, 0)])
-        known = row >= 0
+        known, first = row >= 0, max(row, 0)
+        rows = slice(first, first + 1)
         sparse = self.sparse[rows].astype(np.int64) * known
         if not self.dense.shape[1]:
             return sparse, None
