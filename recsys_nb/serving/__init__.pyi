@@ -230,6 +230,7 @@ from .messages import Conditions as Conditions
 from .messages import Where as Where
 from .messages import Ids as Ids
 from .messages import WrittenIds as WrittenIds
+from .messages import Caps as Caps
 from .messages import WorthOfActions as WorthOfActions
 from .messages import EXPLAINED_LENGTH as EXPLAINED_LENGTH
 from .messages import EARLIEST as EARLIEST
@@ -333,6 +334,7 @@ from .page_messages import Filter as Filter
 from .page_messages import PageAbout as PageAbout
 from .page_messages import MapItem as MapItem
 from .page_messages import ItemMap as ItemMap
+from .parts import SPECIAL as SPECIAL
 from .parts import DRAWN_FROM as DRAWN_FROM
 from .parts import WRITTEN_NUMBER as WRITTEN_NUMBER
 from .parts import INT64 as INT64
@@ -341,7 +343,7 @@ from .parts import Parts as Parts
 from .parts import make_arm as make_arm
 from .parts import make_parts as make_parts
 from .parts import give_list as give_list
-from .parts import check_takes_value as check_takes_value
+from .parts import check_takes as check_takes
 from .parts import find_arm as find_arm
 from .parts import recognise_user as recognise_user
 from .parts import find_why as find_why
@@ -376,6 +378,7 @@ from .rules import NO_DATE as NO_DATE
 from .rules import Column as Column
 from .rules import RULE_READERS as RULE_READERS
 from .rules import TEXT_READERS as TEXT_READERS
+from .rules import FIRST_POOL as FIRST_POOL
 from .rules import OrderedColumn as OrderedColumn
 from .rules import WordColumn as WordColumn
 from .rules import take_number as take_number
@@ -390,6 +393,9 @@ from .rules import find_rule_column as find_rule_column
 from .rules import read_condition as read_condition
 from .rules import parse_rules as parse_rules
 from .rules import keep_where as keep_where
+from .rules import number_groups as number_groups
+from .rules import keep_caps as keep_caps
+from .rules import list_under_caps as list_under_caps
 from .runtime import read_rule_columns as read_rule_columns
 from .runtime import Rows as Rows
 from .runtime import mark_ids as mark_ids
@@ -398,6 +404,7 @@ from .runtime import name_source as name_source
 from .runtime import find_item as find_item
 from .runtime import measure_likeness as measure_likeness
 from .runtime import weigh_actions as weigh_actions
+from .runtime import read_caps as read_caps
 from .runtime import read_weight as read_weight
 from .runtime import read_value_column as read_value_column
 from .runtime import combine_rules as combine_rules

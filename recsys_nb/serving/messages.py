@@ -33,7 +33,7 @@ from ..data import split_condition
 __all__ = ['MAX_ID', 'MAX_K', 'MAX_EVENTS', 'MAX_VALUES', 'MAX_RULES', 'MAX_QUESTIONS', 'MAX_REPORTED', 'MAX_EXPLAINED', 'Whole',
            'Identity', 'PRINTED', 'Word', 'PathId', 'ArmName', 'ListLength', 'Number', 'Finite', 'Text', 'Value',
            'SOME', 'HAS_AN_END', 'Values', 'Rules', 'WORDED', 'ConditionText', 'Conditions', 'Where', 'Ids',
-           'WrittenIds', 'WorthOfActions', 'EXPLAINED_LENGTH', 'EARLIEST', 'LATEST', 'RequestId', 'Position',
+           'WrittenIds', 'Caps', 'WorthOfActions', 'EXPLAINED_LENGTH', 'EARLIEST', 'LATEST', 'RequestId', 'Position',
            'Propensity', 'check_id', 'take_whole', 'take_float', 'check_condition', 'Strict', 'RangeRule',
            'parse_where', 'Event', 'ListQuestion', 'Batch', 'list_texts', 'read_address_rules', 'ListOptions',
            'SimilarOptions', 'WhyQuestion', 'check_time', 'Reported', 'EventReport', 'say_what_is_wrong', 'list_fields',
@@ -154,6 +154,9 @@ Where = Annotated[
 ]  # a list is of conditions, an object of rules
 Ids = Annotated[list[Identity], Field(max_length=MAX_VALUES)]
 WrittenIds = Annotated[list[PathId], Field(max_length=MAX_VALUES)]  # of an address
+Caps = Annotated[
+    dict[Text, ListLength], Field(min_length=1, max_length=MAX_RULES)
+]  # column of the items table -> how many items of one value
 WorthOfActions = Annotated[
     dict[Text, Number | Finite | Text], Field(min_length=1, max_length=MAX_RULES)
 ]  # action -> what it is worth: a number, or a column of the items table
@@ -202,6 +205,7 @@ class ListQuestion(Strict):
     exclude: Ids | None = None  # never these items
     explain: bool = False  # say of each item why it is there
     value: WorthOfActions | None = None  # order by what the actions are worth
+    caps: Caps | None = None  # how many items of one value a list may have
 
     @model_validator(mode="after")
     def check_length(self):

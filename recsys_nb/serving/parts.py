@@ -32,8 +32,8 @@ from recsys_nb.serving.versions import (
 )
 
 # %% auto #0
-__all__ = ['DRAWN_FROM', 'WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list',
-           'check_takes_value', 'find_arm', 'recognise_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer',
+__all__ = ['SPECIAL', 'DRAWN_FROM', 'WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list',
+           'check_takes', 'find_arm', 'recognise_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer',
            'draw_list', 'draw_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm',
            'keep_watch']
 
@@ -114,9 +114,11 @@ def give_list(
     model = arm.model
     arguments = question.arguments()
     known = [*parts.store.memory.of(user), *arguments.pop("events")]
-    if question.value is not None:
-        check_takes_value(model)
-        arguments["value"] = question.value
+    for field in SPECIAL:
+        given = getattr(question, field)
+        if given is not None:
+            check_takes(model, field)
+            arguments[field] = given
     if parts.explore:
         arguments["k"] = DRAWN_FROM * question.k
     answer = model.recommend(user, events=known, **arguments)
@@ -133,13 +135,19 @@ def give_list(
     return answer
 
 
-def check_takes_value(
+SPECIAL = {
+    "value": "this model does not order by what actions are worth",
+    "caps": "this model does not cap its lists",
+}  # field of a question that not every model takes -> what is said then
+
+
+def check_takes(
     model: Any,  # of an arm
+    field: str,  # a key of SPECIAL
 ) -> None:
-    "Refuse a question for values of actions that a model does not know."
-    if "value" not in signature(model.recommend).parameters:
-        reason = "this model does not order by what actions are worth"
-        raise MisfitError(("body", "value"), reason)
+    "Refuse a question for something that a model does not know."
+    if field not in signature(model.recommend).parameters:
+        raise MisfitError(("body", field), SPECIAL[field])
 
 
 def find_arm(

@@ -24,12 +24,19 @@ from recsys_nb.serving.answering import (
     list_answers,
 )
 from .files import AnyId, ExportedFiles, IdTable, QuestionError
-from .rules import Column, OrderedColumn, WordColumn, keep_where
+from recsys_nb.serving.rules import (
+    Column,
+    OrderedColumn,
+    WordColumn,
+    keep_where,
+    list_under_caps,
+    number_groups,
+)
 from .scores import ListLimits, UserHistory, pick_best
 
 # %% auto #0
 __all__ = ['read_rule_columns', 'Rows', 'mark_ids', 'Exported', 'name_source', 'find_item', 'measure_likeness', 'weigh_actions',
-           'read_weight', 'read_value_column', 'combine_rules']
+           'read_caps', 'read_weight', 'read_value_column', 'combine_rules']
 
 # %% ../../nbs/49h_serving.runtime.ipynb #a49217ab
 def read_rule_columns(
@@ -117,6 +124,8 @@ class Exported(ExportedFiles):
         # action -> what it is worth, a number or a column of the items table: order
         # by expected value, {"click": 1, "purchase": "price"}
         value: Mapping[str, Any] | None = None,
+        # column of the items table -> how many items of one value a list may have
+        caps: Mapping[str, int] | None = None,
     ) -> dict:  # user_id, model, source, items, unknown_items[, reason]
         "The answer for one user."
         check_whole_numbers(1, k=k)
@@ -126,12 +135,18 @@ class Exported(ExportedFiles):
         allowed, notes = combine_rules(self, where, candidates, exclude)
         weights = None if value is None else weigh_actions(self, value, allowed)
         source = name_source(self, history, len(codes))
-        if source == "popular":
-            limits = ListLimits(len(self.items), allowed)
-            found, scores = self.answers.popular.best(k, limits)
+        limits = ListLimits(len(self.items), allowed)
+
+        def find_best(n: int):
+            if source == "popular":
+                return self.answers.popular.best(n, limits)
+            return self.answers.top(history, n, allowed, exclude_seen, weights)
+
+        if caps is None:
+            found, scores = find_best(k)
         else:
-            which = k, allowed, exclude_seen, weights
-            found, scores = self.answers.top(history, *which)
+            read = read_caps(self, caps)
+            found, scores = list_under_caps(find_best, read, k, len(self.items))
         answer = {
             "user_id": user,
             "model": self.name,
@@ -141,7 +156,7 @@ class Exported(ExportedFiles):
         }
         if len(found) < k:
             about = allowed, len(self.items), notes
-            answer["reason"] = explain_short_list(len(found), *about)
+            answer["reason"] = explain_short_list(len(found), *about, caps)
         return answer
 
     def list_items(
@@ -252,6 +267,21 @@ def weigh_actions(
         else:
             weights[:, column] = read_weight(given, where)
     return weights
+
+
+def read_caps(
+    exported: Exported,  # whose columns count
+    caps: Mapping[str, int],  # as in recommend
+) -> list[tuple[np.ndarray, int]]:  # group of each item, how many of one group
+    "The caps of a question, with the groups of the items."
+    if not isinstance(caps, Mapping) or not caps:
+        raise QuestionError(
+            "caps maps columns of the items table to how many items of one value a "
+            f"list may have, such as {{'category': 3}}; got {caps!r}."
+        )
+    check_whole_numbers(1, **{f"caps[{name!r}]": n for name, n in caps.items()})
+    n_items = len(exported.items)
+    return [(number_groups(exported.columns, c, n_items), n) for c, n in caps.items()]
 
 
 def read_weight(
