@@ -32,8 +32,10 @@ from .baselines import ItemKNN as ItemKNN
 from .baselines import solve_ease as solve_ease
 from .baselines import solve_sparse_ease as solve_sparse_ease
 from .baselines import EASE as EASE
+from .borrowed import SCORED_PAIR as SCORED_PAIR
 from .borrowed import can_be_borrowed as can_be_borrowed
 from .borrowed import check_scores as check_scores
+from .borrowed import read_scores as read_scores
 from .borrowed import BorrowedRecommender as BorrowedRecommender
 from .candidates import Candidates as Candidates
 from .candidates import list_of_source as list_of_source
