@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from recsys_nb.data import DataError, Dataset, simulate
-from recsys_nb.recommenders import Popularity, TwoTowerRetriever
+from recsys_nb.data import DataError, Dataset, MissingColumnError, simulate
+from recsys_nb.recommenders import EASE, Popularity, Recommender, TwoTowerRetriever
 from recsys_nb.recommenders.continuing import append_log, carry_moments
 from recsys_nb.recommenders.towers import make_features
 from recsys_nb.training.checkpoints import CheckpointError
@@ -192,3 +192,39 @@ def test_a_checkpoint_of_another_start_is_refused(parts, tmp_path):
     other = TwoTowerRetriever(**SMALL, epochs=1, seed=1).fit(earlier)
     with pytest.raises(CheckpointError, match="start was"):
         go_on(other, today, **options)
+
+
+@pytest.mark.parametrize(
+    "change, error, said",
+    [
+        (
+            {"price": "cheap"},
+            DataError,
+            "'price' of the newer.*holds text",
+        ),
+        (
+            {"category": 3},
+            DataError,
+            "'category'.*numbers.*what was learnt",
+        ),
+        ("price", MissingColumnError, "has no column 'price'.*leave the table out"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["retriever", "recommender"])
+def test_a_table_of_another_schema_is_refused_by_its_column(kind, change, error, said):
+    log = simulate(120, 40, 2_000, seed=1)
+    earlier, today = cut(log.positives(), True)
+    tables = today.items.drop(columns=change) if isinstance(change, str) else None
+    tables = today.items.assign(**change) if tables is None else tables
+    other = Dataset(today.interactions, today.users, tables)
+    if kind == "retriever":
+        start = TwoTowerRetriever(**SMALL, epochs=1).fit(earlier)
+        fresh = TwoTowerRetriever()
+    else:
+        start = Recommender([EASE(), Popularity()], ranker=None).fit(earlier)
+        fresh = Recommender([EASE(), Popularity()], ranker=None)
+    with pytest.raises(error, match=said):
+        fresh.fit(other, start=start)
+    without = Dataset(today.interactions)
+    after = fresh.fit(without, start=start)  # known items keep their rows
+    assert after.items_.price.notna().all()

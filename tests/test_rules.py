@@ -277,6 +277,9 @@ def write_where(where):
     return rules
 
 
+CAPS = [{"category": 1}, {"brand": 3, "category": 2}, {"price": 1}]
+
+
 @pytest.mark.parametrize("way", ["exported", "http"])
 @pytest.mark.parametrize("name", MODELS)
 @slow(8)
@@ -286,12 +289,14 @@ def write_where(where):
     ids | st.none(),
     ids | st.none(),
     wheres | st.none(),
-    st.booleans(),
+    st.tuples(st.booleans(), some_of([None, *CAPS])),
 )
 def test_a_service_keeps_the_same_rules(
-    find_exported, find_client, name, way, user, k, candidates, exclude, where, seen
+    find_exported, find_client, name, way, user, k, candidates, exclude, where, others
 ):
+    seen, caps = others
     question = {"user_id": user, "k": k, "exclude_seen": seen}
+    question |= {"caps": caps} if caps else {}
     rules = {"candidates": candidates, "exclude": exclude}
     if way == "http":
         rules["where"] = write_where(where)
@@ -304,10 +309,48 @@ def test_a_service_keeps_the_same_rules(
     may = allowed_to(user, candidates, exclude, where, seen)
     found = [item["item_id"] for item in answer["items"]]
     assert len(set(found)) == len(found) and set(found) <= may
-    assert len(found) == min(k, len(may))
+    if caps and len(caps) > 1:  # another choice might fill a place more
+        assert len(found) <= min(k, len(may))
+    else:
+        assert len(found) == min(k, count_under_caps(may, caps or {}))
+    for column, most in (caps or {}).items():
+        kinds = LOG.items.set_index("item_id")[column][found]
+        assert kinds.value_counts().max() <= most or kinds.isna().all()
     assert ("reason" in answer) == (len(found) < k)
     ranks = [item["rank"] for item in answer["items"]]
     assert ranks == list(range(1, len(found) + 1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_an_exported_list_under_caps_is_the_one_of_the_model(find_exported, name):
+    for caps in ({"category": 1}, {"category": 2, "brand": 3}):
+        diversify = Diversity(0.0, caps)
+        lists = find_model(name).recommend(USERS[:4], k=8, diversify=diversify)
+        for user in USERS[:4]:
+            answer = find_exported(name).recommend(user, k=8, caps=caps)
+            found = [item["item_id"] for item in answer["items"]]
+            assert found == lists.item_id[lists.user_id == user].tolist()
+            is_short = len(found) < 8
+            assert is_short == ("reason" in answer)
+            assert not is_short or "caps category" in answer["reason"]
+
+
+@pytest.mark.parametrize(
+    "caps, said",
+    [
+        ({"tags": 1}, "'tags', which holds tags"),
+        ({"colour": 1}, "caps names 'colour'.*'category'"),
+    ],
+)
+def test_a_wrong_cap_of_a_service_is_named(find_exported, find_client, caps, said):
+    with pytest.raises(ValueError, match=said):
+        find_exported("EASE").recommend(USERS[0], caps=caps)
+    question = {"user_id": USERS[0], "caps": caps}
+    reply = find_client("EASE").post("/recommend", json=question)
+    assert reply.status_code == 422 and "QuestionError" in reply.text
+    for wrong in ({}, {"category": 0}, {"category": "two"}, ["category"]):
+        question["caps"] = wrong
+        assert find_client("EASE").post("/recommend", json=question).status_code == 422
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -364,6 +407,11 @@ def test_filters_of_single_queries_are_the_filter_of_each():
         (7, RuleError, "maps columns of the items table"),
         (pd.Series([True], ["nowhere"]), UnknownIdError, "'nowhere'"),
         (pd.Series([1.0] * 80, LOG.item_ids), RuleError, "True or False"),
+        (
+            pd.Series([True, None] * 40, LOG.item_ids, "boolean"),
+            RuleError,
+            "in 40 rows, the first of 'item_1'.*fillna",
+        ),
     ],
 )
 def test_a_wrong_rule_is_named(where, error, said):

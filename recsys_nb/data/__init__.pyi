@@ -9,6 +9,7 @@ from .arguments import check_switches as check_switches
 from .arguments import check_levels as check_levels
 from .arguments import check_at_least as check_at_least
 from .arguments import check_above_0 as check_above_0
+from .arguments import take_roles as take_roles
 from .columns import EXACT as EXACT
 from .columns import ARGUMENTS as ARGUMENTS
 from .columns import IdMismatchError as IdMismatchError

@@ -13,6 +13,7 @@ from numbers import Integral, Number, Real
 import numpy as np
 import pandas as pd
 
+from .arguments import take_roles
 from recsys_nb.data.columns import (
     DataError,
     EmptyLogError,
@@ -272,7 +273,7 @@ class Dataset:
         self.users = check_table(users, "user_id", "users")
         self.items = check_table(items, "item_id", "items")
         tables = {"users": self.users, "items": self.items}
-        note_roles(tables, roles or {})
+        note_roles(tables, take_roles(roles))
         self.interactions = _check_interactions(interactions, tables)
         self.positive = check_positive(positive, self.interactions)
         warn_of_blanks(self.interactions, 3)

@@ -13,6 +13,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 
 from .columns import MissingColumnError
 from .dataset import Dataset
@@ -244,7 +245,9 @@ def plot_over_time(
     ax.set(xlabel="time (UTC)", ylabel=f"events per period ({freq})", ylim=(0, None))
     first, last = log.timestamp.min(), log.timestamp.max()
     ax.set_title(f"{len(log):,} events from {first:%Y-%m-%d} to {last:%Y-%m-%d}")
-    ax.tick_params(axis="x", rotation=30)
+    places = AutoDateLocator(maxticks=7)
+    ax.xaxis.set_major_locator(places)
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(places))
     return ax
 
 # %% ../../nbs/08_data.explore.ipynb #46d7dea8

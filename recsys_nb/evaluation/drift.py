@@ -261,5 +261,8 @@ def draw_drift(
     ax.vlines(chance, places - 0.4, places + 0.4, color="black", lw=1.5)
     ax.axvline(drift.settings.small, color="C1", ls=":")
     ax.axvline(drift.settings.large, color="C3", ls=":")
-    ax.set(xlabel="population stability index (black: what chance does)")
+    n_changed = len(drift.changed)
+    title = f"{n_changed or 'None'} of {len(table)} columns changed"
+    label = "population stability index (black: what chance does)"
+    ax.set(xlabel=label, title=title)
     return ax

@@ -32,8 +32,10 @@ from .baselines import ItemKNN as ItemKNN
 from .baselines import solve_ease as solve_ease
 from .baselines import solve_sparse_ease as solve_sparse_ease
 from .baselines import EASE as EASE
+from .borrowed import SCORED_PAIR as SCORED_PAIR
 from .borrowed import can_be_borrowed as can_be_borrowed
 from .borrowed import check_scores as check_scores
+from .borrowed import read_scores as read_scores
 from .borrowed import BorrowedRecommender as BorrowedRecommender
 from .candidates import Candidates as Candidates
 from .candidates import list_of_source as list_of_source
@@ -183,6 +185,7 @@ from .index import take_best as take_best
 from .index import search_each as search_each
 from .kinds import ISO_DATE as ISO_DATE
 from .kinds import COLUMN_KINDS as COLUMN_KINDS
+from .kinds import WRITTEN_ALIKE as WRITTEN_ALIKE
 from .kinds import begin_with_day as begin_with_day
 from .kinds import read_dates as read_dates
 from .kinds import read_moment as read_moment
@@ -191,6 +194,8 @@ from .kinds import split_tags_of as split_tags_of
 from .kinds import read_attribute as read_attribute
 from .kinds import ColumnKind as ColumnKind
 from .kinds import find_kind as find_kind
+from .kinds import name_first_cell as name_first_cell
+from .kinds import check_same_columns as check_same_columns
 from .lists import CELLS as CELLS
 from .lists import GROUPS as GROUPS
 from .lists import GIB as GIB

@@ -9,12 +9,13 @@ from copy import deepcopy
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from ..data import DataError, Dataset, Histories
 from .base import BaseRecommender
 
 # %% auto #0
-__all__ = ['can_be_borrowed', 'check_scores', 'BorrowedRecommender']
+__all__ = ['SCORED_PAIR', 'can_be_borrowed', 'check_scores', 'read_scores', 'BorrowedRecommender']
 
 # %% ../../nbs/32b_recommenders.borrowed.ipynb #bor00009
 def can_be_borrowed(
@@ -42,6 +43,39 @@ def check_scores(
             f"{name}.score gave {n_missing:,} of {scores.size:,} scores that are no "
             "finite numbers: give every pair a number."
         )
+
+
+def read_scores(
+    said: Any,  # what a model has said of all pairs
+    users: pd.Index,  # ids of n users
+    items: pd.Index,  # ids of the catalogue
+    name: str,  # of the model, for the message
+) -> np.ndarray:  # float32 (n, n_items)
+    "An array of scores, or a frame of user_id, item_id and score, as an array."
+    shape = len(users), len(items)
+    if isinstance(said, pd.DataFrame) and set(said) >= SCORED_PAIR:
+        rows, columns = users.get_indexer(said.user_id), items.get_indexer(said.item_id)
+        inside = (rows >= 0) & (columns >= 0)
+        scores = np.full(shape, np.nan, np.float32)
+        scores[rows[inside], columns[inside]] = said.score.to_numpy()[inside]
+    else:
+        try:
+            scores = np.asarray(said, np.float32)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"{name}.score gave a {type(said).__name__} that is no array of "
+                "numbers: give a row for each user and a column for each item, or a "
+                "frame of user_id, item_id and score."
+            ) from error
+    check_scores(scores, shape, name)
+    return scores
+
+
+SCORED_PAIR = {
+    "user_id",
+    "item_id",
+    "score",
+}  # columns of the frame
 
 
 class BorrowedRecommender(BaseRecommender):
@@ -73,15 +107,13 @@ class BorrowedRecommender(BaseRecommender):
         histories: Histories,  # of n users
     ) -> np.ndarray:  # float32 (n, n_items)
         "What the model says of users that it knows; of others, what is popular."
-        n_items = len(self.item_ids_)
         scores = np.tile(self.popularity_, (len(histories), 1))
         has_learnt = np.append(np.diff(self.histories_.offsets) > 0, False)
         known = np.flatnonzero(has_learnt[histories.rows])
         if len(known):
             users = self.user_ids_[histories.rows[known]]
-            said = np.asarray(self.model_.score(users, self.item_ids_), np.float32)
-            check_scores(said, (len(known), n_items), self.name)
-            scores[known] = said
+            said = self.model_.score(users, self.item_ids_)
+            scores[known] = read_scores(said, users, self.item_ids_, self.name)
         return scores
 
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:

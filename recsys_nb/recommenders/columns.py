@@ -18,6 +18,7 @@ from recsys_nb.data import (
     MissingColumnError,
     check_above_0,
     check_whole_numbers,
+    take_roles,
 )
 from ..features.encoders import TAG_SEPARATOR
 from ..features.vectors import cut_rows, parse_vectors
@@ -234,7 +235,7 @@ def guess_roles(
     limits: ColumnLimits = ColumnLimits(),  # noqa: B008
 ) -> pd.DataFrame:  # column, role, why
     "The role of each column, and the reason."
-    roles = dict(frame.attrs.get("roles", {})) | dict(roles or {})
+    roles = dict(frame.attrs.get("roles", {})) | take_roles(roles)
     check_column_roles(frame, roles)
     rows = []
     for name in frame.columns.drop(key, errors="ignore"):
@@ -244,9 +245,10 @@ def guess_roles(
             column = plain_column(frame[name])
             found = guess_attribute(column, limits)
         if found.warn:
+            why = found.why.rstrip(".")
             warnings.warn(
-                f"column {name!r} is left out: {found.why}. Convert it, or say what "
-                f"it is: roles={{{name!r}: 'ignore'}}.",
+                f"column {name!r} is left out: {why}. Convert it, or say what it is: "
+                f"roles={{{name!r}: 'ignore'}}.",
                 stacklevel=2,
             )
         rows.append((name, found.role, found.why))
@@ -269,7 +271,7 @@ def split_roles(
     items: pd.DataFrame | None,  # the items table
 ) -> tuple[dict[str, str], dict[str, str]]:  # of the users' columns, of the items'
     "The roles of each table; an error for a column of neither."
-    given = dict(roles or {})
+    given = take_roles(roles)
     sides = []
     for table in (users, items):
         columns = [] if table is None else table.columns

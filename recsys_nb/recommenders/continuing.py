@@ -24,6 +24,7 @@ from ..features import FeatureEncoder
 from ..features.vectors import VectorEncoder
 from ..models.two_tower import TwoTowerModel
 from .feature_tables import FeatureTable
+from .kinds import check_same_columns
 from .positives import choose_held_out
 from .profiles import RetrieverSettings
 from .questions import Catalogue, extend_histories
@@ -58,6 +59,7 @@ def join_tables(
     ids: pd.Index,  # of the joined catalogue
 ) -> pd.DataFrame | None:  # a row for each id, in their order
     "The attributes of both; where both have an id, the newer row."
+    check_same_columns(before, more, key)
     tables = [table for table in (before, more) if table is not None and len(table)]
     if not tables:
         return None

@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype, is_list_like
 
-from ..data import is_number, parse_switch
+from ..data import DataError, MissingColumnError, is_number, parse_switch
 from ..features.encoders import TAG_SEPARATOR
 
 # %% auto #0
-__all__ = ['ISO_DATE', 'COLUMN_KINDS', 'begin_with_day', 'read_dates', 'read_moment', 'have_bars', 'split_tags_of',
-           'read_attribute', 'ColumnKind', 'find_kind']
+__all__ = ['ISO_DATE', 'COLUMN_KINDS', 'WRITTEN_ALIKE', 'begin_with_day', 'read_dates', 'read_moment', 'have_bars',
+           'split_tags_of', 'read_attribute', 'ColumnKind', 'find_kind', 'name_first_cell', 'check_same_columns']
 
 # %% ../../nbs/31a_recommenders.kinds.ipynb #ee96632c
 ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}.*")
@@ -176,3 +176,44 @@ def find_kind(
         return "text"
     cells = pd.Series(cells.tolist())  # without a type of categories or of Arrow
     return next(name for name, kind in COLUMN_KINDS.items() if kind.fits(cells))
+
+# %% ../../nbs/31a_recommenders.kinds.ipynb #kd0a0002
+WRITTEN_ALIKE = {"tags": "text"}  # one table may have more bars than another
+
+
+def name_first_cell(
+    table: pd.DataFrame,  # of users or items
+    name: str,  # a column
+    key: str,  # the column of ids
+) -> str:  # for a message
+    "What a column holds, with an example and its id."
+    rows = table[table[name].notna()]
+    first, holder = rows[name].iloc[0], rows[key].iloc[0]
+    return f"{find_kind(rows[name])}, such as {first!r} of {holder!r}"
+
+
+def check_same_columns(
+    before: pd.DataFrame | None,  # a table that is known
+    more: pd.DataFrame | None,  # the table of a newer log
+    key: str,  # the column of ids, such as 'item_id'
+) -> None:
+    "Complain about the first column that the newer table lacks or holds otherwise."
+    if before is None or more is None:
+        return
+    newer = f"the newer table of {key.removesuffix('_id')}s"
+    for name in before.columns:
+        if name not in more:
+            raise MissingColumnError(
+                f"{newer} has no column {name!r}, which was learnt: read both alike, "
+                "or leave the table out, and known ids keep their rows."
+            )
+        columns = [table[name].dropna() for table in (before, more)]
+        if not all(map(len, columns)):
+            continue
+        kinds = [find_kind(column) for column in columns]
+        if len({WRITTEN_ALIKE.get(kind, kind) for kind in kinds}) > 1:
+            there, here = (name_first_cell(t, name, key) for t in (before, more))
+            raise DataError(
+                f"column {name!r} of {newer} holds {here}; what was learnt holds "
+                f"{there}. Read both alike."
+            )

@@ -206,10 +206,16 @@ def match_series(
     item_ids: pd.Index,  # the catalogue, in the order of the items table
 ) -> np.ndarray:  # bool (n_items,); an item that is not in the Series: False
     "A rule that somebody has computed already."
-    if given.isna().any() or not are_switches(given):
+    missing = given.isna()
+    if not are_switches(given[~missing]):
         raise RuleError(
             f"where is a Series of {given.dtype}; it must be True or False for each "
             "item, such as items.price < 20."
+        )
+    if missing.any():
+        raise RuleError(
+            f"where is a Series without True or False in {missing.sum():,} rows, the "
+            f"first of {given.index[missing.argmax()]!r}: fill them, .fillna(False)."
         )
     values, ids = given.to_numpy(bool), given.index
     is_aligned = items is not None and ids.equals(items.index)

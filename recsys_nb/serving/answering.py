@@ -125,10 +125,14 @@ def explain_short_list(
     allowed: np.ndarray | None,  # bool (n_items,); None: there are no rules
     n_items: int,  # size of the catalogue
     notes: Sequence[str] = (),  # what else there is to say of the rules
+    caps: Mapping[str, int] | None = None,  # how many items of one value; None: any
 ) -> str:
     "Why a list is short, in a sentence."
+    if caps:
+        notes = [*notes, "caps " + ", ".join(f"{c}={n}" for c, n in caps.items())]
     if allowed is None:
-        return f"only {n_found:,} of {n_items:,} items are left for this user"
+        reason = f"only {n_found:,} of {n_items:,} items are left for this user"
+        return "; ".join([reason, *notes])
     left = f"the rules allow {allowed.sum():,} of {n_items:,}"
     why = "; ".join([left, *notes])
     return f"only {n_found:,} items are left for this user: {why}"

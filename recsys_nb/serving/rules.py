@@ -5,6 +5,7 @@
 # %% ../../nbs/49c_serving.rules.ipynb #cc3e1cbd
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -25,9 +26,10 @@ from recsys_nb.data import (
 from .files import QuestionError
 
 # %% auto #0
-__all__ = ['NO_DATE', 'Column', 'RULE_READERS', 'TEXT_READERS', 'OrderedColumn', 'WordColumn', 'take_number',
+__all__ = ['NO_DATE', 'Column', 'RULE_READERS', 'TEXT_READERS', 'FIRST_POOL', 'OrderedColumn', 'WordColumn', 'take_number',
            'count_microseconds', 'show_moment', 'take_switch', 'take_word', 'read_value', 'keep_range', 'list_values',
-           'find_rule_column', 'read_condition', 'parse_rules', 'keep_where']
+           'find_rule_column', 'read_condition', 'parse_rules', 'keep_where', 'number_groups', 'keep_caps',
+           'list_under_caps']
 
 # %% ../../nbs/49c_serving.rules.ipynb #8d04b474
 NO_DATE = np.iinfo(np.int64).min  # stands for a date that is missing
@@ -241,12 +243,13 @@ TEXT_READERS: dict[str, Callable[[str], Any]] = {
 def find_rule_column(
     columns: Mapping[str, Column],  # of the items table, by name
     name: str,  # of a rule
+    argument: str = "where",  # that names it, for the error
 ) -> Column:
     "A column, or an error that names those that exist."
     if name not in columns:
         has = ", ".join(map(repr, columns)) or "none: the log has no items table"
         raise QuestionError(
-            f"where names {name!r}, which is no column; there are {has}."
+            f"{argument} names {name!r}, which is no column; there are {has}."
         )
     return columns[name]
 
@@ -303,3 +306,63 @@ def keep_where(
         allowed &= matches
         notes += [f"no item has {value!r} in {name!r}" for value in absent]
     return allowed, notes
+
+# %% ../../nbs/49c_serving.rules.ipynb #cp0a0002
+def number_groups(
+    columns: Mapping[str, Column],  # of the items table, by name
+    name: str,  # of the caps
+    n_items: int,  # size of the catalogue
+) -> np.ndarray:  # int (n_items,); -1: its cell is empty, and it is not capped
+    "The group of each item."
+    column = find_rule_column(columns, name, "caps")
+    if column.kind == "tags":
+        raise QuestionError(
+            f"caps names {name!r}, which holds tags; a cap needs one value per item."
+        )
+    groups = np.full(n_items, -1)
+    if isinstance(column, WordColumn):
+        sizes = np.diff(column.starts)
+        groups[column.items] = np.repeat(np.arange(len(sizes)), sizes)
+        return groups
+    is_there = (column.values != NO_DATE) & (column.values == column.values)
+    groups[is_there] = np.unique(column.values[is_there], return_inverse=True)[1]
+    return groups
+
+
+def keep_caps(
+    items: np.ndarray,  # codes, the best first, int (n,)
+    caps: list[tuple[np.ndarray, int]],  # group of each item, how many of one group
+    k: int,  # length of the list
+) -> list[int]:  # places in `items`, at most k
+    "The best items of which no group has more than its cap."
+    taken: Counter = Counter()  # which cap, which group -> items of the list
+    kept = []
+    for place, item in enumerate(items.tolist()):
+        of_item = [(n, groups[item]) for n, (groups, _) in enumerate(caps)]
+        capped = [(n, group) for n, group in of_item if group >= 0]
+        if any(taken[n, group] >= caps[n][1] for n, group in capped):
+            continue
+        taken.update(capped)
+        kept.append(place)
+        if len(kept) == k:
+            break
+    return kept
+
+
+FIRST_POOL = 100  # best items among which caps choose first, as those of `Diversity`
+
+
+def list_under_caps(
+    find_best: Callable[[int], tuple[np.ndarray, np.ndarray]],  # n -> codes, scores
+    caps: list[tuple[np.ndarray, int]],  # as in `keep_caps`
+    k: int,  # length of the list
+    n_items: int,  # size of the catalogue
+) -> tuple[np.ndarray, np.ndarray]:  # codes and scores, at most k
+    "A list under caps, out of as many of the best items as it takes."
+    pool = max(k, FIRST_POOL)
+    while True:
+        items, scores = find_best(pool)
+        kept = keep_caps(items, caps, k)
+        if len(kept) == k or len(items) < pool or pool >= n_items:
+            return items[kept], scores[kept]
+        pool *= 4
