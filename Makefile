@@ -11,7 +11,7 @@ ENV := $(VENV)/.installed
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
-.PHONY: env engines demo test types check test-one docs readme bench soak lab sync run-notebooks clean
+.PHONY: env engines demo test types check lint packages test-one docs readme bench soak lab sync run-notebooks clean
 env: $(ENV)
 $(ENV): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10), sys.version' || \
@@ -28,10 +28,14 @@ demo: $(ENV)
 	$(BIN)/recsys-nb run --data $(DATA) --out $(OUT)
 
 test: $(ENV)
-	.ci/lint
-	@$(MAKE) --no-print-directory --jobs 2 types check
+	@$(MAKE) --no-print-directory --jobs 2 lint types check packages
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
+
+lint: $(ENV)
+	.ci/lint
+
+packages: $(ENV)
 	$(BIN)/python -m pip check
 
 types: $(ENV)

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from jinja2 import Environment
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .folders import plain_values, versions
@@ -130,10 +131,10 @@ def draw_png(
 ) -> str:  # a data address
     "A picture as text that a web page can hold."
     with sns.axes_style("whitegrid"):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=90, layout="constrained")
         draw(figure.subplots(1, columns))
     png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=90)
+    FigureCanvasAgg(figure).print_png(png)  # savefig draws everything twice
     return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode()
 
 

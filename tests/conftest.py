@@ -1,6 +1,7 @@
 """Engines and processes that the tests share; what cannot be started here is skipped,
 with the reason."""
 
+import gc
 import multiprocessing
 import os
 import pwd
@@ -45,13 +46,20 @@ def slow(examples):
 
 
 # the files that take longest start first, so that all workers end at about one time
-LONGEST = "warehouse cli jobs training_processes recommenders_processes features soak"
-LONGEST += " actions service_schema explain two_stage deploy page_browser models house"
+LONGEST = "cli warehouse actions metrics service_schema jobs training_processes soak"
+LONGEST += " house imports features page_browser models_dlrm two_stage deploy"
+LONGEST += " evaluation_tables calibration explain lists ranker models"
 ORDER = {f"test_{name}.py": place for place, name in enumerate(LONGEST.split())}
 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: ORDER.get(item.path.name, len(ORDER)))
+
+
+def pytest_collection_finish():
+    "What the libraries and tests have loaded stays: no search for garbage goes there."
+    gc.collect()
+    gc.freeze()
 
 
 PASSWORD = "s3cret/p@ss"

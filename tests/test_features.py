@@ -1,5 +1,7 @@
 "Features at a point in time: no leak, serving equals batch, every engine alike."
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -65,6 +67,13 @@ def world(seed, n=400, users=12, items=8, days=50):
     prices = rng.lognormal(3, 1, items - 1)
     prices = pd.DataFrame({"item_id": names, "price": prices})
     return events, moments.sample(frac=1, random_state=seed), prices
+
+
+@cache
+def measure_world(seed):
+    "The features of a small shop's moments, from one query."
+    events, moments, prices = world(seed)
+    return point_in_time(events, moments, FEATURES, prices)
 
 
 def measure(history, as_of):
@@ -134,7 +143,7 @@ def close(a, b):
 @pytest.mark.parametrize("seed", range(2))
 def test_as_by_hand(seed):
     events, moments, prices = world(seed)
-    got = point_in_time(events, moments, FEATURES, prices)
+    got = measure_world(seed)
     want = by_hand(events, moments, prices)
     assert set(want) == set(got)
     dtypes = {f.name: str(got[f.name].dtype) for f in FEATURES}
@@ -160,22 +169,24 @@ def test_no_leak(seed):
     """
     events, moments, prices = world(seed)
     rng = np.random.default_rng(seed)
-    batch = point_in_time(events, moments, FEATURES, prices)
+    batch = measure_world(seed)
+    shops, asked, wanted = [], [], []
     for j in rng.choice(len(moments), 2, replace=False):
         moment = moments.iloc[[j]]
         late = events.timestamp >= moment.as_of.iloc[0]
         ids = {key: rng.permutation(events.loc[late, key]) for key in KEYS}
         mixed = events[late].assign(**ids, event_type="purchase")
-        others = [
+        shops += [
             events[~late],
             pd.concat([events[~late], mixed]),
             pd.concat([events, mixed, mixed]),
             events.sample(frac=1, random_state=seed),
         ]
-        shops, asked = in_own_shops(others), in_own_shops([moment] * len(others))
-        tags = in_own_shops([prices] * len(others))
-        got = point_in_time(shops, asked, FEATURES, tags)
-        close(got, in_own_shops([batch.iloc[[j]]] * len(others)))
+        asked += [moment] * 4
+        wanted += [batch.iloc[[j]]] * 4
+    tags = in_own_shops([prices] * len(shops))
+    got = point_in_time(in_own_shops(shops), in_own_shops(asked), FEATURES, tags)
+    close(got, in_own_shops(wanted))
     early = events[events.timestamp < moments.as_of.max()]
     fewer = point_in_time(early.iloc[1:], moments, FEATURES, prices)
     assert not fewer.equals(batch)  # the test can fail: an earlier event does show
@@ -209,7 +220,7 @@ def test_zones_and_index():
     got = point_in_time(there, asked, FEATURES, prices)
     assert got.index.equals(moments.index) and (got.note == "x").all()
     got = got.assign(as_of=moments.as_of).drop(columns="note")
-    close(got, point_in_time(events, moments, FEATURES, prices))
+    close(got, measure_world(3))
     assert len(point_in_time(events, moments.iloc[:0], FEATURES, prices)) == 0
     empty = point_in_time(events.iloc[:0], moments, FEATURES, prices)
     assert (empty.user_events_all == 0).all()

@@ -203,23 +203,21 @@ def test_an_import_and_help_cost_little(words, most):
     assert min(cpu_seconds(*words) for _ in range(3)) - empty < most
 
 
-def test_tables_are_read_by_the_command_line():
+def test_tables_are_read_by_the_command_line(say, capfd, tmp_path):
     "Its help names the splits; what is in no table is an error that lists them."
-    line = [sys.executable, "-m", "recsys_nb.cli", "run"]
-    done = subprocess.run([*line, "--help"], cwd=root, capture_output=True, text=True)
-    code = "from recsys_nb.data import SPLITS; print(*SPLITS)"
-    run = [sys.executable, "-c", code]
-    names = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True)
-    splits = names.stdout.split()
-    assert {"time", "last", "user", "random"} <= set(splits)
-    assert "time, last, user or random (keys of SPLITS)" in " ".join(
-        done.stdout.split()
-    )
-    for flag, known in (("--split", ", ".join(splits)), ("--baselines", "EASE")):
-        words = ["--data", "simulated", "--out", "never-made", flag, "nothing"]
-        done = subprocess.run([*line, *words], cwd=root, capture_output=True, text=True)
-        assert done.returncode == 2 and f"{flag} nothing is none of" in done.stderr
-        assert known in done.stderr and not (root / "never-made").exists()
+    from recsys_nb.data import SPLITS
+
+    assert {"time", "last", "user", "random"} <= set(SPLITS)
+    with pytest.raises(SystemExit):
+        say("run", "--help")
+    shown = " ".join(capfd.readouterr().out.split())
+    assert "time, last, user or random (keys of SPLITS)" in shown
+    out = tmp_path / "never-made"
+    for flag, known in (("--split", ", ".join(SPLITS)), ("--baselines", "EASE")):
+        words = ["--data", "simulated", "--out", out, flag, "nothing"]
+        status, _, wrong = say("run", *words)
+        assert status == 2 and f"{flag} nothing is none of" in wrong
+        assert known in wrong and not out.exists()
 
 
 def test_threads_are_bounded_before_the_libraries_are_loaded():

@@ -227,18 +227,23 @@ def do_case(case, folder, rank, env):
     case(folder, rank)
 
 
-def start_two(case, folder, timeout=300):
-    "Two processes that call `case(folder, rank)`; their exit codes."
+def list_addresses():
+    "What two processes are told in their environment, but for their numbers."
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(7)]
     ports = [str(s.getsockname()[1]) for s in sockets]
     for s in sockets:
         s.close()
-    env = {
+    return {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": ports[0],
         "PORTS": " ".join(ports),
     }
+
+
+def start_two(case, folder, timeout=300):
+    "Two processes that call `case(folder, rank)`; their exit codes."
+    env = list_addresses()
     both = [
         processes.Process(target=do_case, args=(case, folder, rank, env))
         for rank in range(2)
@@ -263,6 +268,24 @@ def run_torchrun(*program):
         text=True,
         timeout=200,
     )
+
+
+def run_two(program):
+    "What two processes print that run a program from its start to its end."
+    env = os.environ | list_addresses() | {"OMP_NUM_THREADS": "1"}
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    both = []
+    for rank in ("0", "1"):
+        own = env | {"RANK": rank, "LOCAL_RANK": rank}
+        process = subprocess.Popen([sys.executable, program], env=own, **options)
+        both.append(process)
+    try:
+        said = [process.communicate(timeout=200) for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], said
+    return [out for out, _ in said]
 
 
 def assert_close(weights, others):
@@ -373,9 +396,9 @@ with together():
     train(torch.nn.Linear(3, 1), loss, {"x": torch.ones(100, 3)}, epochs=1,
           precision="fp32", device="cpu", progress=False)
 """)
-    result = run_torchrun(program)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("[]") == 2 and "gloo" not in result.stdout
+    said = run_two(program)
+    assert [out.count("[]") for out in said] == [1, 1]
+    assert not any("gloo" in out for out in said)
 
 
 if __name__ == "__main__":

@@ -244,28 +244,26 @@ def choose_users(
 
 # %% ../../nbs/05d_data.engine_splits.ipynb #5c474538
 def compare_parts(
-    engine: Engine,  # that runs the queries
+    engine: Engine,  # that runs the query
     train: ir.Table,  # the events of the first part
     test: ir.Table,  # the events held out
 ) -> dict[str, int]:  # counts, under the names that `check_split` gives them
     "What a split holds out, and where test and train touch."
-    report = {}
+    found = {}
     for key, what in zip(PAIR, ("users", "items"), strict=True):
         ids = test.select(key).distinct()
-        report[f"test {what}"] = engine.count_rows(ids)
-        again = ids.semi_join(train, key)
-        report[f"test {what} also in train"] = engine.count_rows(again)
-    pairs = test.select(PAIR).distinct().semi_join(train, PAIR)
-    report["test pairs also in train"] = engine.count_rows(pairs)
+        found[f"test {what}"] = ids
+        found[f"test {what} also in train"] = ids.semi_join(train, key)
+    pairs = test.select(PAIR).distinct()
+    found["test pairs also in train"] = pairs.semi_join(train, PAIR)
     if "timestamp" not in train.columns:
-        return report
+        return engine.count_each(found)
     end = train.agg(split_end=train.timestamp.max())
     before = test.cross_join(end)
     before = before.filter(before.timestamp <= before.split_end)
-    report["test events before train's last"] = engine.count_rows(before)
+    found["test events before train's last"] = before
     own = train.group_by("user_id").agg(split_own=train.timestamp.max())
     earlier = test.left_join(own, "user_id")
     earlier = earlier.filter(earlier.timestamp < earlier.split_own)
-    name = "test events before the user's last in train"
-    report[name] = engine.count_rows(earlier)
-    return report
+    found["test events before the user's last in train"] = earlier
+    return engine.count_each(found)

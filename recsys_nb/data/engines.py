@@ -94,7 +94,22 @@ class Engine:
         query: ir.Table,  # what to run
     ) -> int:
         "How many rows a result has; one row is pulled."
-        return self.fetch_row(query.agg(n=query.count()))["n"]
+        return self.count_each({"rows": query})["rows"]
+
+    def count_each(
+        self,
+        queries: dict[str, ir.Table],  # by name
+    ) -> dict[str, int]:  # by the same names
+        "How many rows each of several results has, by one query that gives one row."
+        counts = [
+            query.agg(query.count().name(f"n{place}"))
+            for place, query in enumerate(queries.values())
+        ]
+        row, *others = counts
+        if others:
+            row = row.cross_join(*others)
+        found = self.fetch_row(row)
+        return {name: found[f"n{place}"] for place, name in enumerate(queries)}
 
 # %% ../../nbs/05_data.engines.ipynb #105bac28
 TABLE_OPTIONS = (
