@@ -181,10 +181,11 @@ def test_a_name_has_one_meaning():
     assert not {name: found for name, found in homes.items() if len(found) > 1}
 
 
-def cpu_seconds(*words):
+def cpu_seconds(*words, status=0):
     "What a command costs in a process of its own, all its threads together."
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *words], cwd=root, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True)
+    assert done.returncode == status, done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return used
@@ -212,14 +213,26 @@ def test_tables_are_read_by_the_command_line():
     names = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True)
     splits = names.stdout.split()
     assert {"time", "last", "user", "random"} <= set(splits)
-    assert "time, last, user or random (keys of SPLITS)" in " ".join(
-        done.stdout.split()
-    )
+    said = " ".join(done.stdout.split())
+    assert f"{', '.join(splits)} (keys of SPLITS)" in said
     for flag, known in (("--split", ", ".join(splits)), ("--baselines", "EASE")):
         words = ["--data", "simulated", "--out", "never-made", flag, "nothing"]
         done = subprocess.run([*line, *words], cwd=root, capture_output=True, text=True)
         assert done.returncode == 2 and f"{flag} nothing is none of" in done.stderr
         assert known in done.stderr and not (root / "never-made").exists()
+
+
+def test_a_wrong_word_is_told_before_anything_is_loaded():
+    line = ["-m", "recsys_nb.cli", "run", "--out", "never-made"]
+    empty = min(cpu_seconds("-c", "pass") for _ in range(3))
+    for words in (
+        ["--data", "simulated", "--split", "sesion"],
+        ["--data", "simulated", "--baselines", "EAS"],
+        ["--data", "no-such.csv"],
+        ["--data", "simulated", "--encoding", "utf-99"],
+    ):
+        spent = min(cpu_seconds(*line, *words, status=2) for _ in range(3))
+        assert spent - empty < 0.5, words
 
 
 def test_threads_are_bounded_before_the_libraries_are_loaded():
