@@ -44,9 +44,10 @@ types: $(ENV)
 check: $(ENV)
 	$(BIN)/python .ci/check.py
 
-# one chapter by its number: its notebook is exported, checked by ruff and run as a test
+# one chapter by its number: its notebook is exported, checked by ruff and run as a test;
+# then the tests that TESTS names
 test-one: $(ENV)
-	@VENV=$(VENV) .ci/test_one $(NB)
+	@VENV=$(VENV) TESTS='$(TESTS)' .ci/test_one $(NB)
 
 docs: $(ENV)
 	$(BIN)/python .ci/build_site.py

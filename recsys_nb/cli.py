@@ -27,6 +27,7 @@ from recsys_nb.options import (
     add_evaluate,
     add_monitor,
     add_run,
+    find_wrong_word,
     read_count,
 )
 
@@ -158,6 +159,10 @@ def main(
 ) -> int:  # 0, or 2 where the input cannot be used, or 130 when interrupted
     "The command line."
     options = make_parser().parse_args(argv)
+    wrong = find_wrong_word(options)
+    if wrong:
+        print(f"recsys-nb: {wrong}", file=sys.stderr)
+        return 2
     bound_threads(options.threads)
     try:
         with notes_in_flags(options.command):

@@ -96,7 +96,7 @@ def write_for_shell(
         return "none"
     joined = " ".join(found)
     is_pair = argument == "timestamp" and len(found) > 1
-    quoted = is_pair or (value[0] in "'\"" and re.search(r"[\s;|&*$]|^$", joined))
+    quoted = is_pair or (value[0] in "'\"" and re.search(r"[\s;|&*$]|^\W*$", joined))
     return f"'{joined}'" if quoted else joined
 
 # %% ../nbs/52_flags.ipynb #b88cb5cf

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import codecs
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
-from .data.arguments import MAX_SEED
+from .data.arguments import MAX_SEED, describe_missing
 
 # %% auto #0
-__all__ = ['DATA', 'SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'read_count', 'read_natural', 'read_amount',
-           'add_reading', 'add_columns', 'add_data', 'add_where', 'add_run', 'add_evaluate', 'add_experiment',
-           'add_abtest', 'add_monitor']
+__all__ = ['SWITCHES', 'COUNTS', 'CHOICES_OF_EVALUATE', 'REPEATED', 'read_count', 'read_natural', 'read_amount', 'read_keys',
+           'list_splits', 'list_data', 'add_reading', 'add_columns', 'add_data', 'add_where', 'add_run',
+           'find_wrong_word', 'add_evaluate', 'add_experiment', 'add_abtest', 'add_monitor']
 
 # %% ../nbs/56c_options.ipynb #72086ea3
 def read_count(
@@ -47,6 +52,34 @@ def read_amount(
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return number
+
+# %% ../nbs/56c_options.ipynb #d2e3f4b5
+def read_keys(
+    module: str,  # of this package, such as "data.splits"
+    table: str,  # the name of a dict in it, such as "SPLITS"
+) -> list[str]:
+    "The keys of a table, without loading its module."
+    name = f"recsys_nb.{module}"
+    if name in sys.modules:  # with the entries of whoever added some
+        return list(getattr(sys.modules[name], table))
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ImportError(f"there is no module {name}")
+    for node in ast.parse(Path(spec.origin).read_text(encoding="utf-8")).body:
+        targets = getattr(node, "targets", [getattr(node, "target", None)])
+        if any(isinstance(t, ast.Name) and t.id == table for t in targets):
+            return [ast.literal_eval(key) for key in node.value.keys]  # type: ignore
+    raise ImportError(f"{name} has no table {table}")
+
+
+def list_splits() -> list[str]:
+    "The names of the splits."
+    return read_keys("data.splits", "SPLITS")
+
+
+def list_data() -> list[str]:
+    "The names of the data sets."
+    return ["simulated", *read_keys("data.sources", "SOURCES")]
 
 # %% ../nbs/56c_options.ipynb #7f86e3ae
 def add_reading(
@@ -101,9 +134,6 @@ def add_columns(
         )
 
 # %% ../nbs/56c_options.ipynb #d33fb460
-DATA = (
-    "simulated, movielens-small, movielens-100k, movielens-1m, retailrocket, or a file"
-)
 SWITCHES = {
     "quick": "few epochs and resamples, a small map: to try things out",
     "no-ranker": "sources and their blend alone",
@@ -124,7 +154,8 @@ def add_data(
     "Where the log is, and what counts."
     group = parser.add_argument_group("data")
     add = group.add_argument
-    add("--data", help=f"{DATA}, folder or URL of an engine")
+    names = ", ".join(list_data())
+    add("--data", help=f"{names}, or a file, a folder or the URL of an engine")
     for part, text in [
         ("train", "of a split made elsewhere: the file to learn from"),
         ("valid", "its validation file, which is learnt from too"),
@@ -205,7 +236,7 @@ def add_run(
         "--split",
         metavar="KIND",
         default="auto",
-        help="how to hold out test data: time, last, user or random (keys of SPLITS); "
+        help=f"how to hold out test data: {', '.join(list_splits())} (keys of SPLITS); "
         "default: auto, the first that leaves enough to test on",
     )
     add(
@@ -235,6 +266,32 @@ def add_run(
     add("--trials", type=read_count, help="of the search for each baseline's settings")
     for name, text in SWITCHES.items():
         add(f"--{name}", action="store_true", help=text)
+
+# %% ../nbs/56c_options.ipynb #b8c9d0e1
+def find_wrong_word(
+    options: argparse.Namespace,  # of a command
+) -> str | None:  # a sentence; None: nothing is wrong as far as one can see
+    "What cannot be meant, found without loading anything."
+    given = vars(options)
+    encoding = given.get("encoding")
+    try:
+        codecs.lookup(encoding or "utf-8")
+    except LookupError:
+        return f"there is no encoding {encoding!r}; try 'latin-1' or 'utf-16'."
+    if given.get("command") != "run":
+        return None
+    names, place = list_data(), options.data
+    if place and "://" not in place and place not in names:
+        path = Path(place).expanduser()
+        if not path.exists():
+            return describe_missing(path, names)
+    baselines = read_keys("recommenders.filters", "BASELINES")
+    words = [("--split", options.split, ["auto", *list_splits()])]
+    words += [("--baselines", name, baselines) for name in options.baselines or ()]
+    for flag, word, known in words:
+        if word not in known:
+            return f"{flag} {word} is none of {', '.join(known)}."
+    return None
 
 # %% ../nbs/56c_options.ipynb #483b8abf
 CHOICES_OF_EVALUATE = {

@@ -20,6 +20,8 @@ from recsys_nb.data import (
     EmptyLogError,
     MissingColumnError,
     World,
+    describe_no_positive,
+    list_what_counts,
     load,
     note_roles,
 )
@@ -257,10 +259,10 @@ def read_data(
     else:
         read_files(run)
     if not run.data.is_positive().any():
-        raise DataError(
-            f"no interaction is positive: --positive {describe_positive(run.data)} "
-            "fits none; choose another."
-        )
+        positive = run.data.positive
+        there = list_what_counts(positive, run.data.interactions)
+        said = describe_no_positive(positive, there)
+        raise DataError(f"{said}; choose another.")
     log = run.data.interactions
     run.numbers["data"] = {"name": run.data.name, "checksum": checksum(log)}
     cost = describe_cost(run.data, settings.max_gib)

@@ -14,6 +14,7 @@ Those of reading (1–7, 16) are in test_data_cases.py for Python as well.
 
 import datetime
 import json
+import shlex
 
 import numpy as np
 import pandas as pd
@@ -144,7 +145,7 @@ def test_case_3_long_ids_are_known(tmp_path, recommend, first):
     [
         ("user,item\nZoë,1\nAda,2\n", "latin-1", "--encoding latin-1"),
         ("customer,item\n17850,a\n,b\n17850,c\n", "utf-8", "--unknown drop"),
-        ("user;item;rating\n1;2;4,5\n1;3;3,0\n", "utf-8", "--decimal ,"),
+        ("user;item;rating\n1;2;4,5\n1;3;3,0\n", "utf-8", "--decimal ','"),
         ("196,242,3\n186,302,3\n", "utf-8", "--no-header --names user,item,value"),
     ],
 )
@@ -154,7 +155,7 @@ def test_case_4_errors_name_flags_that_work(
     file = write("x.csv", text, encoding)
     said = refuse(say, tmp_path, "--data", file)
     assert flags.split()[0] in said and "=" not in said
-    read_run("--data", file, *flags.split())
+    read_run("--data", file, *shlex.split(flags))
 
 
 # --- 5, 6, 7: JSON lines, split files, codes -----------------------------------------
@@ -436,7 +437,7 @@ LISTS = "user_id,item_id,score\nu,a,{}\nu,b,1\n"
     "score, words, told",
     [
         ("best", [], "score is 'best' in row 0"),
-        ('"0,5"', [], "--decimal ,"),
+        ('"0,5"', [], "--decimal ','"),
         ("2", ["--n-boot", "-1"], "--n-boot -1"),
         ("2", ["--level", "95"], "--level 95"),
     ],
@@ -453,7 +454,7 @@ def test_evaluate_says_what_it_refuses(write, say, score, words, told):
     "words, told",
     [
         (["--metric", "spent"], "'1,5' in row 3"),
-        (["--metric", "spent"], "--decimal ,"),
+        (["--metric", "spent"], "--decimal ','"),
         (["--metric", "n", "--expected", "control=95%"], "'control=95%'"),
         (["--metric", "n", "--expected", "95/5"], "ARM=SHARE"),
         (["--metric", "n", "--variant", "name"], "No name of ['x', 'y'] says so"),

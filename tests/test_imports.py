@@ -181,10 +181,11 @@ def test_a_name_has_one_meaning():
     assert not {name: found for name, found in homes.items() if len(found) > 1}
 
 
-def cpu_seconds(*words):
+def cpu_seconds(*words, status=0):
     "What a command costs in a process of its own, all its threads together."
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *words], cwd=root, check=True, capture_output=True)
+    done = subprocess.run([sys.executable, *words], cwd=root, capture_output=True)
+    assert done.returncode == status, done.stderr
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return used
@@ -211,13 +212,26 @@ def test_tables_are_read_by_the_command_line(say, capfd, tmp_path):
     with pytest.raises(SystemExit):
         say("run", "--help")
     shown = " ".join(capfd.readouterr().out.split())
-    assert "time, last, user or random (keys of SPLITS)" in shown
+    assert f"{', '.join(SPLITS)} (keys of SPLITS)" in shown
     out = tmp_path / "never-made"
     for flag, known in (("--split", ", ".join(SPLITS)), ("--baselines", "EASE")):
         words = ["--data", "simulated", "--out", out, flag, "nothing"]
         status, _, wrong = say("run", *words)
         assert status == 2 and f"{flag} nothing is none of" in wrong
         assert known in wrong and not out.exists()
+
+
+def test_a_wrong_word_is_told_before_anything_is_loaded():
+    line = ["-m", "recsys_nb.cli", "run", "--out", "never-made"]
+    empty = min(cpu_seconds("-c", "pass") for _ in range(3))
+    for words in (
+        ["--data", "simulated", "--split", "sesion"],
+        ["--data", "simulated", "--baselines", "EAS"],
+        ["--data", "no-such.csv"],
+        ["--data", "simulated", "--encoding", "utf-99"],
+    ):
+        spent = min(cpu_seconds(*line, *words, status=2) for _ in range(3))
+        assert spent - empty < 0.5, words
 
 
 def test_threads_are_bounded_before_the_libraries_are_loaded():

@@ -15,6 +15,7 @@ from sklearn.metrics import log_loss, ndcg_score, roc_auc_score
 
 from recsys_nb.data import Dataset
 from recsys_nb.evaluation import (
+    ACCURACY,
     MetricsError,
     ProtocolError,
     compare,
@@ -81,9 +82,8 @@ def test_every_user_as_in_trec_eval(seed, k):
         .T.sort_index()
         .rename(columns={n.format(k): f"{m}@{k}" for n, m in TREC.items()})
     )
-    ours = evaluate(
-        recs, truth, k=k, missing="drop", map_denominator="relevant", n_boot=0
-    )
+    options = {"metrics": list(TREC.values()), "map_denominator": "relevant"}
+    ours = evaluate(recs, truth, k=k, missing="drop", n_boot=0, **options)
     pd.testing.assert_frame_equal(
         ours.per_user,
         theirs[ours.per_user.columns],
@@ -91,7 +91,7 @@ def test_every_user_as_in_trec_eval(seed, k):
         check_index_type=False,
         atol=1e-12,
     )
-    zero = evaluate(recs, truth, k=k, map_denominator="relevant", n_boot=0)
+    zero = evaluate(recs, truth, k=k, n_boot=0, **options)
     assert (
         zero.counts["users"] == truth.user_id.nunique()
         and ours.counts["users"] + zero.counts["without_recommendations"]
@@ -353,11 +353,7 @@ def test_a_group_is_an_evaluation_of_its_own(seed):
         own = evaluate(recs, truth, train=tables, users=some, **common)
         pd.testing.assert_series_equal(of_group.values, own.values)
         pd.testing.assert_frame_equal(of_group.draws, own.draws)
-    accuracy = [
-        c
-        for c in r.values.index
-        if c.split("@")[0] in ("precision", "recall", "ndcg", "map", "mrr", "hit_rate")
-    ]
+    accuracy = [c for c in r.values.index if c.split("@")[0] in ACCURACY]
     n = tables.interactions.item_id.value_counts()
     least = n.nlargest(round(len(n) / 5)).min()
     level = {

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys_nb.data import Dataset, Histories
+from recsys_nb.models import sampled_softmax
 from recsys_nb.recommenders.index import ItemIndex
 from recsys_nb.recommenders.positives import (
     SLICE_CELLS,
@@ -254,3 +255,21 @@ def test_on_epoch_is_told_and_can_stop(frame):
     model = make_small(epochs=5, on_epoch=stop_at_once).fit(Dataset(frame))
     assert len(model.result_.epochs) == 1
     assert {"epoch", "loss", "ndcg", "seconds"} <= told[0].keys()
+
+
+LOSSES = [name for name in sampled_softmax.__all__ if name.endswith("_loss")]
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_of_the_package(frame, name):
+    "It trains a retriever, and the item of a row is no negative of that row."
+    loss = getattr(sampled_softmax, name)
+    model = make_small(loss=loss).fit(Dataset(frame))
+    assert np.isfinite(model.item_vectors_).all()
+    assert np.ptp(model.item_vectors_, axis=0).max() > 0
+    vectors = torch.eye(4)
+    same = loss(vectors, vectors[:1].expand(4, -1), 0.1, None, torch.zeros(4).long())
+    assert abs(same.item()) < 1e-6
+    alone = loss(vectors, vectors, 0.1, None, torch.arange(4), None)
+    mixed = loss(vectors, vectors.flip(0), 0.1, None, torch.arange(4), None)
+    assert alone < mixed

@@ -29,6 +29,7 @@ from recsys_nb.recommenders import (
 from recsys_nb.recommenders.base import BaseRecommender
 from recsys_nb.recommenders.index import ItemIndex
 from recsys_nb.recommenders.rules import RuleError, match_where, parse_conditions
+from recsys_nb.serving.sources import SOURCE_FORMS
 
 STRANGER = "somebody"
 
@@ -61,6 +62,11 @@ MODELS = BASELINES | {
         candidates=10,
     ),
 }
+SERVED = [
+    name
+    for name, make in MODELS.items()
+    if type(make()).__name__ in (*SOURCE_FORMS, "Recommender")
+]
 FITTED = {}
 
 
@@ -281,7 +287,7 @@ CAPS = [{"category": 1}, {"brand": 3, "category": 2}, {"price": 1}]
 
 
 @pytest.mark.parametrize("way", ["exported", "http"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SERVED)
 @slow(8)
 @given(
     some_of(USERS),

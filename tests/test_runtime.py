@@ -512,9 +512,8 @@ def test_a_moment_needs_a_ranker(exported_blend):
 def test_a_source_without_an_entry_leaves_and_says_what_is_missing(train, tmp_path):
     exported = Exported(export(Cheapest().fit(train), tmp_path / "shop"))
     user = train.interactions.user_id[0]
-    with pytest.raises(
-        QuestionError, match=r"Cheapest.*serving\.sources\.SOURCE_FORMS"
-    ):
+    said = r"Cheapest.*SOURCE_FORMS, in nbs/49d_serving\.sources\.ipynb"
+    with pytest.raises(QuestionError, match=said):
         exported.recommend(user)
     assert exported.recommend("stranger")["source"] == "popular"
 

@@ -5,13 +5,14 @@
 # %% ../../nbs/00a_data.arguments.ipynb #3b36c2ba
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import TypeGuard
 
 # %% auto #0
 __all__ = ['MAX_SEED', 'is_whole_number', 'check_whole_numbers', 'check_seed', 'is_number', 'check_numbers', 'check_switches',
-           'check_levels', 'check_at_least', 'check_above_0', 'take_roles']
+           'check_levels', 'check_at_least', 'check_above_0', 'check_functions', 'describe_missing']
 
 # %% ../../nbs/00a_data.arguments.ipynb #65e64362
 def is_whole_number(
@@ -105,14 +106,37 @@ def check_above_0(
         if not value > 0:
             raise ValueError(f"{name} is {value!r}; it must be above 0.")
 
+# %% ../../nbs/00a_data.arguments.ipynb #b2e4d9f1
+def check_functions(
+    arguments: Sequence[str],  # what each is called with, in this order
+    **given,  # functions by the name of the parameter
+) -> None:
+    "Complain about the first that is no function of these arguments."
+    call = f"({', '.join(arguments)})"
+    for name, function in given.items():
+        if not callable(function):
+            kind = type(function).__name__
+            raise TypeError(
+                f"{name} must be a function {call}, not {function!r} ({kind})."
+            )
+        try:
+            inspect.signature(function).bind(*arguments)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} is called as {name}{call}, which "
+                f"{getattr(function, '__name__', function)} does not take: {error}; "
+                "add *others for those that it has no use for."
+            ) from None
+        except ValueError:  # a function written in C may say nothing of its arguments
+            continue
 
-def take_roles(
-    roles: Mapping[str, str] | None,  # column -> role; None: there are none
-) -> dict[str, str]:
-    "Roles of columns as a dictionary, or an error where they map nothing."
-    if roles is not None and not isinstance(roles, Mapping):
-        raise TypeError(
-            "roles must map columns to roles, such as {'price': 'number'}, not "
-            f"{roles!r} ({type(roles).__name__})."
-        )
-    return dict(roles or {})
+# %% ../../nbs/00a_data.arguments.ipynb #a6b3d2f4
+def describe_missing(
+    place,  # a path that is not there
+    names: Sequence[str],  # of the data sets that can be read by name
+) -> str:
+    "What is said of data that is neither a file nor a known name."
+    return (
+        f"there is no file or folder {str(place)!r}, and no data set of that name; "
+        f"names: {', '.join(names)}"
+    )

@@ -5,7 +5,7 @@
 # %% ../../nbs/00_data.columns.ipynb #1a429fb3
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -126,12 +126,13 @@ def check_columns(
     frame: pd.DataFrame,  # where they should be
     names: Sequence,  # the columns that are needed
     what: str,  # how the error calls the frame
+    arguments: Mapping = ARGUMENTS,  # column -> the parameter that names it
 ) -> None:
     "Raise a MissingColumnError that lists what is there."
     missing = [name for name in names if name not in frame.columns]
     if not missing:
         return
-    argument = ARGUMENTS.get(missing[0])
+    argument = arguments.get(missing[0])
     remedy = ""
     if argument:
         remedy = f" Rename one, or name yours: Dataset.from_frame(df, {argument}=...)."

@@ -8,12 +8,11 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from numbers import Integral, Number, Real
+from numbers import Integral, Real
 
 import numpy as np
 import pandas as pd
 
-from .arguments import take_roles
 from recsys_nb.data.columns import (
     DataError,
     EmptyLogError,
@@ -40,8 +39,8 @@ from recsys_nb.data.own_columns import (
 from .times import parse_timestamps
 
 # %% auto #0
-__all__ = ['NO_TEXT', 'note_roles', 'check_values', 'check_positive', 'warn_of_blanks', 'warn_of_negative_values',
-           'order_by_time', 'order_by_example', 'Dataset']
+__all__ = ['SHOWN_TYPES', 'note_roles', 'check_positive', 'describe_no_positive', 'list_what_counts', 'warn_of_blanks',
+           'warn_of_negative_values', 'order_by_time', 'order_by_example', 'Dataset']
 
 # %% ../../nbs/01_data.dataset.ipynb #740a1dd7
 def note_roles(
@@ -80,30 +79,7 @@ def _check_interactions(frame, tables: dict) -> pd.DataFrame:
             _check_known(frame[key], tables[name][key], key, name)
     if "timestamp" in frame:
         frame["timestamp"] = parse_timestamps(frame["timestamp"])
-    if "value" in frame:
-        check_values(frame["value"])
     return frame
-
-
-NO_TEXT = ("integer", "floating", "mixed-integer-float", "decimal", "boolean", "empty")
-
-
-def check_values(
-    values: pd.Series,  # of the interactions
-) -> None:
-    "Raise where values are text, such as '0,99', which no number is compared with."
-    if pd.api.types.is_numeric_dtype(values):
-        return
-    if pd.api.types.infer_dtype(values, skipna=True) in NO_TEXT:
-        return
-    is_other = [not isinstance(x, Number) for x in values]
-    row = int(np.argmax(is_other & values.notna().to_numpy()))
-    raise DataError(
-        f"value is {values.tolist()[row]!r} in row {row}, where a number belongs: "
-        "convert it with pd.to_numeric (in a file: decimal=','), or give the column "
-        "another name.",
-        "decimal",
-    )
 
 
 def _check_known(ids, known_ids, key, name):
@@ -119,6 +95,9 @@ def _check_known(ids, known_ids, key, name):
     )
 
 # %% ../../nbs/01_data.dataset.ipynb #abcfb157
+SHOWN_TYPES = 10  # event types that a message lists, the most frequent
+
+
 def check_positive(
     positive: Sequence | float | None,  # event types, the least value, or None
     frame: pd.DataFrame,  # the interactions, with event_type or value
@@ -144,6 +123,29 @@ def check_positive(
         )
     check_columns(frame, ["event_type"], what)
     return _like_event_types(types, frame["event_type"])
+
+
+def describe_no_positive(
+    positive: Sequence | float | None,  # what was to count
+    there: Sequence,  # event types, the most frequent first; or the greatest value
+) -> str:
+    "What is said where no interaction is positive: the rule, and what is there."
+    said = f"no interaction is positive: positive={positive!r} fits none of them"
+    if isinstance(positive, Real):
+        return f"{said}; the greatest value is {there[0]}"
+    more = ", ..." if len(there) > SHOWN_TYPES else ""
+    shown = ", ".join(map(repr, there[:SHOWN_TYPES]))
+    return f"{said}; the event types are {shown or 'all null'}{more}"
+
+
+def list_what_counts(
+    positive: tuple | float | None,  # what was to count
+    frame: pd.DataFrame,  # the interactions
+) -> list:  # event types, the most frequent first; or the greatest value
+    "What there is in the column that says which interactions are positive."
+    if isinstance(positive, tuple):
+        return frame["event_type"].value_counts().index.tolist()
+    return [frame["value"].max()]
 
 
 def _check_least_value(positive, frame) -> float:
@@ -273,15 +275,15 @@ class Dataset:
         self.users = check_table(users, "user_id", "users")
         self.items = check_table(items, "item_id", "items")
         tables = {"users": self.users, "items": self.items}
-        note_roles(tables, take_roles(roles))
+        note_roles(tables, roles or {})
         self.interactions = _check_interactions(interactions, tables)
         self.positive = check_positive(positive, self.interactions)
         warn_of_blanks(self.interactions, 3)
         if positive is None:
             warn_of_negative_values(self.interactions, 3)
         if not self.is_positive().any():
-            message = f"no interaction is positive: positive={positive!r} fits none"
-            warnings.warn(f"{message} of them", stacklevel=2)
+            there = list_what_counts(self.positive, self.interactions)
+            warnings.warn(describe_no_positive(positive, there), stacklevel=2)
 
     def __len__(self):
         return len(self.interactions)

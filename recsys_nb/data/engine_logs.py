@@ -25,6 +25,7 @@ from recsys_nb.data.columns import (
     TimestampError,
     as_frame,
 )
+from .dataset import SHOWN_TYPES, describe_no_positive
 from recsys_nb.data.engine_checks import (
     check_columns_of,
     check_events,
@@ -289,6 +290,17 @@ def check_engine_log(
     return events
 
 
+def _fetch_what_counts(log):
+    "The event types, the most frequent first, or the greatest value."
+    events = log.events
+    if not isinstance(log.positive, tuple):
+        return list(log.engine.fetch_row(events.agg(value=events.value.max())).values())
+    counts = events.filter(events.event_type.notnull()).group_by("event_type")
+    counts = counts.agg(n=lambda t: t.count())
+    counts = counts.order_by(ibis.desc("n"), "event_type").limit(SHOWN_TYPES + 1)
+    return log.engine.fetch_frame(counts)["event_type"].tolist()
+
+
 def _check_content(log):
     "Raise where no event is left, and warn where none is positive."
     positive = mark_positives(log.events, log.positive)
@@ -302,10 +314,8 @@ def _check_content(log):
             "unknown='drop'."
         )
     if not found["n_positive"]:
-        warnings.warn(
-            f"no interaction is positive: positive={log.positive!r} fits none of them",
-            stacklevel=4,
-        )
+        there = _fetch_what_counts(log)
+        warnings.warn(describe_no_positive(log.positive, there), stacklevel=4)
     log.n_events = found["n_events"]
 
 # %% ../../nbs/05f_data.engine_logs.ipynb #20d54b2e

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from recsys_nb.data.columns import (
+    ARGUMENTS,
     DataError,
     DuplicateRowError,
     as_frame,
@@ -36,7 +37,8 @@ def rename_columns(
     if "table" in what:
         names = {to: c for to, c in names.items() if c in frame or to not in frame}
     given = list(names.values())
-    check_columns(frame, given, what)
+    arguments = {column: ARGUMENTS.get(to) for to, column in names.items()}
+    check_columns(frame, given, what, arguments)
     twice = [column for column in given if given.count(column) > 1]
     if twice:
         raise DataError(f"{what}: column {twice[0]!r} is given two roles.")
@@ -59,7 +61,8 @@ def join_times(
         return frame, pair
     if len(pair) != 2:
         raise ValueError(f"timestamp is one column, or a pair (date, time); got {pair}")
-    check_columns(frame, pair, "the interactions frame")
+    arguments = dict.fromkeys(pair, "timestamp")
+    check_columns(frame, pair, "the interactions frame", arguments)
     day, clock = pair
     times = join_date_and_time(frame[day], frame[clock], unknown)
     frame = frame.drop(columns=list(pair)).assign(timestamp=times)

@@ -17,7 +17,11 @@ from recsys_nb.data.columns import (
     MissingColumnError,
     check_columns,
 )
-from .times import looks_like_times, mentions_times
+from recsys_nb.data.times import (
+    looks_like_times,
+    mentions_times,
+    suggest_format,
+)
 
 # %% auto #0
 __all__ = ['ROLE_NAMES', 'EXCEL_DAYS', 'plain_name', 'guess_column', 'guess_id_column', 'guess_times', 'guess_log_roles']
@@ -102,8 +106,8 @@ def _ask_how(where: str, column: object, frame: pd.DataFrame) -> AmbiguousColumn
     return AmbiguousColumnError(
         f"{where}: column {column!r} (e.g. {value!r}) seems to hold times, written in "
         f"no form that is known; name it with timestamp='{column}' and say how they "
-        "are written (time_format='%d/%m/%Y %H:%M', as in strftime), or that there are "
-        "none with timestamp=False.",
+        f"are written (time_format={suggest_format([value])!r}, as in strftime), or "
+        "that there are none with timestamp=False.",
         "timestamp",
     )
 
@@ -159,10 +163,10 @@ def guess_log_roles(
     "Which column plays which part: given, guessed, or none."
     given = {"user": user, "item": item, "timestamp": timestamp}
     given |= {"event": event, "value": value}
-    taken = list(timestamp) if isinstance(timestamp, list | tuple) else [timestamp]
-    taken += [user, item, event, value]
-    taken = [name for name in taken if isinstance(name, str)]
-    check_columns(frame, taken, where)
+    times = timestamp if isinstance(timestamp, list | tuple) else [timestamp]
+    taken = {name: role for role, name in given.items() if isinstance(name, str)}
+    taken |= {name: "timestamp" for name in times if isinstance(name, str)}
+    check_columns(frame, list(taken), where, taken)
     free = [column for column in frame.columns if column not in taken]
     roles = {role: name if name is not False else None for role, name in given.items()}
     for role in ("user", "item", "event", "value"):

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from .arguments import describe_missing
 from .columns import DataError, DownloadError
 from .dataset import Dataset
 from .engine_logs import read_table
@@ -368,11 +369,7 @@ def _find(name: str) -> Path:
         return find_source(name)
     path = Path(name).expanduser()
     if not path.exists():
-        known = ", ".join(["simulated", *SOURCES])
-        raise FileNotFoundError(
-            f"there is no file or folder {str(path)!r}, and no data set of that name; "
-            f"names: {known}"
-        )
+        raise FileNotFoundError(describe_missing(path, ["simulated", *SOURCES]))
     return path
 
 

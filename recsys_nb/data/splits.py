@@ -52,10 +52,12 @@ def check_sizes(
     "Raise where one of the two parts would be empty."
     if n_train and n_test:
         return
-    empty = "test" if n_train else "train"
+    if not n_train and not n_test:
+        raise EmptyLogError("there are no interactions to split.")
+    empty, what = ("test", "nothing") if n_train else ("train", "all")
     raise EmptyLogError(
-        f"the {empty} set would be empty: {n_train + n_test} interactions are too few "
-        "for this split."
+        f"the {empty} set would be empty: this split holds {what} out of these "
+        f"{n_train + n_test} interactions."
     )
 
 

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import datetime
 import re
+import warnings
+from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from pandas.tseries.api import guess_datetime_format
 
 from .columns import TimestampError, as_plain_column
 
 # %% auto #0
 __all__ = ['YEARS', 'UNITS', 'MICROSECONDS', 'NULL_TIME', 'PLACEHOLDER_TIME', 'UNREADABLE_TIME', 'OUTSIDE_YEARS', 'NULL_WORDS',
-           'PLACEHOLDERS', 'name_other_unit', 'parse_timestamps', 'join_date_and_time', 'looks_like_times',
-           'mentions_times']
+           'PLACEHOLDERS', 'name_other_unit', 'suggest_format', 'parse_timestamps', 'join_date_and_time',
+           'looks_like_times', 'mentions_times']
 
 # %% ../../nbs/00b_data.times.ipynb #62bca7aa
 YEARS = (1990, 2100)  # where events can lie, both included
@@ -307,17 +310,33 @@ def _read_times(values: pd.Series, written: str | None):
     return _text_times(values.fillna(""))
 
 
+def suggest_format(
+    values: Iterable,  # of a column of times, as they are written
+) -> str:  # as in strftime
+    "How the first value that can be read is written, the day first; or an example."
+    for value in values:
+        year_first = re.match(r"\d{4}\D", str(value)) is not None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the month may be first
+            found = guess_datetime_format(str(value), dayfirst=not year_first)
+        if found is not None:
+            return found
+    return "%d/%m/%Y %H:%M"
+
+
 def _describe_faults(values, reasons, what, written):
     "The message for rows that are no times: each reason with its rows and one value."
     faults = pd.Series(reasons)[reasons != _OK]
-    told = []
+    told, shown = [], []
     for reason, rows in faults.groupby(faults).groups.items():
         value = values.iloc[[rows[0]]].tolist()[0]
         count = f"{len(rows):,} such rows" if len(rows) > 1 else "1 such row"
         told.append(f"{value!r} in row {rows[0]}: {reason} ({count})")
+        shown.append(value)
     remedy = "give ISO dates, datetimes or unix time, say how they are written "
-    remedy += "(time_format='%d/%m/%Y %H:%M', as in strftime; time_format='order' "
-    remedy += "where they only count), or drop such rows with unknown='drop'."
+    remedy += f"(time_format={suggest_format(shown)!r}, as in strftime; "
+    remedy += "time_format='order' where they only count), or drop such rows with "
+    remedy += "unknown='drop'."
     if written:
         remedy = "say how they are written, or drop such rows with unknown='drop'."
     return f"{what} does not parse: {'; '.join(told)}. Remedy: {remedy}"

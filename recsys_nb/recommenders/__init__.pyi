@@ -418,6 +418,7 @@ from .storage import read_folder as read_folder
 from .storage import read_about as read_about
 from .storage import name_class as name_class
 from .storage import find_class as find_class
+from .tower_task import LOSS_ARGUMENTS as LOSS_ARGUMENTS
 from .tower_task import WARMUP as WARMUP
 from .tower_task import prepare_draws as prepare_draws
 from .tower_task import Negatives as Negatives

@@ -18,6 +18,7 @@ from recsys_nb.data import (
     Dataset,
     Histories,
     UnknownIdError,
+    check_functions,
     check_whole_numbers,
 )
 from ..models.sampled_softmax import sampled_softmax_loss
@@ -47,6 +48,7 @@ from .profiles import RetrieverSettings
 from .race import RACE_COLUMNS
 from .storage import FOR_TRAINING
 from recsys_nb.recommenders.tower_task import (
+    LOSS_ARGUMENTS,
     TowerTask,
     make_trainer,
 )
@@ -316,6 +318,8 @@ class TwoTowerRetriever(BaseRecommender):
         **changes,  # fields of `RetrieverSettings`, such as temperature=.07
     ):
         self.settings = replace(settings or RetrieverSettings(), **changes)
+        check_functions(LOSS_ARGUMENTS, loss=loss)
+        check_functions(["ranks"], validate=validate)
         self.loss = loss
         self.validate = validate
 

@@ -27,8 +27,8 @@ from ..training.loop import Trainer
 from ..training.processes import pick_device
 
 # %% auto #0
-__all__ = ['WARMUP', 'prepare_draws', 'Negatives', 'encode_held_out', 'append_popularity', 'TowerTask', 'make_trainer',
-           'cut_examples', 'lay_out_histories', 'lay_out_windows', 'read_lines', 'lines_per_step']
+__all__ = ['LOSS_ARGUMENTS', 'WARMUP', 'prepare_draws', 'Negatives', 'encode_held_out', 'append_popularity', 'TowerTask',
+           'make_trainer', 'cut_examples', 'lay_out_histories', 'lay_out_windows', 'read_lines', 'lines_per_step']
 
 # %% ../../nbs/37bb_recommenders.tower_task.ipynb #0506e121
 def prepare_draws(
@@ -105,6 +105,10 @@ def append_popularity(
     return users, torch.cat([items, known[:, None]], dim=1)
 
 # %% ../../nbs/37bb_recommenders.tower_task.ipynb #dca6bd5c
+# what a loss is called with
+LOSS_ARGUMENTS = ("users", "items", "temperature", "log_q", "item_ids", "extra")
+
+
 class TowerTask:
     "What a Two-Tower model is trained to do with a log, and how it is judged."
 

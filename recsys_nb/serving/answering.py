@@ -398,7 +398,8 @@ def refuse_source(
     def score(history: UserHistory) -> Scores:
         raise QuestionError(
             f"nothing here scores as a {kind} does: add an entry of that name to "
-            "recsys_nb.serving.sources.SOURCE_FORMS."
+            "SOURCE_FORMS, in nbs/49d_serving.sources.ipynb "
+            "(recsys_nb.serving.sources)."
         )
 
     return score
