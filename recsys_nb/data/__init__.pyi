@@ -9,6 +9,7 @@ from .arguments import check_switches as check_switches
 from .arguments import check_levels as check_levels
 from .arguments import check_at_least as check_at_least
 from .arguments import check_above_0 as check_above_0
+from .arguments import take_roles as take_roles
 from .arguments import check_functions as check_functions
 from .arguments import describe_missing as describe_missing
 from .columns import EXACT as EXACT
@@ -39,8 +40,10 @@ from .conditions import split_values as split_values
 from .conditions import split_condition as split_condition
 from .conditions import join_conditions as join_conditions
 from .conditions import parse_switch as parse_switch
+from .dataset import NO_TEXT as NO_TEXT
 from .dataset import SHOWN_TYPES as SHOWN_TYPES
 from .dataset import note_roles as note_roles
+from .dataset import check_values as check_values
 from .dataset import check_positive as check_positive
 from .dataset import describe_no_positive as describe_no_positive
 from .dataset import list_what_counts as list_what_counts

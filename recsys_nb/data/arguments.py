@@ -6,13 +6,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import TypeGuard
 
 # %% auto #0
 __all__ = ['MAX_SEED', 'is_whole_number', 'check_whole_numbers', 'check_seed', 'is_number', 'check_numbers', 'check_switches',
-           'check_levels', 'check_at_least', 'check_above_0', 'check_functions', 'describe_missing']
+           'check_levels', 'check_at_least', 'check_above_0', 'take_roles', 'check_functions', 'describe_missing']
 
 # %% ../../nbs/00a_data.arguments.ipynb #65e64362
 def is_whole_number(
@@ -105,6 +105,18 @@ def check_above_0(
     for name, value in given.items():
         if not value > 0:
             raise ValueError(f"{name} is {value!r}; it must be above 0.")
+
+
+def take_roles(
+    roles: Mapping[str, str] | None,  # column -> role; None: there are none
+) -> dict[str, str]:
+    "Roles of columns as a dictionary, or an error where they map nothing."
+    if roles is not None and not isinstance(roles, Mapping):
+        raise TypeError(
+            "roles must map columns to roles, such as {'price': 'number'}, not "
+            f"{roles!r} ({type(roles).__name__})."
+        )
+    return dict(roles or {})
 
 # %% ../../nbs/00a_data.arguments.ipynb #b2e4d9f1
 def check_functions(

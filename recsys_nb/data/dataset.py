@@ -8,11 +8,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from numbers import Integral, Real
+from numbers import Integral, Number, Real
 
 import numpy as np
 import pandas as pd
 
+from .arguments import take_roles
 from recsys_nb.data.columns import (
     DataError,
     EmptyLogError,
@@ -39,8 +40,8 @@ from recsys_nb.data.own_columns import (
 from .times import parse_timestamps
 
 # %% auto #0
-__all__ = ['SHOWN_TYPES', 'note_roles', 'check_positive', 'describe_no_positive', 'list_what_counts', 'warn_of_blanks',
-           'warn_of_negative_values', 'order_by_time', 'order_by_example', 'Dataset']
+__all__ = ['NO_TEXT', 'SHOWN_TYPES', 'note_roles', 'check_values', 'check_positive', 'describe_no_positive', 'list_what_counts',
+           'warn_of_blanks', 'warn_of_negative_values', 'order_by_time', 'order_by_example', 'Dataset']
 
 # %% ../../nbs/01_data.dataset.ipynb #740a1dd7
 def note_roles(
@@ -79,7 +80,30 @@ def _check_interactions(frame, tables: dict) -> pd.DataFrame:
             _check_known(frame[key], tables[name][key], key, name)
     if "timestamp" in frame:
         frame["timestamp"] = parse_timestamps(frame["timestamp"])
+    if "value" in frame:
+        check_values(frame["value"])
     return frame
+
+
+NO_TEXT = ("integer", "floating", "mixed-integer-float", "decimal", "boolean", "empty")
+
+
+def check_values(
+    values: pd.Series,  # of the interactions
+) -> None:
+    "Raise where values are text, such as '0,99', which no number is compared with."
+    if pd.api.types.is_numeric_dtype(values):
+        return
+    if pd.api.types.infer_dtype(values, skipna=True) in NO_TEXT:
+        return
+    is_other = [not isinstance(x, Number) for x in values]
+    row = int(np.argmax(is_other & values.notna().to_numpy()))
+    raise DataError(
+        f"value is {values.tolist()[row]!r} in row {row}, where a number belongs: "
+        "convert it with pd.to_numeric (in a file: decimal=','), or give the column "
+        "another name.",
+        "decimal",
+    )
 
 
 def _check_known(ids, known_ids, key, name):
@@ -275,7 +299,7 @@ class Dataset:
         self.users = check_table(users, "user_id", "users")
         self.items = check_table(items, "item_id", "items")
         tables = {"users": self.users, "items": self.items}
-        note_roles(tables, roles or {})
+        note_roles(tables, take_roles(roles))
         self.interactions = _check_interactions(interactions, tables)
         self.positive = check_positive(positive, self.interactions)
         warn_of_blanks(self.interactions, 3)
