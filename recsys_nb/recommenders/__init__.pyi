@@ -348,7 +348,6 @@ from .ranker_data import measure_losses as measure_losses
 from .ranker_data import pick_rows as pick_rows
 from .retriever import PAIRS as PAIRS
 from .retriever import HISTORY_CELLS as HISTORY_CELLS
-from .retriever import load_model as load_model
 from .retriever import service_bonus as service_bonus
 from .retriever import read_histories as read_histories
 from .retriever import search_unseen as search_unseen
@@ -425,6 +424,8 @@ from .tower_task import Negatives as Negatives
 from .tower_task import encode_held_out as encode_held_out
 from .tower_task import append_popularity as append_popularity
 from .tower_task import TowerTask as TowerTask
+from .tower_task import name_function as name_function
+from .tower_task import warn_of_another_loss as warn_of_another_loss
 from .tower_task import make_trainer as make_trainer
 from .tower_task import cut_examples as cut_examples
 from .tower_task import lay_out_histories as lay_out_histories
@@ -444,6 +445,7 @@ from .towers import configure_model as configure_model
 from .towers import build_model as build_model
 from .towers import quiet_new_items as quiet_new_items
 from .towers import quiet_numbers as quiet_numbers
+from .towers import load_towers as load_towers
 from .towers import encode_items as encode_items
 from .towers import read_length as read_length
 from .towers import describe_new_items as describe_new_items

@@ -51,11 +51,13 @@ from recsys_nb.recommenders.tower_task import (
     LOSS_ARGUMENTS,
     TowerTask,
     make_trainer,
+    name_function,
+    warn_of_another_loss,
 )
 from recsys_nb.recommenders.towers import (
-    configure_model,
     describe_new_items,
     encode_items,
+    load_towers,
     make_features,
     prepare_data,
     read_length,
@@ -69,22 +71,9 @@ from recsys_nb.training.checkpoints import (
 from ..training.settings import TrainResult
 
 # %% auto #0
-__all__ = ['PAIRS', 'HISTORY_CELLS', 'load_model', 'service_bonus', 'read_histories', 'search_unseen', 'multiply_pairs',
-           'find_similar', 'train_towers', 'train_further', 'continue_retriever', 'pack_towers', 'encode_users',
-           'check_start', 'TwoTowerRetriever']
-
-# %% ../../nbs/38_recommenders.retriever.ipynb #7c70696a
-def load_model(
-    recommender: TwoTowerRetriever,  # with ids, tables and settings_
-    weights: dict[str, Tensor],  # of the model
-) -> TwoTowerModel:
-    "The model of saved weights."
-    ordered = recommender.catalogue_.ordered
-    roles = recommender.settings_.roles
-    features = make_features(recommender.catalogue_, roles)
-    model = TwoTowerModel(configure_model(recommender.settings_, *features, ordered))
-    model.load_state_dict(weights)
-    return model.eval()
+__all__ = ['PAIRS', 'HISTORY_CELLS', 'service_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'find_similar',
+           'train_towers', 'train_further', 'continue_retriever', 'pack_towers', 'encode_users', 'check_start',
+           'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #d30c2816
 def service_bonus(
@@ -208,6 +197,7 @@ def train_towers(
     recommender.result_, recommender.race_ = trainer.result_, race
     recommender.bonuses_ = bonuses
     recommender.moments_ = pack_moments(model, trainer.stepper.optimizers)
+    recommender.loss_ = name_function(recommender.loss)
     return data.users, data.items
 
 
@@ -233,6 +223,7 @@ def train_further(
     recommender.result_ = trainer.run().finish()
     recommender.settings_ = settings
     recommender.moments_ = pack_moments(trainer.model, trainer.stepper.optimizers)
+    recommender.loss_ = name_function(recommender.loss)
     recommender.model_ = trainer.model.to("cpu")
     describe_new_items(recommender.model_, data.items, data.n_items)
     recommender.race_ = pd.DataFrame(columns=RACE_COLUMNS)  # there was none
@@ -249,6 +240,7 @@ def continue_retriever(
     "Go on from where another retriever is, with newer events."
     check_log(newer)
     check_start(start, rehearse)
+    warn_of_another_loss(recommender.loss, start.loss_, 4)
     log = append_log(start.catalogue_, newer)
     recommender.adopt(log.catalogue)
     features = train_further(recommender, start, log, rehearse)
@@ -306,6 +298,7 @@ class TwoTowerRetriever(BaseRecommender):
     race_: pd.DataFrame  # of the settings; empty where there was none
     bonuses_: pd.DataFrame | None  # what was tried; None: nothing
     moments_: dict[str, Tensor]  # of the optimizer at the end, by parameter
+    loss_: str  # the name of the loss that it learnt with
 
     def __init__(
         self,
@@ -425,7 +418,7 @@ class TwoTowerRetriever(BaseRecommender):
     def state(self) -> tuple[dict, dict[str, np.ndarray]]:
         "The chosen settings for JSON; the weights, the bonus, the optimizer's moments."
         self.check_fitted()
-        return self.settings_.to_dict(), pack_towers(self)
+        return self.settings_.to_dict() | {"loss": self.loss_}, pack_towers(self)
 
     @classmethod
     def from_state(
@@ -436,10 +429,12 @@ class TwoTowerRetriever(BaseRecommender):
     ) -> TwoTowerRetriever:
         "The fitted retriever that gave this state."
         settings = settings | {"hidden_dims": tuple(settings["hidden_dims"])}
+        loss = settings.pop("loss", name_function(sampled_softmax_loss))
         new = cls(RetrieverSettings(**settings))
         new.adopt(catalogue)
         new.settings_ = new.settings
-        new.model_ = load_model(new, take_tensors(arrays, "model."))
+        weights = take_tensors(arrays, "model.")
+        new.model_, new.loss_ = load_towers(catalogue, new.settings_, weights), loss
         new.moments_ = take_tensors(arrays, FOR_TRAINING)
         features = make_features(catalogue, new.settings_.roles)
         new.finish(*features, arrays["logits"])

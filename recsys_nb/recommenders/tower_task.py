@@ -5,6 +5,7 @@
 # %% ../../nbs/37bb_recommenders.tower_task.ipynb #e3ae7217
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -28,7 +29,8 @@ from ..training.processes import pick_device
 
 # %% auto #0
 __all__ = ['LOSS_ARGUMENTS', 'WARMUP', 'prepare_draws', 'Negatives', 'encode_held_out', 'append_popularity', 'TowerTask',
-           'make_trainer', 'cut_examples', 'lay_out_histories', 'lay_out_windows', 'read_lines', 'lines_per_step']
+           'name_function', 'warn_of_another_loss', 'make_trainer', 'cut_examples', 'lay_out_histories',
+           'lay_out_windows', 'read_lines', 'lines_per_step']
 
 # %% ../../nbs/37bb_recommenders.tower_task.ipynb #0506e121
 def prepare_draws(
@@ -191,6 +193,29 @@ class TowerTask:
         bonus = model.temperature * self.known_logits
         ranks = rank_held_out(users, items, bonus, data.positives, data.held_out)
         return self.metrics(ranks)
+
+# %% ../../nbs/37bb_recommenders.tower_task.ipynb #5e2c71ab
+def name_function(
+    function: Callable,  # such as a loss
+) -> str:  # its module and its name
+    "The name of a function as a saved model remembers it."
+    name = getattr(function, "__qualname__", type(function).__qualname__)
+    return f"{function.__module__}.{name}"
+
+
+def warn_of_another_loss(
+    loss: Callable,  # that training goes on with
+    learnt: str,  # the name of the loss that was learnt with
+    level: int,  # how far above the caller stands, for the warning
+) -> None:
+    "Point out a training that goes on with another loss."
+    now = name_function(loss)
+    if now != learnt:
+        warnings.warn(
+            f"start learnt with the loss {learnt}, and training goes on with {now}; "
+            "pass TwoTowerRetriever(loss=...) to go on with the same",
+            stacklevel=level,
+        )
 
 # %% ../../nbs/37bb_recommenders.tower_task.ipynb #36c919b4
 WARMUP = 0.02  # share of all steps in which the learning rate rises, if it changes

@@ -31,7 +31,7 @@ from .profiles import RetrieverSettings
 # %% auto #0
 __all__ = ['ID_DROPOUT', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'TowerData', 'move_features', 'make_features', 'choose_id_dropout',
            'prepare_data', 'make_start', 'configure_model', 'build_model', 'quiet_new_items', 'quiet_numbers',
-           'encode_items', 'read_length', 'describe_new_items']
+           'load_towers', 'encode_items', 'read_length', 'describe_new_items']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
 @dataclass
@@ -258,6 +258,18 @@ def quiet_numbers(
     "Let the projection of numbers begin small, as features beside the id do."
     tower.dense.weight.mul_(0.1)
     tower.dense.bias.zero_()
+
+
+def load_towers(
+    catalogue: Catalogue,  # ids and tables
+    settings: RetrieverSettings,  # with values for all
+    weights: dict[str, Tensor],  # of the model
+) -> TwoTowerModel:
+    "The model of saved weights."
+    features = make_features(catalogue, settings.roles)
+    model = TwoTowerModel(configure_model(settings, *features, catalogue.ordered))
+    model.load_state_dict(weights)
+    return model.eval()
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #0e30a135
 ITEMS_AT_ONCE = 2**16  # that go through the tower together
