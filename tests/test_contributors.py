@@ -142,3 +142,11 @@ def test_one_chapter_is_named_by_its_number(tmp_path):
     run = [root / ".ci" / "test_one", "99z"]
     done = subprocess.run(run, capture_output=True, text=True, env={"VENV": "x"})
     assert done.returncode == 2 and "99z names 0 notebooks" in done.stdout
+
+
+def test_a_chapter_that_ruff_refuses_is_told_the_way_out(clone):
+    change(clone, "mine", 3, "#| export\nx=1")
+    run = [clone / ".ci" / "test_one", "02"]
+    env = os.environ | {"VENV": str(environment)}
+    done = subprocess.run(run, cwd=clone, capture_output=True, text=True, env=env)
+    assert done.returncode == 1 and ".ci/lint --fix" in done.stdout

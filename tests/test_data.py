@@ -13,6 +13,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
+import ibis
 import numpy as np
 import pandas as pd
 import pytest
@@ -816,3 +817,26 @@ print([name for name in {names} if name in sys.modules])
     run = [sys.executable, "-c", code]
     done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "positive, there", [(("sold",), "'buy', 'view'"), (9.0, "2.5")]
+)
+def test_what_is_there_is_told_where_nothing_is_positive(positive, there):
+    "In a frame and in an engine."
+    frame = pd.DataFrame(
+        {
+            "user_id": [1, 2, 3],
+            "item_id": [1, 2, 3],
+            "event_type": ["buy", "view", "buy"],
+            "value": [1.0, 2.5, 2.0],
+        }
+    )
+    table = ibis.memtable(frame)
+    said = f"positive=.* fits none of them; .* {there}"
+    with pytest.warns(UserWarning, match=said):
+        Dataset(frame, positive=positive)
+    con = ibis.duckdb.connect()
+    con.create_table("events", table)
+    with pytest.warns(UserWarning, match=said):
+        load(con, table="events", positive=positive)
