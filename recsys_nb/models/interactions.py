@@ -187,8 +187,8 @@ class DotInteraction(nn.Module):
         there = F.one_hot(i * n + j, n * n)
         mirrored = F.one_hot(j * n + i, n * n)
         spread = (there + mirrored).float()  # (P, F²)
-        self.register_buffer("left", i, persistent=False)
-        self.register_buffer("right", j, persistent=False)
+        self.register_buffer("left", i.clone(), persistent=False)
+        self.register_buffer("right", j.clone(), persistent=False)
         self.register_buffer("pairs", i * n + j, persistent=False)
         self.register_buffer("spread", spread, persistent=False)
         self.first = first

@@ -424,7 +424,7 @@ from .tower_task import Negatives as Negatives
 from .tower_task import encode_held_out as encode_held_out
 from .tower_task import append_popularity as append_popularity
 from .tower_task import TowerTask as TowerTask
-from .tower_task import name_function as name_function
+from .tower_task import name_loss as name_loss
 from .tower_task import warn_of_another_loss as warn_of_another_loss
 from .tower_task import make_trainer as make_trainer
 from .tower_task import cut_examples as cut_examples

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from ..training.threads import few_threads
 from scipy.special import expit
 from sklearn.exceptions import NotFittedError
 from torch import nn
@@ -186,6 +187,7 @@ class BaseRanker:
         self.valid_log_loss_ = float(self.valid_losses_.mean())
         return self
 
+    @few_threads()
     def fit(
         self,
         train: Dataset,  # all interactions, exposures included

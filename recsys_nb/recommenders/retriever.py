@@ -51,7 +51,7 @@ from recsys_nb.recommenders.tower_task import (
     LOSS_ARGUMENTS,
     TowerTask,
     make_trainer,
-    name_function,
+    name_loss,
     warn_of_another_loss,
 )
 from recsys_nb.recommenders.towers import (
@@ -69,6 +69,7 @@ from recsys_nb.training.checkpoints import (
     take_tensors,
 )
 from ..training.settings import TrainResult
+from ..training.threads import few_threads
 
 # %% auto #0
 __all__ = ['PAIRS', 'HISTORY_CELLS', 'service_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'find_similar',
@@ -197,7 +198,7 @@ def train_towers(
     recommender.result_, recommender.race_ = trainer.result_, race
     recommender.bonuses_ = bonuses
     recommender.moments_ = pack_moments(model, trainer.stepper.optimizers)
-    recommender.loss_ = name_function(recommender.loss)
+    recommender.loss_ = name_loss(recommender.loss)
     return data.users, data.items
 
 
@@ -223,7 +224,7 @@ def train_further(
     recommender.result_ = trainer.run().finish()
     recommender.settings_ = settings
     recommender.moments_ = pack_moments(trainer.model, trainer.stepper.optimizers)
-    recommender.loss_ = name_function(recommender.loss)
+    recommender.loss_ = name_loss(recommender.loss)
     recommender.model_ = trainer.model.to("cpu")
     describe_new_items(recommender.model_, data.items, data.n_items)
     recommender.race_ = pd.DataFrame(columns=RACE_COLUMNS)  # there was none
@@ -304,8 +305,7 @@ class TwoTowerRetriever(BaseRecommender):
         self,
         settings: RetrieverSettings | None = None,  # None: the defaults
         *,
-        # loss(users, items, temperature, log_q, item_ids, extra) of vectors
-        loss: Callable[..., Tensor] = sampled_softmax_loss,
+        loss: Callable[..., Tensor] = sampled_softmax_loss,  # takes LOSS_ARGUMENTS
         # validate(ranks of held-out items): metrics, the first is maximised
         validate: Callable[[Tensor], dict] = ndcg_and_hits,
         **changes,  # fields of `RetrieverSettings`, such as temperature=.07
@@ -316,6 +316,7 @@ class TwoTowerRetriever(BaseRecommender):
         self.loss = loss
         self.validate = validate
 
+    @few_threads()
     def fit(
         self,
         train: Dataset,  # the log; all its interactions count
@@ -429,7 +430,7 @@ class TwoTowerRetriever(BaseRecommender):
     ) -> TwoTowerRetriever:
         "The fitted retriever that gave this state."
         settings = settings | {"hidden_dims": tuple(settings["hidden_dims"])}
-        loss = settings.pop("loss", name_function(sampled_softmax_loss))
+        loss = settings.pop("loss", name_loss(sampled_softmax_loss))
         new = cls(RetrieverSettings(**settings))
         new.adopt(catalogue)
         new.settings_ = new.settings

@@ -29,8 +29,8 @@ from ..training.processes import pick_device
 
 # %% auto #0
 __all__ = ['LOSS_ARGUMENTS', 'WARMUP', 'prepare_draws', 'Negatives', 'encode_held_out', 'append_popularity', 'TowerTask',
-           'name_function', 'warn_of_another_loss', 'make_trainer', 'cut_examples', 'lay_out_histories',
-           'lay_out_windows', 'read_lines', 'lines_per_step']
+           'name_loss', 'warn_of_another_loss', 'make_trainer', 'cut_examples', 'lay_out_histories', 'lay_out_windows',
+           'read_lines', 'lines_per_step']
 
 # %% ../../nbs/37bb_recommenders.tower_task.ipynb #0506e121
 def prepare_draws(
@@ -195,12 +195,12 @@ class TowerTask:
         return self.metrics(ranks)
 
 # %% ../../nbs/37bb_recommenders.tower_task.ipynb #5e2c71ab
-def name_function(
-    function: Callable,  # such as a loss
+def name_loss(
+    loss: Callable,  # a function
 ) -> str:  # its module and its name
-    "The name of a function as a saved model remembers it."
-    name = getattr(function, "__qualname__", type(function).__qualname__)
-    return f"{function.__module__}.{name}"
+    "The name of a loss as a saved model remembers it."
+    name = getattr(loss, "__qualname__", type(loss).__qualname__)
+    return f"{loss.__module__}.{name}"
 
 
 def warn_of_another_loss(
@@ -209,7 +209,7 @@ def warn_of_another_loss(
     level: int,  # how far above the caller stands, for the warning
 ) -> None:
     "Point out a training that goes on with another loss."
-    now = name_function(loss)
+    now = name_loss(loss)
     if now != learnt:
         warnings.warn(
             f"start learnt with the loss {learnt}, and training goes on with {now}; "

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from ..training.threads import few_threads
 from scipy.special import expit
 
 from recsys_nb.data import (
@@ -177,13 +178,13 @@ class Recommender(BaseRecommender):
     # settings of the default Two-Tower, such as {"epochs": 3}
     retriever: dict = field(default_factory=dict)
     say: Callable[[str], None] = print_nothing  # is told what happens
-    # of a funnel, event types from the first to the last: the ranker has a head for
-    # each, two stages answer, and `recommend` takes a `value`
+    # event types of a funnel, first to last: two stages answer, with a head for each
     actions: Sequence = ()
 
     def __post_init__(self):
         check_recommender(self)
 
+    @few_threads()
     def fit(
         self,
         train: Dataset,  # the log to learn from

@@ -169,3 +169,5 @@ from .table import table_logits as table_logits
 from .table import list_rivals as list_rivals
 from .table import train_rival as train_rival
 from .table import table_loss as table_loss
+from .threads import few_threads as few_threads
+from .threads import use_threads as use_threads

@@ -19,6 +19,7 @@ from ..features import FeatureEncoder
 from ..models.dlrm import DLRM, DLRMConfig, log_loss
 from .loop import train
 from .settings import TrainResult
+from .threads import few_threads
 
 # %% auto #0
 __all__ = ['TABLE_PROFILES', 'LOOP_SETTINGS', 'ROWS_AT_ONCE', 'TableSettings', 'make_table_encoder', 'read_label_column',
@@ -157,6 +158,7 @@ class DLRMTable:
     ):
         self.rivals = list_rivals(profile, changes)
 
+    @few_threads()
     def fit(
         self,
         frame: pd.DataFrame,  # rows to learn from: features and the label
