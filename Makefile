@@ -10,6 +10,8 @@ BIN := $(VENV)/bin
 ENV := $(VENV)/.installed
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+# what is installed is compiled when it is first imported, and not again by every process
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: env engines demo test types check lint packages test-one docs readme bench soak lab sync run-notebooks clean
 env: $(ENV)
