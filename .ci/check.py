@@ -4,6 +4,7 @@ the README is index.ipynb: else name what differs. Changes nothing."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 import tempfile
@@ -99,6 +100,11 @@ def lacks_figure(outputs: list, runs: list) -> bool:
     return not all(map(shows_figure, figures))
 
 
+def names_temporary(outputs: list, runs: list) -> bool:
+    "Whether an output holds the name of a temporary folder, which changes each time."
+    return re.search(r"/tmp\w{8}\b", json.dumps(outputs)) is not None
+
+
 def mutes_warnings(outputs: list, runs: list) -> bool:
     return any(map(changes_all_warnings, runs))
 
@@ -109,6 +115,8 @@ DAMAGES = {
     "`make run-notebooks`",
     never_ran: f"was never executed: {RERUN}",
     lacks_figure: f"has a figure cell without its figure: {RERUN}",
+    names_temporary: "shows the name of a temporary folder, another one in each run: "
+    "give the value a name, or print its last part",
     mutes_warnings: "changes all warnings for the notebooks that are tested after it: "
     "use `with warnings.catch_warnings()` or a message",
 }  # test of the outputs of a notebook and of the cells that run -> what is wrong

@@ -350,6 +350,12 @@ UNCLEAN = [
         '"image/none"',
         "has a figure cell without its figure: ",
     ),
+    (
+        "29_evaluation.calibration",
+        '"text/plain": [',
+        '"text/plain": ["/tmp/tmp3k_x9a2b/model", ',
+        "shows the name of a temporary folder",
+    ),
 ]
 
 

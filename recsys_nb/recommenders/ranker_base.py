@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from ..training.threads import few_threads
 from scipy.special import expit
 from sklearn.exceptions import NotFittedError
 from torch import nn
@@ -56,6 +55,7 @@ from recsys_nb.recommenders.ranker_data import (
 )
 from .storage import FOR_TRAINING
 from ..training.checkpoints import take_part, take_tensors
+from ..training.threads import few_threads
 
 # %% auto #0
 __all__ = ['RankerSettings', 'check_ranker_settings', 'BaseRanker', 'first_action', 'encode_in_chunks', 'make_fresh',

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from ..training.threads import few_threads
 from scipy.special import expit
 
 from recsys_nb.data import (
@@ -60,6 +59,7 @@ from recsys_nb.recommenders.trial import (
 )
 from .values import ActionValues
 from .warm_start import continue_recommender
+from ..training.threads import few_threads
 
 # %% auto #0
 __all__ = ['SAVED', 'take_positives', 'run_trial', 'choose_sources', 'choose_heads', 'answer_unjudged', 'Recommender',
