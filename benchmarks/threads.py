@@ -26,10 +26,9 @@ BUSY = "while True: pass"
 
 def work(threads: int) -> dict:
     "One fit, in seconds of the clock and of the processor."
-    from recsys_nb.training.threads import use_threads
-
     from recsys_nb.data import simulate
     from recsys_nb.recommenders import Recommender
+    from recsys_nb.training.threads import use_threads
 
     use_threads(threads)
     log = simulate(n_users=300, n_items=110, n_interactions=3_000, seed=0)
