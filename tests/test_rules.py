@@ -327,7 +327,7 @@ def test_a_service_keeps_the_same_rules(
     assert ranks == list(range(1, len(found) + 1))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SERVED)
 def test_an_exported_list_under_caps_is_the_one_of_the_model(find_exported, name):
     for caps in ({"category": 1}, {"category": 2, "brand": 3}):
         diversify = Diversity(0.0, caps)
