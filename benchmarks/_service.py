@@ -1,13 +1,17 @@
-"""A service in a process of its own, as the benchmarks of serving see it: a free port,
-when it is ready, its workers, and the memory of all of them."""
+"""A service in a process of its own, as benchmarks and tests see it: a free port, when
+it is ready, a client that asks it, its workers, and the memory of all of them."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
+
+TOKEN = "a token of many characters"
 
 
 def find_port() -> int:
@@ -36,6 +40,35 @@ def wait_until_ready(
                 raise RuntimeError(f"the service has ended{said}") from None
             time.sleep(0.05)
     raise TimeoutError("the service did not answer within two minutes")
+
+
+class Client:
+    "A connection to a service, opened again where it was closed."
+
+    def __init__(
+        self,
+        port: int,  # of the service
+    ):
+        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+
+    def ask(
+        self,
+        path: str,  # of the address
+        body: Any = None,  # for a POST; None: a GET
+        token: str = TOKEN,  # of the service
+    ) -> tuple[int, Any]:  # status; the answer, text where it is no JSON
+        "One request."
+        headers = {"authorization": f"Bearer {token}"}
+        text = None
+        if body is not None:
+            text = json.dumps(body)
+            headers["content-type"] = "application/json"
+        method = "GET" if body is None else "POST"
+        self.connection.request(method, path, text, headers)
+        answer = self.connection.getresponse()
+        content = answer.read()
+        is_json = answer.getheader("content-type") == "application/json"
+        return answer.status, json.loads(content) if is_json else content.decode()
 
 
 def list_workers(

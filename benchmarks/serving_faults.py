@@ -32,14 +32,13 @@ from typing import Any
 
 import numpy as np
 from _common import keep
-from _service import find_port, wait_until_ready
+from _service import TOKEN, Client, find_port, wait_until_ready
 
 from recsys_nb.data import simulate
 from recsys_nb.recommenders import ItemKNN
 from recsys_nb.serving import export
 
 processes = multiprocessing.get_context("fork")
-TOKEN = "a token of many characters"
 HALF_A_REQUEST = (
     "POST /recommend HTTP/1.1\r\nhost: shop\r\n"
     f"authorization: Bearer {TOKEN}\r\ncontent-length: 50\r\n\r\n{{"
@@ -64,32 +63,6 @@ class Answers:
             "max_ms": round(1000 * max(self.seconds), 2),
             "statuses": {str(key): n for key, n in self.statuses.items()},
         }
-
-
-class Client:
-    "A connection that is opened again where it was closed."
-
-    def __init__(
-        self,
-        port: int,  # of the service
-    ):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-
-    def ask(
-        self,
-        path: str,  # of the address
-        body: dict | None = None,  # for a POST; None: a GET
-    ) -> tuple[int, dict]:  # status and answer
-        "One request."
-        headers = {"authorization": f"Bearer {TOKEN}"}
-        text = None
-        if body is not None:
-            text = json.dumps(body)
-            headers["content-type"] = "application/json"
-        method = "GET" if body is None else "POST"
-        self.connection.request(method, path, text, headers)
-        answer = self.connection.getresponse()
-        return answer.status, json.loads(answer.read())
 
 
 def ask_at_a_rate(

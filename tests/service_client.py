@@ -1,10 +1,8 @@
 """A service of a stub over real sockets, and a client that asks it."""
 
-import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,33 +12,8 @@ from pathlib import Path
 import pytest
 
 here = Path(__file__).parent
-TOKEN = "a token of many characters"
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Client:
-    "One connection to a service."
-
-    def __init__(self, port):
-        self.connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-
-    def ask(self, path, body=None, token=TOKEN):
-        headers = {"authorization": f"Bearer {token}"}
-        text = None
-        if body is not None:
-            text = json.dumps(body)
-            headers["content-type"] = "application/json"
-        method = "GET" if body is None else "POST"
-        self.connection.request(method, path, text, headers)
-        answer = self.connection.getresponse()
-        content = answer.read()
-        is_json = answer.getheader("content-type") == "application/json"
-        return answer.status, json.loads(content) if is_json else content.decode()
+sys.path.insert(0, str(here.parent / "benchmarks"))
+from _service import TOKEN, Client, find_port  # noqa: E402, F401
 
 
 @contextmanager
@@ -66,7 +39,7 @@ def running(command, port, log, path="/readyz"):
 @contextmanager
 def serving(folder, **options):
     "A service of a stub."
-    port = free_port()
+    port = find_port()
     log = Path(folder).parent / "log.txt"
     script = [sys.executable, str(here / "service_stub.py"), folder, str(port)]
     with running([*script, json.dumps(options)], port, log) as process:

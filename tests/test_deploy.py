@@ -32,7 +32,7 @@ here = Path(__file__).parent
 root = here.parent
 deploy = root / "deploy"
 sys.path.insert(0, str(here))
-from service_client import Client, free_port, running  # noqa: E402
+from service_client import Client, find_port, running  # noqa: E402
 from service_stub import write_stub  # noqa: E402
 
 MANIFESTS = sorted((deploy / "kubernetes").glob("*.yaml"))
@@ -282,14 +282,6 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def find_port():
-    import socket
-
-    with socket.socket() as place:
-        place.bind(("127.0.0.1", 0))
-        return place.getsockname()[1]
-
-
 def ask(port, path):
     with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         return json.load(answer)
@@ -356,7 +348,7 @@ def test_the_user_of_the_image_serves_a_mounted_model(exported, tmp_path):
     pytest.importorskip("onnxruntime")
     uid = re.findall(r"USER (\d+)", (deploy / "Dockerfile").read_text())[0]
     python = find_python(uid)
-    port = free_port()
+    port = find_port()
     with tempfile.TemporaryDirectory() as mount:  # others cannot enter that of pytest
         os.chmod(mount, 0o755)
         model = Path(mount) / "current"

@@ -19,7 +19,7 @@ sys.path.insert(0, str(here))
 from service_client import (  # noqa: E402
     TOKEN,
     Client,
-    free_port,
+    find_port,
     running,
     serving,
 )
@@ -70,7 +70,7 @@ def replace_once(text, changes):
 def test_nginx_limits_and_hides(tmp_path):
     nginx = need("nginx")
     model = write_stub(tmp_path / "model", ["a", "b", "c"])
-    proxy, config = free_port(), tmp_path / "nginx.conf"
+    proxy, config = find_port(), tmp_path / "nginx.conf"
     logs = "daemon off; error_log stderr;"
     command = [nginx, "-e", "stderr", "-p", tmp_path, "-c", config, "-g", logs]
     with serving(str(model), settings={"token": TOKEN}) as (_, service, _):
@@ -115,7 +115,7 @@ def count_until_known(port, query):
 def test_prometheus_reads_the_service_and_the_alerts(tmp_path):
     prometheus = need("prometheus")
     model = write_stub(tmp_path / "model", ["a", "b", "c"])
-    port, config = free_port(), tmp_path / "prometheus.yml"
+    port, config = find_port(), tmp_path / "prometheus.yml"
     token = tmp_path / "token"
     token.write_text(TOKEN)
     command = [

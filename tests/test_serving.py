@@ -5,10 +5,12 @@ import os
 import shutil
 import signal
 import socket
+import sys
 import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,9 @@ from conftest import processes
 
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
+
+sys.path.insert(0, str(Path(__file__).parent))
+from service_client import find_port  # noqa: E402
 
 from recsys_nb.data import World  # noqa: E402
 from recsys_nb.recommenders import (  # noqa: E402
@@ -54,7 +59,7 @@ def start(tmp_path_factory):
 
     def run(folder):
         log = tmp_path_factory.mktemp("said") / "out"
-        port = free_port()
+        port = find_port()
         args = str(folder), port, log
         process = processes.Process(target=serve_and_log, args=args)
         process.start()
@@ -64,12 +69,6 @@ def start(tmp_path_factory):
     yield run
     for process in started:
         process.kill()
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def ask(url, body=None, timeout=30):

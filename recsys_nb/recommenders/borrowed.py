@@ -71,11 +71,7 @@ def read_scores(
     return scores
 
 
-SCORED_PAIR = {
-    "user_id",
-    "item_id",
-    "score",
-}  # columns of the frame
+SCORED_PAIR = {"user_id", "item_id", "score"}  # columns of the frame
 
 
 class BorrowedRecommender(BaseRecommender):

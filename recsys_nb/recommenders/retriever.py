@@ -241,7 +241,7 @@ def continue_retriever(
     "Go on from where another retriever is, with newer events."
     check_log(newer)
     check_start(start, rehearse)
-    warn_of_another_loss(recommender.loss, start.loss_, 4)
+    warn_of_another_loss(recommender.loss, start.loss_, 5)
     log = append_log(start.catalogue_, newer)
     recommender.adopt(log.catalogue)
     features = train_further(recommender, start, log, rehearse)
