@@ -7,7 +7,9 @@ DATA ?= simulated
 SOAK ?= 600
 OUT ?= _demo
 BIN := $(VENV)/bin
+# development needs all that is installed there; the demo does with less, in half the time
 ENV := $(VENV)/.installed
+DEMO_ENV := $(VENV)/.installed-for-runs
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # what is installed is compiled when it is first imported, and not again by every process
@@ -15,18 +17,20 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: env engines demo test types check lint packages test-one docs readme bench soak lab sync run-notebooks clean
 env: $(ENV)
-$(ENV): settings.ini setup.py constraints.txt
+$(ENV): EXTRA = dev
+$(DEMO_ENV): EXTRA = all
+$(ENV) $(DEMO_ENV): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10), sys.version' || \
 	  { echo "recsys_nb needs Python 3.10 or newer with venv; name it with: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRA)]'
 	touch $@
 
 # PostgreSQL and PySpark for the tests, which skip what is missing: what cannot be installed is named, and no error
 engines: $(ENV)
 	@VENV=$(VENV) .ci/engines
 
-demo: $(ENV)
+demo: $(if $(wildcard $(ENV)),$(ENV),$(DEMO_ENV))
 	$(BIN)/recsys-nb run --data $(DATA) --out $(OUT)
 
 test: $(ENV)

@@ -154,6 +154,23 @@ def point_at_pages(site: Path) -> None:
         page.write_text(made.sub(shorten, text), encoding="utf-8")
 
 
+PRINTED = re.compile(r"<pre>(<code>.*?</code></pre>)", re.S)
+COLUMNS = re.compile(r"\S(?:  |\t)")  # what tables have and sentences have not
+
+
+def mark_sentences(site: Path) -> None:
+    """Printed output without columns gets a class of its own: on a phone its lines may
+    break, and those of tables may not."""
+
+    def mark(printed):
+        is_table = COLUMNS.search(printed[1])
+        return printed[0] if is_table else f'<pre class="sentences">{printed[1]}'
+
+    for page in site.rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(PRINTED.sub(mark, text), encoding="utf-8")
+
+
 def build() -> Path:
     "The site, in `doc_path`."
     proc = processed()
@@ -167,6 +184,7 @@ def build() -> Path:
         point_at_pages(proc / "_docs")
     shutil.rmtree(cfg.doc_path, ignore_errors=True)
     shutil.move(proc / cfg.doc_path.name, cfg.doc_path)
+    mark_sentences(Path(cfg.doc_path))
     return Path(cfg.doc_path)
 
 

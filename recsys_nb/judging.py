@@ -108,8 +108,10 @@ def compare_models(
     metric = f"ndcg@{run.settings.k}"
     scores = {name: report[metric] for name, report in run.reports.items()}
     own = run.reports["Recommender"]
-    for name in ("Recommender", "Before"):  # neither is a baseline
-        scores.pop(name, None)
+    chosen = run.models["Recommender"].chosen_
+    for name in ("Recommender", "Before", chosen):  # none of them is another model
+        if len(scores) > 1:
+            scores.pop(name, None)
     best = max(scores, key=scores.__getitem__)
     run.numbers["best_baseline"] = best
     for key, name in (("comparison", best), ("popularity", "Popularity")):

@@ -37,7 +37,7 @@ def headline(
     who = "the default recommender"
     if chosen:
         who += f" ({chosen})"
-    verdict, advice = word_difference(row, best, chosen)
+    verdict, advice = word_difference(row, best)
     text = (
         f"On {name}, {who} {verdict}: NDCG@{k} is {row['b']:.4f} against "
         f"{row['a']:.4f} (paired difference {row['difference']:+.4f}, 95% interval "
@@ -55,7 +55,6 @@ def headline(
 def word_difference(
     row: Mapping,  # of a comparison: low and high of the difference
     best: str,  # the best other model
-    chosen: str | None = None,  # what answers
 ) -> tuple[str, str]:  # the verdict; advice, or nothing
     "What an interval of a difference allows to say."
     if row["high"] < 0:
@@ -63,8 +62,6 @@ def word_difference(
         return f"loses to {best}", advice
     if row["low"] > 0:
         return f"beats {best}, the best of the other models", ""
-    if chosen == best:
-        return f"is {best}, which no other model is shown to beat", ""
     return f"is not shown to differ from {best}, the best of the other models", ""
 
 # %% ../nbs/54_report_page.ipynb #079afaa1

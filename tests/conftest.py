@@ -46,9 +46,12 @@ def slow(examples):
 
 
 # the files that take longest start first, so that all workers end at about one time
-LONGEST = "cli warehouse actions metrics service_schema jobs training_processes soak"
-LONGEST += " house imports features page_browser models_dlrm two_stage deploy"
-LONGEST += " evaluation_tables calibration explain lists ranker models"
+LONGEST = "runtime cli recipes warehouse service_schema jobs soak training_processes"
+LONGEST += " actions metrics vectors features warm_start page_browser house imports"
+LONGEST += (
+    " statistics models_dlrm rules two_stage evaluation_tables deploy calibration"
+)
+LONGEST += " explain lists storage ranker recommenders_baselines models"
 ORDER = {f"test_{name}.py": place for place, name in enumerate(LONGEST.split())}
 
 

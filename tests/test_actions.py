@@ -53,6 +53,16 @@ def models(small, model):
 
 
 @pytest.fixture(scope="module")
+def folders(models, tmp_path_factory):
+    "Calibration -> the exported model."
+    pytest.importorskip("onnxruntime")
+    from recsys_nb.serving import export
+
+    place = tmp_path_factory.mktemp("exported")
+    return {name: export(model, place / name) for name, model in models.items()}
+
+
+@pytest.fixture(scope="module")
 def shown(world):
     return world.sample(15_000, seed=9)
 
@@ -204,13 +214,11 @@ def test_a_step_that_orders_nothing_gets_its_share():
 
 
 @pytest.mark.parametrize("calibration", ["platt", "isotonic"])
-def test_an_exported_folder_gives_the_same_lists(models, calibration, tmp_path):
-    pytest.importorskip("onnxruntime")
-    from recsys_nb.serving import Exported, export
+def test_an_exported_folder_gives_the_same_lists(models, folders, calibration):
+    from recsys_nb.serving import Exported
     from recsys_nb.serving.files import QuestionError
 
-    model = models[calibration]
-    folder = export(model, tmp_path / "exported")
+    model, folder = models[calibration], folders[calibration]
     exported = Exported(folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["answer"]["actions"] == list(FUNNEL)
@@ -235,7 +243,7 @@ def test_an_exported_folder_gives_the_same_lists(models, calibration, tmp_path):
 
 def test_a_log_without_positions_is_calibrated_too(small, shown):
     bare = small.replace(small.interactions.drop(columns="position"))
-    model = make(bare)
+    model = make(bare, epochs=1)
     assert "position" not in model.ranker_.features_.usual
     examples = shown.labelled().drop(columns="position")
     taken = (count_actions(shown, FUNNEL) > 0).mean()
@@ -243,14 +251,13 @@ def test_a_log_without_positions_is_calibrated_too(small, shown):
     assert chances.mean() == pytest.approx(taken, rel=0.35)
 
 
-def test_values_over_http(model, log, tmp_path):
-    pytest.importorskip("onnxruntime")
+def test_values_over_http(model, folders, log, tmp_path):
     from fastapi.testclient import TestClient
 
     from recsys_nb.serving import Exported, export
     from recsys_nb.serving.http import create_app
 
-    folder = export(model, tmp_path / "exported")
+    folder = folders["platt"]
     user = model.user_ids_[0]
     want = Exported(folder).recommend(user, value=VALUE)["items"]
     question = {"user_id": user, "value": VALUE}
@@ -265,12 +272,11 @@ def test_values_over_http(model, log, tmp_path):
         assert client.post("/recommend", json=question).status_code == 422
 
 
-def test_lists_for_everyone_take_values(model, tmp_path, capsys):
-    pytest.importorskip("onnxruntime")
+def test_lists_for_everyone_take_values(model, folders, tmp_path, capsys):
     from recsys_nb.cli import main
-    from recsys_nb.serving import Exported, export
+    from recsys_nb.serving import Exported
 
-    folder = export(model, tmp_path / "exported")
+    folder = folders["platt"]
     words = ["recommend", "--model", str(folder), "--users", "all", "--k", "5"]
     words += ["--value", "click=1,purchase=price", "--out", str(tmp_path / "lists")]
     assert main(words) == 0

@@ -355,16 +355,15 @@ def test_help_needs_no_heavy_package():
 # --- questions to a model ------------------------------------------------------------
 
 
-def test_recommend_in_a_fresh_process_and_in_this_one(shop, say):
+def test_recommend_in_another_process_and_in_this_one(shop, say, start):
     want = pd.read_parquet(shop / "recommendations.parquet")
     want = want[want.user_id == "user_3"].head(5)
     words = ["--user", "user_3", "-k", "5", "--json"]
-    code = "import sys; from recsys_nb.cli import main; sys.exit(main())"
-    command = [sys.executable, "-c", code, "recommend", "--model", shop, *words]
-    done = subprocess.run(command, capture_output=True, text=True)
+    process, read = start("recommend", "--model", shop, *words)
+    process.join(60)
     status, said, _ = say("recommend", "--model", shop / "model", *words)
-    assert done.returncode == 0 and status == 0
-    for text in (done.stdout, said):
+    assert process.exitcode == 0 and status == 0
+    for text in (read(), said):
         got = pd.DataFrame(json.loads(text))
         assert got.item_id.tolist() == want.item_id.tolist()
         assert np.allclose(got.score, want.score, atol=1e-5)
@@ -456,32 +455,29 @@ def test_criteo_trains_and_judges(tmp_path, say, days, judged):
     assert names >= {"model.safetensors", "model.json", "metrics.json", "encoder.json"}
 
 
-def start_torchrun(*words):
-    "Two processes of torchrun, until they end."
-    launch = "-m torch.distributed.run --standalone --nproc-per-node 2 -m recsys_nb.cli"
-    command = [sys.executable, *launch.split(), *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
 def run_in_two(folder, rank):
     "The run of the next test, as one of two processes; what it says is kept."
-    sys.stderr = open(folder.parent / f"said {rank}", "w", buffering=1)  # noqa: SIM115
+    for name in ("stdout", "stderr"):
+        file = folder.parent / f"{name} {rank}"
+        setattr(sys, name, open(file, "w", buffering=1))  # noqa: SIM115
     sys.exit(main(["run", *SMALL, "--epochs", "2", "--out", str(folder / "out")]))
 
 
-def test_two_processes_of_torchrun(tmp_path, numbers_of):
+def test_two_processes_are_one_run(tmp_path, numbers_of):
+    "As torchrun starts them: with their number in the environment."
     folder = tmp_path / "runs"
     folder.mkdir()
     out = folder / "out"
-    done = start_torchrun("run", *SMALL, "--epochs", 2, "--out", out)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("report: ") == 1 and done.stdout.count("the gate, ") == 1
+    both = [tmp_path / f"stdout {rank}" for rank in range(2)]
+    assert start_two(run_in_two, folder) == [0, 0]
+    said = "".join(file.read_text() for file in both)
+    assert said.count("report: ") == 1 and said.count("the gate, ") == 1
     assert [path.name for path in folder.iterdir()] == ["out"]
     assert numbers_of(out)["metrics"]["Recommender"]
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     # the folder is there: only the first finds that out
     assert all(start_two(run_in_two, folder))
-    said = (tmp_path / "said 0").read_text()
+    said = (tmp_path / "stderr 0").read_text()
     assert re.search(r"recsys-nb: \S+ exists; choose another --out", said)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     assert [path.name for path in folder.iterdir()] == ["out"]

@@ -1,5 +1,6 @@
 "Shares of a score: they add up, they are Shapley values, and refusals."
 
+from copy import deepcopy
 from itertools import permutations
 
 import numpy as np
@@ -123,8 +124,8 @@ def test_why_needs_something_known(recommender):
         why(recommender, "nobody", recommender.item_ids_[0])
 
 
-def test_scores_that_are_not_finite_are_refused(shop):
-    recommender = make_recommender(shop)
+def test_scores_that_are_not_finite_are_refused(recommender):
+    recommender = deepcopy(recommender)
     with torch.no_grad():
         for weights in recommender.ranker_.model_.parameters():
             weights.fill_(torch.nan)

@@ -27,25 +27,6 @@ parts = sorted({m.split(".")[0] for m in modules if "." in m})
 config = ConfigParser(delimiters=["="], interpolation=None)
 config.read(root / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-FORBIDDEN = [
-    "fastcore",
-    "nbdev",
-    "tea_tasting",
-    "statsmodels",
-    "openTSNE",
-    "implicit",
-    "optuna",
-    "fastapi",
-    "uvicorn",
-    "uvloop",
-    "httptools",
-    "prometheus_client",
-    "onnx",
-    "onnxscript",
-    "onnxruntime",
-    "torchrec",
-    "fbgemm_gpu",
-]
 
 
 def run(*args, cwd=root, **env):
@@ -121,20 +102,6 @@ def test_wheel_holds_the_modules_and_says_what_it_needs(tmp_path):
 
 def test_version_is_that_of_settings():
     assert importlib.import_module("recsys_nb").__version__ == cfg["version"]
-
-
-def test_imports_need_only_the_core():
-    code = f"""
-import importlib, sys
-class Forbid:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {FORBIDDEN}:
-            raise ModuleNotFoundError(name + " must not be imported", name=name)
-sys.meta_path.insert(0, Forbid())
-for name in {modules}: importlib.import_module("recsys_nb." + name)
-"""
-    r = run("-c", code)
-    assert r.returncode == 0, r.stderr
 
 
 # What stands in settings.ini and constraints.txt

@@ -1,6 +1,7 @@
 "Rooms import downward only: parts in their order, chapters by their number."
 
 import ast
+import json
 import os
 import re
 import resource
@@ -15,7 +16,7 @@ PARTS = (
     "data features models training evaluation recommenders experiments serving".split()
 )
 ALLOWED = {"experiments": {"data", "evaluation"}}  # what a part knows beside itself
-LIGHT = ("data", "experiments")  # parts that run without torch and faiss
+LIGHT = ("data", "evaluation", "experiments")  # arrays and frames, without torch
 EXTRAS = re.compile(
     r"implicit|optuna|sqlalchemy|tea_tasting|statsmodels|openTSNE|pyspark|psycopg"
     r"|fastapi|uvicorn|pydantic|onnx\w*|torchrec|fbgemm_gpu|skops"
@@ -80,25 +81,72 @@ def test_parts_know_few_others(part):
     assert mine and known <= ALLOWED[part] | {part}
 
 
-def run_lines(lines):
-    "What a fresh process prints that runs these lines."
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return done.stdout
+# packages that are asked for by an extra alone, or by those who write notebooks
+FORBIDDEN = (
+    "fastcore nbdev tea_tasting statsmodels openTSNE implicit optuna fastapi uvicorn "
+    "uvloop httptools prometheus_client onnx onnxscript onnxruntime torchrec fbgemm_gpu"
+).split()
+FRESH = """
+import importlib, json, sys
+forbidden, steps, modules = json.loads(sys.argv[1])
+
+class Forbid:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in forbidden:
+            raise ModuleNotFoundError(name + " must not be imported", name=name)
+
+sys.meta_path.insert(0, Forbid())
+import recsys_nb as rn
+heavy = "torch", "faiss", "pandas", "numpy"
+loaded = {"recsys_nb": [name for name in heavy if name in sys.modules]}
+for step, names in steps.items():
+    for name in names:
+        importlib.import_module("recsys_nb." + name)
+    part = importlib.import_module("recsys_nb." + step)
+    for name in part.__all__:
+        getattr(part, name)
+    loaded[step] = [name for name in heavy if name in sys.modules]
+missing = [name for name in rn.__all__ if not hasattr(rn, name)]
+import recsys_nb.data, recsys_nb.recommenders
+assert rn.Dataset is recsys_nb.data.Dataset
+assert rn.Recommender is recsys_nb.recommenders.Recommender
+for name in modules:
+    importlib.import_module("recsys_nb." + name)
+print(json.dumps([loaded, len(rn.__all__), missing]))
+"""
+
+
+@pytest.fixture(scope="module")
+def fresh():
+    """What a fresh process has loaded that imports the package, its light parts, and
+    then everything, with nothing of what an extra asks for."""
+    steps = {p: [m for m in rooms() if m.startswith(f"{p}.")] for p in LIGHT}
+    assert all(steps.values())
+    files = (root / "recsys_nb").rglob("[!_]*.py")
+    paths = [p.relative_to(root / "recsys_nb").with_suffix("") for p in files]
+    modules = sorted(".".join(path.parts) for path in paths)
+    words = json.dumps([FORBIDDEN, steps, modules])
+    run = [sys.executable, "-c", FRESH, words]
+    done = subprocess.run(run, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("part", LIGHT)
-def test_light_parts_need_neither_torch_nor_faiss(part):
-    mine = [module for module in rooms() if module.startswith(f"{part}.")]
-    lines = [f"import recsys_nb.{module}" for module in mine]
-    lines.append("import sys; print(*{'torch', 'faiss'} & set(sys.modules))")
-    said = run_lines(lines)
-    assert mine and said.split() == []
+def test_light_parts_need_neither_torch_nor_faiss(fresh, part):
+    assert not {"torch", "faiss"} & set(fresh[0][part])
+
+
+def test_the_package_offers_names_of_its_parts(fresh):
+    "Each name of `recsys_nb` is the one of its part, and none is loaded before."
+    loaded, count, missing = fresh
+    assert loaded["recsys_nb"] == []
+    assert count > 50 and missing == []
+
+
+def test_imports_need_only_the_core(fresh):
+    "No module needs a package that an extra or a developer asks for."
+    assert fresh
 
 
 @pytest.mark.parametrize("module", rooms())
@@ -114,7 +162,6 @@ def test_imports_stand_at_the_top(module):
     assert not [found for found in late if not EXTRAS.search(found[1])]
 
 
-LIGHT = ("data", "evaluation", "experiments")  # arrays and frames only
 HEAVY = re.compile(r"^(torch|faiss|implicit|onnx\w*)(\.|$)")
 
 
@@ -128,33 +175,6 @@ def test_rooms_of_arrays_and_frames_are_light(module):
         elif isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
     assert not [name for name in found if HEAVY.search(name)]
-
-
-def test_a_light_part_loads_nothing_heavy():
-    code = (
-        "import sys, recsys_nb.evaluation as part\n"
-        "for name in part.__all__: getattr(part, name)\n"
-        "print([name for name in ('torch', 'faiss') if name in sys.modules])"
-    )
-    run = [sys.executable, "-c", code]
-    found = subprocess.run(run, cwd=root, capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
-
-
-def test_the_package_offers_names_of_its_parts():
-    "Each name of `recsys_nb` is the one of its part, and none is loaded before."
-    lines = [
-        "import sys, recsys_nb as rn",
-        "assert not {'torch', 'pandas', 'numpy'} & set(sys.modules)",
-        "missing = [name for name in rn.__all__ if not hasattr(rn, name)]",
-        "import recsys_nb.data, recsys_nb.recommenders",
-        "assert rn.Dataset is recsys_nb.data.Dataset",
-        "assert rn.Recommender is recsys_nb.recommenders.Recommender",
-        "print(len(rn.__all__), missing)",
-    ]
-    said = run_lines(lines)
-    count, missing = said.split(maxsplit=1)
-    assert int(count) > 50 and missing.strip() == "[]"
 
 
 def defined_names(module):

@@ -6,7 +6,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -20,6 +19,8 @@ sync_api = pytest.importorskip(
 pytest.importorskip("uvicorn")
 
 import pandas as pd  # noqa: E402
+import torch  # noqa: E402
+from conftest import processes  # noqa: E402
 
 from recsys_nb.cli import main  # noqa: E402
 from recsys_nb.data import Dataset  # noqa: E402
@@ -29,16 +30,10 @@ from recsys_nb.recommenders import (  # noqa: E402
     Recommender,
     TwoTowerRetriever,
 )
+from recsys_nb.serving.parts import AppSettings  # noqa: E402
+from recsys_nb.serving.server import serve  # noqa: E402
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-SERVE = """
-import json, sys
-from recsys_nb.serving.parts import AppSettings
-from recsys_nb.serving.server import serve
-settings = AppSettings(**json.loads(sys.argv[2]))
-folders = sys.argv[3:] + [None]
-serve(folders[0], port=int(sys.argv[1]), other=folders[1], settings=settings)
-"""
 MARKUP = "<img src=x onerror=\"document.title='run'\"><b>Mug</b> 'n' more"
 TITLES = {
     "coffee": "Filter coffee",
@@ -84,6 +79,14 @@ def folders(tmp_path_factory):
     return place / "reasons", place / "vectors"
 
 
+def run_server(port, folders, settings):
+    "What a server process does; nobody reads what it says."
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    torch.set_num_threads(1)
+    first, other = [*folders, None][:2]
+    serve(first, port=port, other=other, settings=AppSettings(**settings))
+
+
 class Server:
     "A service in a process of its own."
 
@@ -91,17 +94,14 @@ class Server:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
-        words = [str(port), json.dumps(settings), *map(str, folders)]
         self.url = f"http://127.0.0.1:{port}/"
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", SERVE, *words],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            stdout=subprocess.DEVNULL,
-        )
+        args = port, folders, settings
+        self.process = processes.Process(target=run_server, args=args)
+        self.process.start()
 
     def __enter__(self):
         for _ in range(900):
-            assert self.process.poll() is None
+            assert self.process.is_alive()
             try:
                 urllib.request.urlopen(self.url + "livez", timeout=5).close()
             except OSError:
@@ -112,7 +112,7 @@ class Server:
 
     def __exit__(self, *error):
         self.process.kill()
-        self.process.wait()
+        self.process.join()
 
 
 @pytest.fixture(scope="module")

@@ -10,89 +10,21 @@ from pathlib import Path
 
 import pytest
 import torch
+import two_processes
 from conftest import processes
 from safetensors.torch import load_file, save_file
-from torch.nn.functional import binary_cross_entropy_with_logits
+from two_processes import (
+    OPTIONS,
+    ROWS,
+    InOrder,
+    Ranker,
+    make_examples,
+    train_ranker,
+)
 
 from recsys_nb.models.sampled_softmax import log_draw, sampled_softmax_loss
 from recsys_nb.models.two_tower import TwoTowerConfig, TwoTowerModel
 from recsys_nb.training.loop import train
-
-ROWS = 600
-OPTIONS = {
-    "monitor": "valid_loss",
-    "lr": 0.01,
-    "batch_size": 61,  # makes unequal parts
-    "patience": None,
-    "device": "cpu",
-    "precision": "fp32",
-    "progress": False,
-    "seed": 3,
-}
-
-
-class Ranker(torch.nn.Module):
-    "Layers beside a table with sparse gradients."
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.table = torch.nn.Embedding(40, 8, sparse=True)
-        self.layers = torch.nn.Sequential(
-            torch.nn.Linear(11, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1)
-        )
-
-    def forward(self, dense, codes):
-        inputs = torch.cat([dense, self.table(codes)], 1)
-        return self.layers(inputs).squeeze(1)
-
-
-def make_examples(n=ROWS, seed=1):
-    g = torch.Generator().manual_seed(seed)
-    dense = torch.randn(n, 3, generator=g)
-    codes = torch.randint(40, (n,), generator=g)
-    noise = torch.randn(n, generator=g)
-    label = (dense.sum(1) + codes % 2 + noise > 0.5) * 1.0
-    return {"dense": dense, "codes": codes, "label": label}
-
-
-class InOrder:
-    "Batches of examples in their order, as an object gives them."
-
-    def __init__(self, data):
-        self.data = data
-        self.n_rows = len(data["label"])
-
-    def steps(self, batch_size, world=1):
-        return -(-self.n_rows // batch_size)
-
-    def fingerprint(self):
-        return "in order"
-
-    def batches(self, batch_size, seed, epoch, rank=0, world=1):
-        for start in range(0, self.n_rows, batch_size):
-            yield {
-                name: t[start : start + batch_size].tensor_split(world)[rank]
-                for name, t in self.data.items()
-            }
-
-
-def log_loss(model, batch):
-    logits = model(batch["dense"], batch["codes"])
-    return binary_cross_entropy_with_logits(logits, batch["label"])
-
-
-def train_ranker(epochs=4, on_step=lambda: None, data=None, **changes):
-    data = make_examples() if data is None else data
-    model, others = Ranker(), make_examples(seed=2)
-
-    def loss(model, batch):
-        on_step()
-        return log_loss(model, batch)
-
-    options = OPTIONS | {"clip_grad": 0.1, "weight_decay": 0.01} | changes
-    valid = {"valid": lambda model: {"valid_loss": log_loss(model, others)}}
-    return model, train(model, loss, data, **valid, epochs=epochs, **options).epochs
 
 
 def train_towers(with_codes=True, with_extra=True):
@@ -196,19 +128,6 @@ def do_errors(folder, rank):
         except Exception as error:
             text = f"{type(error).__name__}: {error}"
             (folder / f"{name} {rank}").write_text(text)
-
-
-def do_until_killed(folder, rank):
-    "The first is killed between the writing of epoch 3 and its renaming."
-    replace = os.replace
-
-    def kill(source, target):
-        if Path(target).name.startswith("epoch-00003"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        replace(source, target)
-
-    os.replace = kill
-    train_ranker(4, folder=folder)
 
 
 def do_the_rest(folder, rank):
@@ -344,7 +263,7 @@ def test_checkpoints_cross_over(done):
 def test_a_killed_run_goes_on_to_the_same_weights(done, tmp_path):
     "Two processes under torchrun, one killed: the weights of an undisturbed run."
     folder = tmp_path / "run"
-    result = run_torchrun(__file__, "do_until_killed", folder)
+    result = run_torchrun(two_processes.__file__, folder)
     assert result.returncode != 0 and "Signal 9 (SIGKILL)" in result.stderr
     names = sorted(path.name for path in folder.iterdir())
     assert names[-1] == "epoch-00003.unfinished" and len(names) == 3
@@ -399,7 +318,3 @@ with together():
     said = run_two(program)
     assert [out.count("[]") for out in said] == [1, 1]
     assert not any("gloo" in out for out in said)
-
-
-if __name__ == "__main__":
-    globals()[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))

@@ -3,8 +3,6 @@
 import argparse
 import json
 import re
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -356,7 +354,7 @@ def test_a_user_tower_with_vectors_is_exported(retriever, tmp_path):
 
 
 @pytest.mark.parametrize("ending", ["parquet", "jsonl"])
-def test_run_takes_the_roles(ending, tmp_path):
+def test_run_takes_the_roles(ending, tmp_path, monkeypatch, say):
     log = make_log(150, 60, 4_000)
     write = {
         "parquet": lambda frame, path: frame.to_parquet(path),
@@ -365,14 +363,13 @@ def test_run_takes_the_roles(ending, tmp_path):
     items = log.items.assign(title=[f"thing {n}" for n in range(60)])
     log.positives().interactions.to_csv(tmp_path / "log.csv", index=False)
     write(items, tmp_path / f"items.{ending}")
-    command = [sys.executable, "-m", "recsys_nb.cli", "run"]
-    command += ["--data", "log.csv", "--items", f"items.{ending}", "--out", "out"]
-    command += ["--roles", "emb=vector,title=ignore", "--epochs", "1"]
-    command += ["--quick", "--no-ranker"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "emb=vector" in done.stdout
-    assert "title=ignore" in done.stdout
+    monkeypatch.chdir(tmp_path)
+    words = ["--data", "log.csv", "--items", f"items.{ending}", "--out", "out"]
+    words += ["--roles", "emb=vector,title=ignore", "--epochs", "1"]
+    status, said, notes = say("run", *words, "--quick", "--no-ranker")
+    assert status == 0, notes[-2000:]
+    assert "emb=vector" in said
+    assert "title=ignore" in said
     folder = next(Path(tmp_path / "out").rglob("recommender.json"))
     assert BaseRecommender.load(folder.parent).items_.attrs["roles"]["emb"] == "vector"
 

@@ -23,6 +23,7 @@ from recsys_nb.recommenders.trial import Trial, collect_examples, split_learners
 from recsys_nb.recommenders.warm_start import hold_newer, lengthen_log
 from recsys_nb.training.checkpoints import CheckpointError
 
+FEW = {"answer": "two stages", "candidates": 20}
 TOWER = {"profile": "sparse", "dim": 16, "batch_size": 64, "epochs": 2}
 FUNNEL = ("click", "add_cart", "purchase")
 
@@ -58,11 +59,11 @@ def parts(shop):
 def previous(parts):
     sources = {"ItemKNN": ItemKNN(), "Two-Tower": TwoTowerRetriever(**TOWER)}
     ranker = DLRMRanker(epochs=1)
-    return Recommender(sources, ranker=ranker, answer="two stages").fit(parts[0])
+    return Recommender(sources, ranker=ranker, **FEW).fit(parts[0])
 
 
 def go_on(previous, more, **changes):
-    changes = {"answer": "two stages", "retriever": {"epochs": 1}} | changes
+    changes = FEW | {"retriever": {"epochs": 1}} | changes
     return Recommender(**changes).fit(more, start=previous)
 
 
@@ -152,8 +153,9 @@ def test_a_log_without_tables_keeps_the_attributes(parts, previous):
 def test_actions_go_on(parts):
     earlier, more = parts
     ranker = ActionRanker(actions=FUNNEL, epochs=1)
-    several = Recommender([ItemKNN(), EASE()], ranker=ranker).fit(earlier)
-    model = Recommender().fit(more, start=several)
+    several = Recommender([ItemKNN(), EASE()], ranker=ranker, candidates=20)
+    several.fit(earlier)
+    model = Recommender(candidates=20).fit(more, start=several)
     assert model.actions_ == FUNNEL and model.chosen_ == "two stages"
     users = several.user_ids_[np.diff(several.histories_.offsets) > 0][:5]
     worth = {"click": 1, "purchase": "price"}
@@ -188,8 +190,14 @@ def test_another_schema_is_refused(parts, previous):
         go_on(previous, Dataset(numbers, None, None, parts[1].positive))
 
 
+@pytest.fixture(scope="module")
+def small():
+    "The parts of a smaller shop, for what does not ask how good a model is."
+    return cut(add_vectors(simulate(400, 100, 12_000, seed=3)), days=5)
+
+
 @pytest.fixture(scope="module", params=["dlrm", "funnel"])
-def network(request, parts):
+def network(request, small):
     "Two stages whose ranker is a network, which goes on."
     sources = {"ItemKNN": ItemKNN(), "EASE": EASE()}
     few = {"epochs": 1, "dim": 4, "logistic_start": False}  # something is left to learn
@@ -198,7 +206,7 @@ def network(request, parts):
         "funnel": ActionRanker(actions=FUNNEL, **few),
     }
     ranker = kinds[request.param]
-    return Recommender(sources, ranker=ranker, answer="two stages").fit(parts[0])
+    return Recommender(sources, ranker=ranker, answer="two stages").fit(small[0])
 
 
 @pytest.fixture
@@ -212,11 +220,11 @@ def ranker_weights(model):
     return {n: t.clone() for n, t in model.ranker_.model_.state_dict().items()}
 
 
-def test_the_optimizer_of_a_ranker_goes_on(parts, network, tmp_path, always_on):
+def test_the_optimizer_of_a_ranker_goes_on(small, network, tmp_path, always_on):
     start = network.ranker_.moments_
     assert start
     at_first = {name: moment.clone() for name, moment in start.items()}
-    first = Recommender().fit(parts[1], start=network)
+    first = Recommender().fit(small[1], start=network)
     moved = first.ranker_.moments_
     assert set(moved) == set(start)
     steps = [name for name in start if name.endswith("/step")]
@@ -225,7 +233,7 @@ def test_the_optimizer_of_a_ranker_goes_on(parts, network, tmp_path, always_on):
     # saved and loaded it goes on alike, and without its moments in another way
     folders = [tmp_path / name for name in ("whole", "small")]
     network.save(folders[0])
-    second = Recommender().fit(parts[1], start=Recommender.load(folders[0]))
+    second = Recommender().fit(small[1], start=Recommender.load(folders[0]))
     assert all(torch.equal(second.ranker_.moments_[n], moved[n]) for n in moved)
     weights = ranker_weights(first)
     assert all(torch.equal(t, weights[n]) for n, t in ranker_weights(second).items())
@@ -235,7 +243,7 @@ def test_the_optimizer_of_a_ranker_goes_on(parts, network, tmp_path, always_on):
     assert stored.recommend(**question).equals(network.recommend(**question))
     forgetful = Recommender.load(folders[0])
     forgetful.ranker_.moments_ = {}
-    third = Recommender().fit(parts[1], start=forgetful)
+    third = Recommender().fit(small[1], start=forgetful)
     assert all(third.ranker_.moments_[name] < moved[name] for name in steps)
     others = ranker_weights(third)
     assert not all(torch.equal(t, others[n]) for n, t in weights.items())
@@ -252,9 +260,9 @@ def make_lesson(start, parts):
     return Lesson(start.ranker_, features, examples, newer.whole)
 
 
-def test_an_interrupted_ranker_goes_on_from_its_checkpoint(parts, network, tmp_path):
+def test_an_interrupted_ranker_goes_on_from_its_checkpoint(small, network, tmp_path):
     ranker = network.ranker_
-    lesson = make_lesson(network, parts)
+    lesson = make_lesson(network, small)
     prepared = lesson.prepare(lesson.features)
     folder = {"folder": tmp_path, "epochs": 3, "patience": None}
     results = []

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,6 +38,12 @@ def find_beta_logits(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     return np.where(low < 0.5, from_low, from_high)
 
 
+@cache  # the roots of a polynomial of high degree take longest of all
+def find_legendre_nodes(n: int) -> tuple[np.ndarray, np.ndarray]:
+    "Nodes and weights of n points between -1 and 1."
+    return np.polynomial.legendre.leggauss(n)
+
+
 def place_nodes(a: np.ndarray, b: np.ndarray, points: int = 4_000):
     "Logits and weights that cover all posteriors Beta(a_i, b_i)."
     levels = np.array([1e-14, 0.001, 0.5, 0.999, 1 - 1e-14])
@@ -44,7 +51,7 @@ def place_nodes(a: np.ndarray, b: np.ndarray, points: int = 4_000):
     high = stats.beta.ppf(1 - levels, b[:, None], a[:, None])
     edges = np.clip(find_beta_logits(low, high), -FARTHEST, FARTHEST)
     cuts = np.unique(edges)
-    x, w = np.polynomial.legendre.leggauss(max(20, points // len(cuts)))
+    x, w = find_legendre_nodes(max(20, points // len(cuts)))
     half = np.diff(cuts)[:, None] / 2
     nodes = cuts[:-1, None] + half * (x + 1)
     return nodes.ravel(), (half * w).ravel()
@@ -62,9 +69,10 @@ def logit_distribution(
 ) -> np.ndarray:
     "The chance that a probability of Beta(a, b) has a logit below t."
     t = np.clip(t, -FARTHEST, FARTHEST)
-    near_0 = special.betainc(a, b, special.expit(t))
-    near_1 = 1 - special.betainc(b, a, special.expit(-t))
-    return np.where(t < 0, near_0, near_1)
+    is_low = t < 0
+    ends = np.where(is_low, a, b), np.where(is_low, b, a)
+    tail = special.betainc(*ends, special.expit(-np.abs(t)))  # on its own side of 1/2
+    return np.where(is_low, tail, 1 - tail)
 
 # %% ../../nbs/47c_experiments.bayes.ipynb #98f3b60e
 def compare_posteriors(

@@ -5,6 +5,7 @@
 # %% ../../nbs/35b_recommenders.cells.ipynb #0e75b934
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -34,7 +35,7 @@ def widen_search(
     n_allowed: int,  # of these, at least 1
 ) -> int:
     "Cells that hold as many allowed points as `n_probe` cells hold points."
-    return int(np.ceil(n_probe * n_points / n_allowed))
+    return math.ceil(n_probe * n_points / n_allowed)
 
 
 def search_cells(
@@ -109,7 +110,9 @@ class IndexPart:
         else:
             options = load_faiss().SearchParameters(sel=selector)
             scores, places = self.index.search(points, k, params=options)
-        return np.where(places < 0, -1, self.codes[places]), scores
+        codes = self.codes.take(places, mode="wrap")  # of -1, too
+        codes[places < 0] = -1
+        return codes, scores
 
     def make_selector(
         self,

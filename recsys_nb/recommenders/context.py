@@ -50,7 +50,8 @@ def code_context(
     "The codes of a context, or an error that names what is wrong with it."
     if not isinstance(context, Mapping):
         raise ContextError("", f"context is like {{'hour': 20}}; got {context!r}.")
-    known = [name for name in CONTEXT_FIELDS if name in set(reads)]
+    reads = set(reads)
+    known = [name for name in CONTEXT_FIELDS if name in reads]
     codes = {}
     for name, value in context.items():
         if name not in known:
@@ -66,6 +67,8 @@ def code_context(
             )
             raise ContextError(name, message)
         codes[name] = int(value) - field.least + field.first
+    if codes and "shown" in reads:
+        codes["shown"] = 1  # a moment is that of an exposure
     return codes
 
 # %% ../../nbs/38cc_recommenders.context.ipynb #ctx00018

@@ -24,7 +24,7 @@ __all__ = ['ROUNDS', 'RACE_COLUMNS', 'KEPT_WEIGHTS', 'BONUSES', 'count_weights',
 
 # %% ../../nbs/37c_recommenders.race.ipynb #848853a6
 # after so large a share of its training each runner is judged, and so many stay
-ROUNDS = ((0.05, 2), (0.2, 1))
+ROUNDS = ((0.04, 2), (0.15, 1))
 RACE_COLUMNS = ["round", "name", "steps", "score"]
 
 

@@ -75,11 +75,13 @@ class RawRanker(nn.Module):
         sparse: Tensor | None = None,  # codes, long (B, S)
     ) -> Tensor:  # (B,), or (B, A) of A actions
         "The logits of pairs."
-        numbers = (dense - self.mean) / self.scale
-        known = torch.where(dense.isnan(), 0.0, numbers)
+        # a column after the other: ONNX Runtime needs half the time for them
+        columns = dense.T
+        numbers = (columns - self.mean[:, None]) / self.scale[:, None]
+        known = torch.where(columns.isnan(), 0.0, numbers).clamp(-LIMIT, LIMIT)
         if not self.has_codes:
             sparse = torch.zeros(dense.shape[0], 0, dtype=torch.long)
-        return self.model(known.clamp(-LIMIT, LIMIT), sparse)
+        return self.model(known.T, sparse)
 
 # %% ../../nbs/49e_serving.networks.ipynb #160777a5
 @contextmanager

@@ -241,15 +241,15 @@ class TouchedScores:
         if not len(touched):
             codes = rest.first(k, limits.blocked)
             return codes, rest.values[codes]
-        is_free = ~limits.blocked[touched]
-        own, scores = touched[is_free], self.reached.values[is_free]
-        found = pick_best(own, scores, k)
+        is_blocked = limits.blocked.take(touched)
+        scores = np.where(is_blocked, np.float32(-np.inf), self.reached.values)
+        found = pick_best(touched, scores, k)
         if len(found[0]) == k and found[1][-1] > rest.values[rest.order[0]]:
             return found  # no other item comes near
         left_out = limits.blocked.copy()
         left_out[touched] = True
         others = rest.first(k, left_out)
-        codes = np.concatenate([own, others])
+        codes = np.concatenate([touched, others])
         return pick_best(codes, np.concatenate([scores, rest.values[others]]), k)
 
 # %% ../../nbs/49b_serving.scores.ipynb #50480b27

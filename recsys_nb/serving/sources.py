@@ -87,6 +87,15 @@ class SparseTable:
         total = int(ends[-1]) if len(ends) else 0
         return np.arange(total) + np.repeat(starts - ends + sizes, sizes), sizes
 
+    def take(
+        self,
+        rows: np.ndarray,  # int (m,)
+    ) -> np.ndarray:  # as `cells`
+        "The cells of some rows."
+        begins, ends = self.starts[rows].tolist(), self.starts[rows + 1].tolist()
+        parts = [self.cells[i:j] for i, j in zip(begins, ends, strict=True)]
+        return np.concatenate(parts) if parts else self.cells[:0]
+
     def add(
         self,
         rows: np.ndarray,  # ascending, int (m,)
@@ -106,8 +115,7 @@ class SparseTable:
         rows: np.ndarray,  # ascending, int (m,)
     ) -> SparseNumbers:
         "The sum of some rows, in a time that hardly depends on the columns."
-        places, _ = self.places(rows)
-        cells = self.cells.view(np.int64).take(places).view(np.int32).reshape(-1, 2)
+        cells = self.take(rows)
         columns = cells[:, 0].astype(np.intp)  # once, for all that follows
         numbers = cells.view(np.float32)[:, 1]
         try:

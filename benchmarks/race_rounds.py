@@ -1,0 +1,95 @@
+"""How long must the race for the retriever's settings be? Every profile is trained to a
+fifth of its training on a part of each log's training part, and judged on the way. From
+that any race can be replayed, without a training (chapter "Results on real logs"). No
+test part is read.
+
+    python benchmarks/race_rounds.py --data steam toys --seeds 1 2
+
+Every row is written to results/race_rounds.json as soon as it is there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+from real_logs import HOME, LOGS, split_inner
+
+from recsys_nb.data import Dataset
+from recsys_nb.recommenders import RetrieverSettings
+from recsys_nb.recommenders.base import Catalogue
+from recsys_nb.recommenders.choices import list_contestants
+from recsys_nb.recommenders.profiles import choose_sizes
+from recsys_nb.recommenders.race import run_until, score_so_far
+from recsys_nb.recommenders.tower_task import TowerTask, make_trainer
+from recsys_nb.recommenders.towers import prepare_data
+
+RESULTS = Path(__file__).parent / "results" / "race_rounds.json"
+SHARES = (0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2)  # of a training
+
+
+def prepare_tasks(
+    head: Dataset,  # what is learnt from
+    seed: int,  # of everything
+) -> dict[str, TowerTask]:  # by profile
+    "What would race for a retriever with nothing set."
+    settings = RetrieverSettings(seed=seed)
+    data = prepare_data(Catalogue.of(head), settings)
+    settings = choose_sizes(settings, data.n_trained, data.is_ordered, data.n_items)
+    contestants = list_contestants(settings, data)
+    return {name: TowerTask(one, data) for name, one in contestants.items()}
+
+
+def follow(
+    task: TowerTask,  # of one profile
+) -> dict:  # CPU seconds of its start; share, score and CPU seconds on the way
+    "The beginning of a training, judged at every share."
+    clock = time.process_time()
+    trainer = make_trainer(task, folder=None, progress=False)
+    setup_seconds = time.process_time() - clock
+    points = []
+    for share in SHARES:
+        clock = time.process_time()
+        run_until(trainer, share)
+        trained = time.process_time()
+        score = score_so_far(trainer)
+        points.append(
+            {
+                "share": share,
+                "score": round(score, 5),
+                "train_seconds": round(trained - clock, 2),
+                "valid_seconds": round(time.process_time() - trained, 2),
+            }
+        )
+    return {"setup_seconds": round(setup_seconds, 2), "points": points}
+
+
+def main() -> None:
+    "Every profile, log by log."
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", nargs="+", choices=LOGS, default=list(LOGS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    done = {(row["data"], row["seed"]) for row in rows}
+    for data in given.data:
+        if not (HOME / LOGS[data][0]).exists():
+            print(f"{data}: {LOGS[data][0]} is not in {HOME}, left out")
+            continue
+        for seed in given.seeds:
+            if (data, seed) in done:
+                continue
+            head, _ = split_inner(data, seed)
+            for profile, task in prepare_tasks(head, seed).items():
+                rows.append({"data": data, "seed": seed, "profile": profile})
+                rows[-1] |= follow(task)
+                print(rows[-1], flush=True)
+            RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
