@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from service_client import find_port
 
 root = Path(__file__).resolve().parent.parent
 environment = Path(sys.executable).parent.parent
@@ -117,7 +118,7 @@ def start_lab(clone, home, port):
 
 def test_lab_cleans_what_it_saves_and_writes_within_the_clone(clone, tmp_path):
     pytest.importorskip("jupyterlab")
-    home, port = tmp_path / "home", 20_000 + os.getpid() % 10_000
+    home, port = tmp_path / "home", find_port()
     home.mkdir()
     lab, log = start_lab(clone, home, port)
     try:
