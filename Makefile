@@ -10,12 +10,14 @@ BIN := $(VENV)/bin
 # development needs all that is installed there; the demo does with less, in half the time
 ENV := $(VENV)/.installed
 DEMO_ENV := $(VENV)/.installed-for-runs
+# pip itself comes first: what Python brings along takes longer to resolve
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt
 # one thread a process: the notebooks run side by side, and the same sums come out on every machine
 ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 # what is installed is compiled when it is first imported, and not again by every process
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: env engines demo test types check lint packages test-one docs readme bench soak lab sync run-notebooks clean
+.PHONY: env engines demo test types check lint packages compiled test-one docs readme bench soak lab sync run-notebooks clean
 env: $(ENV)
 $(ENV): EXTRA = dev
 $(DEMO_ENV): EXTRA = all
@@ -23,7 +25,8 @@ $(ENV) $(DEMO_ENV): settings.ini setup.py constraints.txt
 	@$(PYTHON) -c 'import sys, venv, ensurepip; assert sys.version_info >= (3, 10), sys.version' || \
 	  { echo "recsys_nb needs Python 3.10 or newer with venv; name it with: make PYTHON=python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[$(EXTRA)]'
+	$(INSTALL) --upgrade pip
+	$(INSTALL) -e '.[$(EXTRA)]'
 	touch $@
 
 # PostgreSQL and PySpark for the tests, which skip what is missing: what cannot be installed is named, and no error
@@ -34,7 +37,7 @@ demo: $(if $(wildcard $(ENV)),$(ENV),$(DEMO_ENV))
 	$(BIN)/recsys-nb run --data $(DATA) --out $(OUT)
 
 test: $(ENV)
-	@$(MAKE) --no-print-directory --jobs 2 lint types check packages
+	@$(MAKE) --no-print-directory --jobs 2 types lint check packages compiled
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/nbdev_test --n_workers 2 --timing
 	$(ONE_THREAD) MPLBACKEND=agg $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests
 
@@ -43,6 +46,10 @@ lint: $(ENV)
 
 packages: $(ENV)
 	$(BIN)/python -m pip check
+
+# what the tests import, compiled by one process, before two of them want it at once
+compiled: $(ENV)
+	$(BIN)/python -c 'import recsys_nb.pipeline, recsys_nb.serving.server, torch._dynamo'
 
 types: $(ENV)
 	$(BIN)/python .ci/type_errors.py

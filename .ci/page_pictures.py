@@ -7,11 +7,8 @@ MovieLens, 1400 and 390 pixels wide. Needs Playwright and a Chromium of the syst
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
@@ -23,7 +20,7 @@ from recsys_nb.serving import export
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from _service import find_port, wait_until_ready  # noqa: E402
+from _service import serving  # noqa: E402
 
 PICTURES = ROOT / "nbs" / "images"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -42,24 +39,6 @@ def export_films(
     return export(model.fit(log), folder, log=log)
 
 
-@contextmanager
-def serving(
-    folder: Path,  # of an exported model
-) -> Iterator[str]:  # the address
-    "A service in a process of its own."
-    port = find_port()
-    command = [sys.executable, "-m", "recsys_nb.cli", "serve", "--model", str(folder)]
-    process = subprocess.Popen(
-        [*command, "--port", str(port)], stdout=subprocess.DEVNULL
-    )
-    try:
-        wait_until_ready(process, port)
-        yield f"http://127.0.0.1:{port}/"
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def ask(
     page: Page,  # of the service
 ) -> None:
@@ -73,6 +52,7 @@ def ask(
     page.get_by_role("button", name="Why: ").nth(1).click()
     page.locator(".shares li").first.wait_for()
     page.get_by_role("img", name="Map of").wait_for()
+    page.mouse.move(0, 0)  # no button looks touched
 
 
 def take_pictures(
@@ -81,7 +61,8 @@ def take_pictures(
     "The pictures, on a wide screen and on a phone."
     program = next(filter(None, map(shutil.which, BROWSERS)))
     with sync_playwright() as playwright:
-        options = {"executable_path": program, "args": ["--no-sandbox"]}
+        flags = ["--no-sandbox", "--font-render-hinting=none"]  # the same every time
+        options = {"executable_path": program, "args": flags}
         browser = playwright.chromium.launch(**options)
 
         def open_page(**options):
@@ -92,7 +73,7 @@ def take_pictures(
             return page
 
         wide = open_page(viewport={"width": 1400, "height": 900})
-        wide.screenshot(path=PICTURES / "page_wide.png")
+        wide.screenshot(path=PICTURES / "page_wide.png", animations="disabled")
         size = {"width": 390, "height": 844}
         look = {"color_scheme": "dark", "device_scale_factor": 2}
         phone = open_page(viewport=size, **look)
@@ -101,15 +82,15 @@ def take_pictures(
             "page_phone_history": phone.locator("summary", has_text="History"),
         }.items():
             place.evaluate("one => scrollTo(0, one.offsetTop - 90)")
-            phone.screenshot(path=PICTURES / f"{name}.png")
+            phone.screenshot(path=PICTURES / f"{name}.png", animations="disabled")
         browser.close()
 
 
 def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = export_films(Path(place) / "films-two-stages")
-        with serving(folder) as address:
-            take_pictures(address)
+        with serving(folder) as port:
+            take_pictures(f"http://127.0.0.1:{port}/")
 
 
 if __name__ == "__main__":

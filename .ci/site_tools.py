@@ -8,11 +8,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import nbformat
-from nbconvert import MarkdownExporter
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
-from nbformat.v4 import new_markdown_cell
 
 HIDDEN = re.compile(r"^#\|\s*(hide|default_exp|export)", re.M)
 WITHOUT_CODE = re.compile(r"^#\|\s*echo:\s*false", re.M)
@@ -33,6 +30,8 @@ def notebooks() -> list[Path]:
 def shown(nb) -> list:
     """The cells that README.md shows: none that are hidden, outputs as text, and code
     that says nothing joined to the code below it."""
+    from nbformat.v4 import new_markdown_cell
+
     cells = []
     for cell in nb.cells:
         if cell.cell_type != "code":
@@ -58,6 +57,9 @@ def shown(nb) -> list:
 def readme() -> str:
     """README.md as text: index.ipynb, with links to the notebooks and pictures as they
     lie in the repository."""
+    import nbformat  # takes two seconds, and few ask for the README
+    from nbconvert import MarkdownExporter
+
     cfg = get_config()
     nb = nbformat.read(cfg.nbs_path / cfg.readme_nb, as_version=4)
     nb.cells = shown(nb)

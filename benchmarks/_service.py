@@ -7,7 +7,10 @@ import http.client
 import json
 import socket
 import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +43,25 @@ def wait_until_ready(
                 raise RuntimeError(f"the service has ended{said}") from None
             time.sleep(0.05)
     raise TimeoutError("the service did not answer within two minutes")
+
+
+@contextmanager
+def serving(
+    model: Path,  # an exported folder, or a link to one
+    *flags: str,  # more of `recsys-nb serve`
+) -> Iterator[int]:  # the port
+    "A service in a process of its own, from when it is ready."
+    port = find_port()
+    words = ["serve", "--model", str(model), "--port", str(port), *flags]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "recsys_nb.cli", *words], stdout=subprocess.DEVNULL
+    )
+    try:
+        wait_until_ready(process, port)
+        yield port
+    finally:
+        process.terminate()
+        process.wait()
 
 
 class Client:

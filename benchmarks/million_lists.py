@@ -66,9 +66,7 @@ def main() -> None:
         folder = export(make_model(log, exact_to=50_000), Path(place) / "shop")
         del log
         found = make_lists(folder, Path(place) / "lists", options.workers)
-        lists = ds.dataset(
-            Path(place) / "lists", format="parquet", exclude_invalid_files=True
-        )
+        lists = ds.dataset(Path(place) / "lists", format="parquet")
         row = {
             "items": options.items,
             "users": len(lists.to_table(columns=["user_id"])["user_id"].unique()),

@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from real_logs import HOME, LOGS, split_inner
+from real_logs import LOGS, keep_present, split_inner
 
 from recsys_nb.data import Dataset
 from recsys_nb.recommenders import RetrieverSettings
@@ -76,10 +76,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
     done = {(row["data"], row["seed"]) for row in rows}
-    for data in given.data:
-        if not (HOME / LOGS[data][0]).exists():
-            print(f"{data}: {LOGS[data][0]} is not in {HOME}, left out")
-            continue
+    for data in keep_present(given.data):
         for seed in given.seeds:
             if (data, seed) in done:
                 continue

@@ -162,6 +162,16 @@ LOGS: dict[str, tuple[str, Callable]] = {
 }
 
 
+def keep_present(
+    names: list[str],  # of LOGS
+) -> list[str]:  # those whose files are there
+    "Leave out, with a line, the logs that this machine does not have."
+    for name in names:
+        if not (HOME / LOGS[name][0]).exists():
+            print(f"{name}: {LOGS[name][0]} is not in {HOME}, left out")
+    return [name for name in names if (HOME / LOGS[name][0]).exists()]
+
+
 def split_inner(name: str, seed: int, n_users: int = 3_000):
     "A training part split once more: its earlier part, new pairs of its later part."
     train, _ = LOGS[name][1](seed)
@@ -264,8 +274,8 @@ def fill_differences() -> None:
 
 
 def find_outcomes() -> list[dict]:
-    """The default against the best other model of each log, means over its seeds; the
-    other is the one with the best mean of those that all runs of the default met."""
+    """The default against the best other model of each log, means over seeds; where the
+    other was run with fewer seeds than the default, over these."""
     rows = pd.DataFrame(read_rows())
     rows["ndcg"] = [metrics["ndcg@10"][0] for metrics in rows.metrics]
     rows["model"] += rows.tuned.map({True: " tuned", False: ""})
@@ -274,11 +284,13 @@ def find_outcomes() -> list[dict]:
         ours = part[(part.model == "Recommender") & (part.against.map(len) > 0)]
         if not len(ours):
             continue
-        common = set.intersection(*(set(against) for against in ours.against))
-        others = part[part.model.isin(common) & part.seed.isin(ours.seed)]
-        means = others.groupby("model").ndcg.mean()
-        other = means.idxmax()
-        gaps = pd.DataFrame([against[other] for against in ours.against])
+        met = set.union(*(set(against) for against in ours.against))
+        others = part[part.model.isin(met) & part.seed.isin(ours.seed)]
+        means = others.groupby("model").ndcg.agg(["mean", "count"]).round(5)
+        means = means.sort_values(["mean", "count"])  # level ones: with more seeds
+        other = means.index[-1]
+        found = [against[other] for against in ours.against if other in against]
+        gaps = pd.DataFrame(found)
         chosen = pd.Series([gate["chosen"] for gate in ours.gate]).value_counts()
         outcomes.append(
             {
@@ -287,7 +299,8 @@ def find_outcomes() -> list[dict]:
                 "ndcg": [ours.ndcg.mean(), ours.ndcg.min(), ours.ndcg.max()],
                 "answers": chosen.to_dict(),
                 "best other": other,
-                "best other's ndcg": means.max(),
+                "best other's ndcg": means["mean"].iloc[-1],
+                "best other's seeds": len(found),
                 "difference": gaps.mean().tolist(),
             }
         )
@@ -355,10 +368,7 @@ def main() -> None:
         add_row(measure(data, name, int(seed), bool(int(tuned))))
         return
     done = {key_of(row) for row in read_rows()}
-    for data in given.data:
-        if not (HOME / LOGS[data][0]).exists():
-            print(f"{data}: {LOGS[data][0]} is not in {HOME}, left out")
-            continue
+    for data in keep_present(given.data):
         for seed in given.seeds:
             for name in given.models:
                 tuned = given.tuned and MODELS[name] in SPACES

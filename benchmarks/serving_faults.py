@@ -17,8 +17,6 @@ import json
 import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -32,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from _common import keep
-from _service import TOKEN, Client, find_port, wait_until_ready
+from _service import TOKEN, Client, serving
 
 from recsys_nb.data import simulate
 from recsys_nb.recommenders import ItemKNN
@@ -97,22 +95,11 @@ def ask_at_a_rate(
 def serve(
     model: Path,  # of an export, or a link to one
 ) -> Iterator[int]:  # the port
-    "A service in a process of its own."
-    port = find_port()
+    "A service that asks for the token."
     token = model.parent / "token.txt"
     token.write_text(TOKEN, encoding="utf-8")
-    words = ["serve", "--model", str(model), "--port", str(port)]
-    words += ["--token-file", str(token)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "recsys_nb.cli", *words],
-        stdout=subprocess.DEVNULL,
-    )
-    try:
-        wait_until_ready(process, port)
+    with serving(model, "--token-file", str(token)) as port:
         yield port
-    finally:
-        process.terminate()
-        process.wait()
 
 
 Work = Callable[[Any, Counter], None]  # until an event is set; what it did

@@ -106,13 +106,10 @@ def compare_models(
 ) -> None:
     "The recommender against the best other model, and against what is popular."
     metric = f"ndcg@{run.settings.k}"
-    scores = {name: report[metric] for name, report in run.reports.items()}
-    own = run.reports["Recommender"]
-    chosen = run.models["Recommender"].chosen_
-    for name in ("Recommender", "Before", chosen):  # none of them is another model
-        if len(scores) > 1:
-            scores.pop(name, None)
-    best = max(scores, key=scores.__getitem__)
+    own, chosen = run.reports["Recommender"], run.models["Recommender"].chosen_
+    itself = ("Recommender", "Before", chosen)  # no other models than it
+    others = [name for name in run.reports if name not in itself] or [chosen]
+    best = max(others, key=lambda name: run.reports[name][metric])
     run.numbers["best_baseline"] = best
     for key, name in (("comparison", best), ("popularity", "Popularity")):
         rows = compare(run.reports[name], own).to_frame()

@@ -28,6 +28,7 @@ from recsys_nb.training.criteo_files import criteo_to_parquet
 SMALL = (
     "--data simulated --n-users 200 --n-items 80 --n-interactions 3000 --quick --no-ab"
 ).split()
+FEW = ["--baselines", "Popularity"]  # where the others do not matter
 FILES = [
     "config.json",
     "drift.json",
@@ -277,7 +278,7 @@ def test_the_model_keeps_the_columns(tmp_path, own, say):
 
 def test_held_out_users(tmp_path, numbers_of):
     out = tmp_path / "out"
-    assert main(["run", *SMALL, "--split", "user", "--out", str(out)]) == 0
+    assert main(["run", *SMALL, *FEW, "--split", "user", "--out", str(out)]) == 0
     assert numbers_of(out)["protocol"]["split"] == "user"
     lists = pd.read_parquet(out / "recommendations.parquet")
     assert not lists.duplicated(["user_id", "rank"]).any()
@@ -460,7 +461,8 @@ def run_in_two(folder, rank):
     for name in ("stdout", "stderr"):
         file = folder.parent / f"{name} {rank}"
         setattr(sys, name, open(file, "w", buffering=1))  # noqa: SIM115
-    sys.exit(main(["run", *SMALL, "--epochs", "2", "--out", str(folder / "out")]))
+    words = [*SMALL, *FEW, "--epochs", "2", "--out", str(folder / "out")]
+    sys.exit(main(["run", *words]))
 
 
 def test_two_processes_are_one_run(tmp_path, numbers_of):

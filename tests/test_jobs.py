@@ -199,7 +199,7 @@ def test_file_too_large(tmp_path, whole):
 
 SMALL = (
     "run --data simulated --n-users 200 --n-items 80 --n-interactions 3000 "
-    "--quick --no-ab"
+    "--quick --no-ab --baselines Popularity"
 ).split()
 # what ends the command, and when it comes so often
 KILLS = [("epoch", 3), ("rank", 1), ("save", 1), ("rename", 2)]

@@ -4,7 +4,6 @@ that are no markup. Needs Playwright and a Chromium of the system."""
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -21,6 +20,7 @@ pytest.importorskip("uvicorn")
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from conftest import processes  # noqa: E402
+from service_client import find_port  # noqa: E402
 
 from recsys_nb.cli import main  # noqa: E402
 from recsys_nb.data import Dataset  # noqa: E402
@@ -91,9 +91,7 @@ class Server:
     "A service in a process of its own."
 
     def __init__(self, *folders, **settings):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
+        port = find_port()
         self.url = f"http://127.0.0.1:{port}/"
         args = port, folders, settings
         self.process = processes.Process(target=run_server, args=args)

@@ -520,8 +520,9 @@ def shown_twice_a_day():
 @pytest.fixture(scope="module")
 def model_of_hours(shown_twice_a_day):
     sources = {"Popularity": Popularity(), "ItemKNN": ItemKNN()}
-    settings = {"ranker": "dlrm", "candidates": 25, "answer": "two stages"}
-    return Recommender(sources, **settings).fit(shown_twice_a_day)
+    settings = {"candidates": 25, "answer": "two stages"}
+    ranker = DLRMRanker(epochs=4)
+    return Recommender(sources, ranker, **settings).fit(shown_twice_a_day)
 
 
 @pytest.fixture(scope="module")

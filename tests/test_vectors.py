@@ -33,6 +33,7 @@ from recsys_nb.recommenders.feature_tables import FeatureTable
 from recsys_nb.recommenders.ranker import RANKERS
 from recsys_nb.serving.networks import describe_ranker, describe_tower, write_network
 
+QUICK = "--quick --no-ranker --baselines Popularity".split()
 SMALL = {"dim": 8, "epochs": 2, "profile": "sparse", "valid_positives": 100}
 
 
@@ -366,7 +367,7 @@ def test_run_takes_the_roles(ending, tmp_path, monkeypatch, say):
     monkeypatch.chdir(tmp_path)
     words = ["--data", "log.csv", "--items", f"items.{ending}", "--out", "out"]
     words += ["--roles", "emb=vector,title=ignore", "--epochs", "1"]
-    status, said, notes = say("run", *words, "--quick", "--no-ranker")
+    status, said, notes = say("run", *words, *QUICK)
     assert status == 0, notes[-2000:]
     assert "emb=vector" in said
     assert "title=ignore" in said

@@ -183,6 +183,7 @@ from .index import build_cells as build_cells
 from .index import ItemIndex as ItemIndex
 from .index import take_best as take_best
 from .index import search_each as search_each
+from .index import find_similar as find_similar
 from .kinds import ISO_DATE as ISO_DATE
 from .kinds import COLUMN_KINDS as COLUMN_KINDS
 from .kinds import WRITTEN_ALIKE as WRITTEN_ALIKE
@@ -253,6 +254,8 @@ from .positives import Positives as Positives
 from .positives import put_in_random_order as put_in_random_order
 from .positives import put_in_catalogue_order as put_in_catalogue_order
 from .positives import choose_held_out as choose_held_out
+from .positives import find_new_pairs as find_new_pairs
+from .positives import append_pairs as append_pairs
 from .positives import rank_held_out as rank_held_out
 from .positives import list_seen as list_seen
 from .positives import ndcg_and_hits as ndcg_and_hits
@@ -352,8 +355,9 @@ from .retriever import service_bonus as service_bonus
 from .retriever import read_histories as read_histories
 from .retriever import search_unseen as search_unseen
 from .retriever import multiply_pairs as multiply_pairs
-from .retriever import find_similar as find_similar
 from .retriever import train_towers as train_towers
+from .retriever import fit_retriever as fit_retriever
+from .retriever import check_no_valid as check_no_valid
 from .retriever import train_further as train_further
 from .retriever import continue_retriever as continue_retriever
 from .retriever import pack_towers as pack_towers
@@ -439,6 +443,7 @@ from .towers import TowerData as TowerData
 from .towers import move_features as move_features
 from .towers import make_features as make_features
 from .towers import choose_id_dropout as choose_id_dropout
+from .towers import find_later as find_later
 from .towers import prepare_data as prepare_data
 from .towers import make_start as make_start
 from .towers import configure_model as configure_model

@@ -9,14 +9,15 @@ from typing import Any
 
 import faiss
 import numpy as np
+import pandas as pd
 
-from ..data import check_whole_numbers
+from ..data import UnknownIdError, check_whole_numbers
 from .cells import IndexPart
 from .lists import top_k
 
 # %% auto #0
 __all__ = ['VECTORS_AT_ONCE', 'POINTS_PER_CELL', 'add_dimension', 'take_points', 'add_points', 'build_exact', 'build_cells',
-           'ItemIndex', 'take_best', 'search_each']
+           'ItemIndex', 'take_best', 'search_each', 'find_similar']
 
 # %% ../../nbs/36_recommenders.index.ipynb #a5356888
 def add_dimension(
@@ -182,3 +183,22 @@ def search_each(
         some = np.flatnonzero(group.reshape(-1) == number)
         items[some], scores[some] = index.search(queries[some], k, allowed[row])
     return items, scores
+
+# %% ../../nbs/36_recommenders.index.ipynb #sim36a02
+def find_similar(
+    vectors: np.ndarray,  # of all items, of length 1, float32 (n_items, d)
+    item_ids: pd.Index,  # of these items
+    item_id,  # one of them
+    k: int = 10,  # how many
+) -> pd.DataFrame:  # item_id, rank, score (cosine)
+    "The items whose vectors are nearest to an item's."
+    check_whole_numbers(1, k=k)
+    code = item_ids.get_indexer([item_id])[0]
+    if code < 0:
+        raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")
+    scores = vectors @ vectors[code]
+    scores[code] = -np.inf
+    items, best = top_k(scores[None], min(k, len(scores) - 1))
+    ranks = np.arange(1, items.shape[1] + 1)
+    ids = item_ids[items[0]]
+    return pd.DataFrame({"item_id": ids, "rank": ranks, "score": best[0]})

@@ -20,8 +20,8 @@ from .baselines import count_trend
 
 # %% auto #0
 __all__ = ['HELD_OUT_SHARE', 'SLICE_CELLS', 'Positives', 'put_in_random_order', 'put_in_catalogue_order', 'choose_held_out',
-           'rank_held_out', 'list_seen', 'ndcg_and_hits', 'share_of_positives', 'trend_of', 'spectral_vectors',
-           'count_pairs', 'normalize_degrees']
+           'find_new_pairs', 'append_pairs', 'rank_held_out', 'list_seen', 'ndcg_and_hits', 'share_of_positives',
+           'trend_of', 'spectral_vectors', 'count_pairs', 'normalize_degrees']
 
 # %% ../../nbs/37_recommenders.positives.ipynb #62cee492
 @dataclass
@@ -154,6 +154,41 @@ def choose_held_out(
     order = np.lexsort((turns[users[places]], steps_to_end))
     n_places = min(n_places, int(HELD_OUT_SHARE * len(users)))
     return places[order[:n_places]]
+
+
+def find_new_pairs(
+    histories: Histories,  # of all users
+    users: np.ndarray,  # codes of users, -1: unknown, int (n,)
+    items: np.ndarray,  # codes of the items that they took later, -1: unknown
+    n_pairs: int = 2000,  # at most so many
+    seed: int = 0,  # of which ones
+) -> tuple[np.ndarray, np.ndarray]:  # users and items, int (n_pairs,)
+    "Pairs of users with a history and items that are not in it, each pair once."
+    n_items, lengths = histories.n_items, np.diff(histories.offsets)
+    is_known = (users >= 0) & (items >= 0)
+    users, items = users[is_known].astype(np.int64), items[is_known]
+    has_past = lengths[users] > 0
+    later = users[has_past] * n_items + items[has_past]
+    past = np.repeat(np.arange(len(lengths)), lengths) * n_items + histories.items
+    pairs = np.setdiff1d(later, past)
+    drawn = np.random.default_rng(seed).permutation(len(pairs))[:n_pairs]
+    return np.divmod(pairs[np.sort(drawn)], n_items)
+
+
+def append_pairs(
+    histories: Histories,  # of all users
+    users: np.ndarray,  # codes of users, int (n,)
+    items: np.ndarray,  # codes of what they took later, int (n,)
+) -> tuple[Histories, np.ndarray]:  # longer histories; the places of the pairs (n,)
+    "Put later pairs at the ends of the histories of their users."
+    n_before = len(histories.items)
+    owners = np.repeat(np.arange(len(histories)), np.diff(histories.offsets))
+    owners = np.append(owners, users)
+    order = np.argsort(owners, kind="stable")
+    items = np.append(histories.items, items)[order].astype(np.int32)
+    counts = np.bincount(owners, minlength=len(histories))
+    longer = replace(histories, items=items, offsets=np.append(0, counts.cumsum()))
+    return longer, np.flatnonzero(order >= n_before)
 
 # %% ../../nbs/37_recommenders.positives.ipynb #11d5e528
 SLICE_CELLS = 2**24  # scores made at a time: 64 MB in float32

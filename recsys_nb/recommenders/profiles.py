@@ -103,7 +103,8 @@ class RetrieverSettings:
     lr: float | None = None  # learning rate
     schedule: str = "linear"  # of the learning rate, see `SCHEDULES` of training
     patience: int | None = 5  # epochs without a better validation before it stops
-    # at most so many of users' last positives are held out, and at most 5% of all
+    # at most so many pairs judge: of what `fit` is given as valid, or else of users'
+    # last positives, of which at most 5% are held out
     valid_positives: int = 2000
     exact_to: int = 100_000  # catalogue size above which the search is approximate
     profile: str | None = None  # a key of `PROFILES`; None: raced

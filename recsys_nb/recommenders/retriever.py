@@ -17,7 +17,6 @@ from torch import Tensor
 from recsys_nb.data import (
     Dataset,
     Histories,
-    UnknownIdError,
     check_functions,
     check_whole_numbers,
 )
@@ -36,8 +35,8 @@ from recsys_nb.recommenders.continuing import (
     prepare_more,
 )
 from .feature_tables import FeatureTable
-from .index import ItemIndex, take_best
-from .lists import take_allowed, top_k
+from .index import ItemIndex, find_similar, take_best
+from .lists import take_allowed
 from recsys_nb.recommenders.positives import (
     ndcg_and_hits,
     put_in_catalogue_order,
@@ -72,9 +71,9 @@ from ..training.settings import TrainResult
 from ..training.threads import few_threads
 
 # %% auto #0
-__all__ = ['PAIRS', 'HISTORY_CELLS', 'service_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'find_similar',
-           'train_towers', 'train_further', 'continue_retriever', 'pack_towers', 'encode_users', 'check_start',
-           'TwoTowerRetriever']
+__all__ = ['PAIRS', 'HISTORY_CELLS', 'service_bonus', 'read_histories', 'search_unseen', 'multiply_pairs', 'train_towers',
+           'fit_retriever', 'check_no_valid', 'train_further', 'continue_retriever', 'pack_towers', 'encode_users',
+           'check_start', 'TwoTowerRetriever']
 
 # %% ../../nbs/38_recommenders.retriever.ipynb #d30c2816
 def service_bonus(
@@ -158,32 +157,15 @@ def multiply_pairs(
         products[some] = np.einsum("ij,ij->i", *pairs)
     return products
 
-# %% ../../nbs/38_recommenders.retriever.ipynb #1db1a1c6
-def find_similar(
-    vectors: np.ndarray,  # of all items, of length 1, float32 (n_items, d)
-    item_ids: pd.Index,  # of these items
-    item_id,  # one of them
-    k: int = 10,  # how many
-) -> pd.DataFrame:  # item_id, rank, score (cosine)
-    "The items whose vectors are nearest to an item's."
-    check_whole_numbers(1, k=k)
-    code = item_ids.get_indexer([item_id])[0]
-    if code < 0:
-        raise UnknownIdError(f"item {item_id!r} is not in the catalogue.")
-    scores = vectors @ vectors[code]
-    scores[code] = -np.inf
-    items, best = top_k(scores[None], min(k, len(scores) - 1))
-    ranks = np.arange(1, items.shape[1] + 1)
-    ids = item_ids[items[0]]
-    return pd.DataFrame({"item_id": ids, "rank": ranks, "score": best[0]})
-
 # %% ../../nbs/38_recommenders.retriever.ipynb #1705691e
 def train_towers(
     recommender: TwoTowerRetriever,  # that has its catalogue
+    valid: Dataset | None = None,  # what users took later; None: their last positives
 ) -> tuple[FeatureTable, FeatureTable]:  # users, items
     "Train; what only the training needs is free when this returns."
     settings = recommender.settings
-    data = prepare_data(recommender.catalogue_, settings)
+    later = None if valid is None else valid.interactions
+    data = prepare_data(recommender.catalogue_, settings, later=later)
     functions = {"loss": recommender.loss, "validate": recommender.validate}
     task, trainer, race = train_best(settings, data, **functions)
     model: Any = trainer.model  # a TwoTowerModel
@@ -200,6 +182,32 @@ def train_towers(
     recommender.moments_ = pack_moments(model, trainer.stepper.optimizers)
     recommender.loss_ = name_loss(recommender.loss)
     return data.users, data.items
+
+
+def fit_retriever(
+    recommender: TwoTowerRetriever,  # not fitted
+    train: Dataset,  # the log to learn from
+    valid: Dataset | None,  # what users took later; None: their last positives
+) -> None:
+    "Choose the open settings, train, and keep the vectors of all items."
+    check_log(train)
+    if valid is not None and not isinstance(valid, Dataset):
+        kind = type(valid).__name__
+        raise TypeError(f"valid takes a Dataset, got {kind}: see Dataset.from_frame")
+    recommender.adopt(Catalogue.of(train))
+    features = train_towers(recommender, valid)
+    recommender.finish(*features, service_bonus(recommender, train))
+
+
+def check_no_valid(
+    valid: Dataset | None,  # as given to `fit` beside `start`
+) -> None:
+    "Raise an error where both are given."
+    if valid is not None:
+        raise ValueError(
+            "valid chooses settings, and start goes on with those that it has: leave "
+            "valid out, or fit without start."
+        )
 
 
 def train_further(
@@ -322,21 +330,16 @@ class TwoTowerRetriever(BaseRecommender):
         train: Dataset,  # the log; all its interactions count
         start: TwoTowerRetriever | None = None,  # fitted: go on with these newer events
         rehearse: float = 0.1,  # share of users whose older events are learnt again
+        # what users took later chooses settings; None: their last positives do
+        valid: Dataset | None = None,
     ) -> TwoTowerRetriever:
         "Learn from the interactions of `train`, or go on from where `start` is."
         if start is None:
-            super().fit(train)
-            return self
-        continue_retriever(self, start, train, rehearse)
+            fit_retriever(self, train, valid)
+        else:
+            check_no_valid(valid)
+            continue_retriever(self, start, train, rehearse)
         return self
-
-    def learn(
-        self,
-        train: Dataset,  # the log to learn from
-    ) -> None:
-        "Choose the open settings, train, and keep the vectors of all items."
-        users, items = train_towers(self)
-        self.finish(users, items, service_bonus(self, train))
 
     @torch.no_grad()
     def finish(

@@ -10,9 +10,11 @@ from copy import copy
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
+from ..data import DataError
 from ..models.tower import Tower
 from ..models.two_tower import TwoTowerConfig, TwoTowerModel
 from .base import Catalogue
@@ -20,8 +22,10 @@ from .columns import split_roles
 from .feature_tables import FeatureTable
 from recsys_nb.recommenders.positives import (
     Positives,
+    append_pairs,
     choose_held_out,
     count_pairs,
+    find_new_pairs,
     put_in_random_order,
     share_of_positives,
     spectral_vectors,
@@ -30,8 +34,8 @@ from .profiles import RetrieverSettings
 
 # %% auto #0
 __all__ = ['ID_DROPOUT', 'SPARSE_TABLE', 'ITEMS_AT_ONCE', 'TowerData', 'move_features', 'make_features', 'choose_id_dropout',
-           'prepare_data', 'make_start', 'configure_model', 'build_model', 'quiet_new_items', 'quiet_numbers',
-           'load_towers', 'encode_items', 'read_length', 'describe_new_items']
+           'find_later', 'prepare_data', 'make_start', 'configure_model', 'build_model', 'quiet_new_items',
+           'quiet_numbers', 'load_towers', 'encode_items', 'read_length', 'describe_new_items']
 
 # %% ../../nbs/37b_recommenders.towers.ipynb #8e4f6c43
 @dataclass
@@ -128,19 +132,43 @@ def choose_id_dropout(
     return replace(settings, id_dropout=ID_DROPOUT if items.vector_blocks else 0.0)
 
 
+def find_later(
+    catalogue: Catalogue,  # ids and histories
+    later: pd.DataFrame,  # user_id, item_id: taken after these histories
+    n_pairs: int,  # at most so many
+    seed: int,  # of which ones
+) -> tuple[np.ndarray, np.ndarray]:  # codes of users and of items, int (n,)
+    "Later pairs that can be asked for."
+    users = catalogue.user_ids.get_indexer(later.user_id)
+    items = catalogue.item_ids.get_indexer(later.item_id)
+    pairs = find_new_pairs(catalogue.histories, users, items, n_pairs, seed)
+    if n_pairs and not len(pairs[0]):
+        raise DataError(
+            f"valid has {len(later):,} rows, and none can be asked for: each needs a "
+            "user_id of the log, and an item_id of the log that is new to this user."
+        )
+    return pairs
+
+
 def prepare_data(
     catalogue: Catalogue,  # ids, tables and histories
     settings: RetrieverSettings,  # of the retriever
     held_out: np.ndarray | None = None,  # places; None: some of users' last
     is_learnt: np.ndarray | None = None,  # bool, of each place; None: all are
+    # user_id, item_id: taken after the log; held out in place of the users' last
+    later: pd.DataFrame | None = None,
 ) -> TowerData:
     "The log as tensors, with some places held out."
     histories = catalogue.histories
     is_ordered = catalogue.ordered
     if not is_ordered:
         histories = put_in_random_order(histories, settings.seed)
+    some = settings.valid_positives, settings.seed
+    if later is not None:
+        pairs = find_later(catalogue, later, *some)
+        histories, held_out = append_pairs(histories, *pairs)
     if held_out is None:
-        held_out = choose_held_out(histories, settings.valid_positives, settings.seed)
+        held_out = choose_held_out(histories, *some)
     positives = Positives.of(histories, held_out)
     is_target = positives.trained
     if is_learnt is not None:

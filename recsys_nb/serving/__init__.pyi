@@ -356,7 +356,6 @@ from .parts import find_why as find_why
 from .parts import get_why as get_why
 from .parts import NotFoundError as NotFoundError
 from .parts import write_answer as write_answer
-from .parts import find_response_type as find_response_type
 from .parts import draw_list as draw_list
 from .parts import draw_answer as draw_answer
 from .parts import ask_about_item as ask_about_item
@@ -483,7 +482,6 @@ from .sources import EncodedRows as EncodedRows
 from .traffic import BUCKETS as BUCKETS
 from .traffic import COUNTED_KINDS as COUNTED_KINDS
 from .traffic import SHARED_FOLDER as SHARED_FOLDER
-from .traffic import JSON as JSON
 from .traffic import REQUEST_ID as REQUEST_ID
 from .traffic import Traffic as Traffic
 from .traffic import JsonLines as JsonLines

@@ -324,6 +324,7 @@ def fill_folder(
     log: Dataset | None = None,  # as in `export`
 ) -> None:
     "Write all files of an export, the manifest last."
+    people = write_people(recommender, folder, log)  # first, as it may refuse the log
     similarity = find_same_similarity(recommender)
     sources, networks = write_sources(recommender, folder, rng, similarity)
     ranker = getattr(recommender, "ranker_", None)
@@ -341,7 +342,7 @@ def fill_folder(
         "networks": networks,
         "sources": sources,
     }
-    write_manifest(folder, about | write_people(recommender, folder, log))
+    write_manifest(folder, about | people)
 
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")  # of the extra [serve]

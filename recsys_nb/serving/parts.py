@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import random
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -20,7 +21,7 @@ from typing import Any
 from .events import EventStore
 from .reasons import explain_exported
 from .runtime import Exported
-from .traffic import JSON, Traffic, require
+from .traffic import Traffic, require
 from recsys_nb.serving.versions import (
     Arm,
     Arms,
@@ -33,8 +34,8 @@ from recsys_nb.serving.versions import (
 # %% auto #0
 __all__ = ['SPECIAL', 'DRAWN_FROM', 'WRITTEN_NUMBER', 'INT64', 'AppSettings', 'Parts', 'make_arm', 'make_parts', 'give_list',
            'check_takes', 'find_arm', 'recognise_user', 'find_why', 'get_why', 'NotFoundError', 'write_answer',
-           'find_response_type', 'draw_list', 'draw_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError',
-           'refresh_arm', 'keep_watch']
+           'draw_list', 'draw_answer', 'ask_about_item', 'match_type', 'make_rows', 'MisfitError', 'refresh_arm',
+           'keep_watch']
 
 # %% ../../nbs/50g_serving.parts.ipynb #ae4b4f6c
 @dataclass(frozen=True)
@@ -200,14 +201,8 @@ def write_answer(
     answer: dict,  # for JSON
 ) -> Any:  # a Response
     "An answer as JSON."
-    body = JSON.encode(answer).encode()
-    return find_response_type()(body, media_type="application/json")
-
-
-@cache
-def find_response_type() -> type:
-    "What FastAPI sends; looked for once."
-    return require("fastapi").Response
+    body = json.dumps(answer, ensure_ascii=False, allow_nan=False)
+    return require("fastapi").Response(body.encode(), media_type="application/json")
 
 # %% ../../nbs/50g_serving.parts.ipynb #e2c1a702
 DRAWN_FROM = 2  # lists of k items are drawn from so many times k

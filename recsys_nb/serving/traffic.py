@@ -16,8 +16,8 @@ from datetime import datetime, timezone
 from .files import require
 
 # %% auto #0
-__all__ = ['BUCKETS', 'COUNTED_KINDS', 'SHARED_FOLDER', 'JSON', 'REQUEST_ID', 'Traffic', 'JsonLines', 'read_request_id',
-           'RequestRecord', 'answer_with']
+__all__ = ['BUCKETS', 'COUNTED_KINDS', 'SHARED_FOLDER', 'REQUEST_ID', 'Traffic', 'JsonLines', 'read_request_id', 'RequestRecord',
+           'answer_with']
 
 # %% ../../nbs/50c_serving.traffic.ipynb #474648be
 BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -130,9 +130,6 @@ SHARED_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 logging.getLogger("recsys_nb.serving").addHandler(logging.NullHandler())
 
 # %% ../../nbs/50c_serving.traffic.ipynb #54c77007
-JSON = json.JSONEncoder(ensure_ascii=False, allow_nan=False)  # made once
-
-
 class JsonLines(logging.Formatter):
     "Formats a record of the log as one line of JSON."
 
@@ -150,7 +147,7 @@ class JsonLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["error"] = self.formatException(record.exc_info)
-        return JSON.encode(line)
+        return json.dumps(line, ensure_ascii=False)
 
 # %% ../../nbs/50c_serving.traffic.ipynb #c32dbab7
 REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,100}")
