@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from _common import keep
 from real_logs import LOGS, keep_present, split_inner
 
 from recsys_nb.data import Dataset
@@ -57,10 +58,9 @@ def name_choice(model_row: dict) -> str:
     return max(rows, key=lambda row: row["score"])["name"]
 
 
-def keep_row(rows: list[dict], row: dict) -> None:
-    "Write a row behind those that are there."
-    rows.append(row)
-    RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+def keep_row(row: dict) -> None:
+    "Write a row in place of the one that is alike."
+    keep(RESULTS, [row], ("data", "seed", "profile"))
     print(row, flush=True)
 
 
@@ -85,10 +85,10 @@ def main() -> None:
                 row |= measure(head, truth, seed, profile)
                 if profile is None:
                     row["choice"] = name_choice(row)
-                keep_row(rows, row)
+                keep_row(row)
             if (data, seed, "later") not in done:
                 row = {"data": data, "seed": seed, "profile": "later"}
-                keep_row(rows, row | choose_by_later(head, seed))
+                keep_row(row | choose_by_later(head, seed))
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import torch
+from _common import keep
 from real_logs import LOGS, keep_present, split_inner
 
 from recsys_nb.data import Dataset
@@ -81,11 +82,12 @@ def main() -> None:
             if (data, seed) in done:
                 continue
             head, _ = split_inner(data, seed)
+            followed = []
             for profile, task in prepare_tasks(head, seed).items():
-                rows.append({"data": data, "seed": seed, "profile": profile})
-                rows[-1] |= follow(task)
-                print(rows[-1], flush=True)
-            RESULTS.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+                row = {"data": data, "seed": seed, "profile": profile} | follow(task)
+                followed.append(row)
+                print(row, flush=True)
+            keep(RESULTS, followed, ("data", "seed"))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from .actions import check_same_actions as check_same_actions
 from .actions import show_first as show_first
 from .base import pack as pack
 from .base import unpack as unpack
+from .base import check_dataset as check_dataset
 from .base import check_log as check_log
 from .base import require_fitted as require_fitted
 from .base import check_list_request as check_list_request
@@ -276,6 +277,7 @@ from .profiles import choose_sizes as choose_sizes
 from .questions import Catalogue as Catalogue
 from .questions import sort_histories as sort_histories
 from .questions import extend_histories as extend_histories
+from .questions import mark_new as mark_new
 from .questions import check_some_known as check_some_known
 from .questions import hint_at_near_match as hint_at_near_match
 from .questions import warn_of_near_users as warn_of_near_users

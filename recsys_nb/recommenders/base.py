@@ -55,8 +55,8 @@ from recsys_nb.recommenders.storage import (
 )
 
 # %% auto #0
-__all__ = ['pack', 'unpack', 'check_log', 'require_fitted', 'check_list_request', 'refuse_values', 'answer_question',
-           'pack_learnt', 'pack_model', 'restore', 'unpack_model', 'BaseRecommender']
+__all__ = ['pack', 'unpack', 'check_dataset', 'check_log', 'require_fitted', 'check_list_request', 'refuse_values',
+           'answer_question', 'pack_learnt', 'pack_model', 'restore', 'unpack_model', 'BaseRecommender']
 
 # %% ../../nbs/32_recommenders.base.ipynb #f34b93b2
 def read_pairs(user_ids, candidates) -> pd.DataFrame:
@@ -147,13 +147,21 @@ def unpack(
     return sp.csr_matrix(tuple(parts), shape=tuple(arrays[f"{name}.shape"]))
 
 # %% ../../nbs/32_recommenders.base.ipynb #beec1484
+def check_dataset(
+    given,  # what should be a Dataset
+    what: str,  # who takes it, for the message
+) -> None:
+    "Raise an error where it is something else."
+    if not isinstance(given, Dataset):
+        kind = type(given).__name__
+        raise TypeError(f"{what} takes a Dataset, got {kind}: see Dataset.from_frame")
+
+
 def check_log(
     train,  # what `fit` was given
 ) -> None:
     "Raise an error where it is no log, or an empty one."
-    if not isinstance(train, Dataset):
-        kind = type(train).__name__
-        raise TypeError(f"fit takes a Dataset, got {kind}: see Dataset.from_frame")
+    check_dataset(train, "fit")
     if not len(train):
         raise EmptyLogError("there is nothing to learn from: no interactions.")
 

@@ -27,7 +27,7 @@ from .feature_tables import FeatureTable
 from .kinds import check_same_columns
 from .positives import choose_held_out
 from .profiles import RetrieverSettings
-from .questions import Catalogue, extend_histories
+from .questions import Catalogue, extend_histories, mark_new
 from .towers import TowerData, prepare_data
 
 # %% auto #0
@@ -112,11 +112,7 @@ class LongerLog:
     @property
     def is_new(self) -> np.ndarray:  # bool, for each place of the joined histories
         "Which places of the histories come from the newer log."
-        offsets = self.catalogue.histories.offsets
-        n_places = offsets[-1]
-        n_new = np.diff(self.new.offsets)
-        steps_to_end = np.repeat(offsets[1:], np.diff(offsets)) - np.arange(n_places)
-        return steps_to_end <= np.repeat(n_new, np.diff(offsets))
+        return mark_new(self.catalogue.histories, self.new)
 
     def find_places(
         self,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..data import Dataset, Histories
 from .baselines import count_trend
+from .questions import extend_histories, mark_new
 
 # %% auto #0
 __all__ = ['HELD_OUT_SHARE', 'SLICE_CELLS', 'Positives', 'put_in_random_order', 'put_in_catalogue_order', 'choose_held_out',
@@ -181,14 +182,11 @@ def append_pairs(
     items: np.ndarray,  # codes of what they took later, int (n,)
 ) -> tuple[Histories, np.ndarray]:  # longer histories; the places of the pairs (n,)
     "Put later pairs at the ends of the histories of their users."
-    n_before = len(histories.items)
-    owners = np.repeat(np.arange(len(histories)), np.diff(histories.offsets))
-    owners = np.append(owners, users)
-    order = np.argsort(owners, kind="stable")
-    items = np.append(histories.items, items)[order].astype(np.int32)
-    counts = np.bincount(owners, minlength=len(histories))
-    longer = replace(histories, items=items, offsets=np.append(0, counts.cumsum()))
-    return longer, np.flatnonzero(order >= n_before)
+    items = items[np.argsort(users, kind="stable")].astype(np.int32)
+    counts = np.bincount(users, minlength=len(histories))
+    later = replace(histories, items=items, offsets=np.append(0, counts.cumsum()))
+    longer = extend_histories(histories, later)
+    return longer, np.flatnonzero(mark_new(longer, later))
 
 # %% ../../nbs/37_recommenders.positives.ipynb #11d5e528
 SLICE_CELLS = 2**24  # scores made at a time: 64 MB in float32

@@ -23,9 +23,9 @@ from recsys_nb.data import (
 from ..data import check_ids as check_column
 
 # %% auto #0
-__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'check_some_known', 'hint_at_near_match', 'warn_of_near_users',
-           'list_distinct_ids', 'refuse_tables', 'is_frame', 'read_columns_of', 'Question', 'read_question',
-           'allow_items']
+__all__ = ['Catalogue', 'sort_histories', 'extend_histories', 'mark_new', 'check_some_known', 'hint_at_near_match',
+           'warn_of_near_users', 'list_distinct_ids', 'refuse_tables', 'is_frame', 'read_columns_of', 'Question',
+           'read_question', 'allow_items']
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ccde2d79
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,16 @@ def extend_histories(
     offsets = np.concatenate([[0], (n_past + n_new).cumsum()])
     order = np.argsort(owner, kind="stable")
     return Histories(items[order], offsets, past.rows, past.n_items)
+
+
+def mark_new(
+    extended: Histories,  # of n users, as `extend_histories` makes them
+    new: Histories,  # with which they were extended
+) -> np.ndarray:  # bool, for each place of the extended histories
+    "Which places come from the newer histories."
+    lengths, n_new = np.diff(extended.offsets), np.diff(new.offsets)
+    ends = np.repeat(extended.offsets[1:], lengths)
+    return ends - np.arange(len(ends)) <= np.repeat(n_new, lengths)
 
 # %% ../../nbs/31_recommenders.questions.ipynb #ca3da870
 def spell_otherwise(ids: pd.Index, like: str) -> list:

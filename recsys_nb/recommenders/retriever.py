@@ -22,7 +22,12 @@ from recsys_nb.data import (
 )
 from ..models.sampled_softmax import sampled_softmax_loss
 from ..models.two_tower import TwoTowerModel
-from .base import BaseRecommender, Catalogue, check_log
+from recsys_nb.recommenders.base import (
+    BaseRecommender,
+    Catalogue,
+    check_dataset,
+    check_log,
+)
 from .choices import fit_bonus, train_best
 from recsys_nb.recommenders.continuing import (
     LongerLog,
@@ -191,9 +196,8 @@ def fit_retriever(
 ) -> None:
     "Choose the open settings, train, and keep the vectors of all items."
     check_log(train)
-    if valid is not None and not isinstance(valid, Dataset):
-        kind = type(valid).__name__
-        raise TypeError(f"valid takes a Dataset, got {kind}: see Dataset.from_frame")
+    if valid is not None:
+        check_dataset(valid, "valid")
     recommender.adopt(Catalogue.of(train))
     features = train_towers(recommender, valid)
     recommender.finish(*features, service_bonus(recommender, train))
