@@ -6,8 +6,11 @@
 histories of 50 items, dropout 0.3, sparse tables, fp32, one thread. FOLDER is a
 checkout of version 0.1 (`git worktree add FOLDER COMMIT`). Both versions run in
 processes of their own, and take turns block by block, so that a busy machine slows
-both alike; so does the new one without `keep_freed_memory`. Times are CPU seconds.
-Writes results/step_profile.json.
+both alike; so does the new one without `keep_freed_memory`. A step is what a retriever
+does in training, so each version reads histories by its own code. Since version 0.1
+subtracts two columns of the whole log to read those without order, the model is also
+compared alone: "same reading" is both with one reader, that of this file. Times are CPU
+seconds. Writes results/step_profile.json.
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ import torch
 
 BATCH, NEGATIVES, LENGTH, DIM, DROPOUT = 512, 512, 50, 128, 0.3
 N_USERS, N_ITEMS, N_POSITIVES = 30_000, 41_000, 600_000
+SAME_READING = ", same reading"
 RESULTS = Path(__file__).parent / "results" / "step_profile.json"
 PARTS = {
     "sampled softmax": ("_ChunkedSoftmax", "_ChunkedSoftmaxBackward"),
@@ -51,7 +55,8 @@ def make_log() -> dict[str, torch.Tensor]:
     users = torch.randint(N_USERS, (N_POSITIVES,), generator=g).sort()[0]
     ends = torch.bincount(users, minlength=N_USERS).cumsum(0)
     starts = ends - torch.bincount(users, minlength=N_USERS)
-    return {"items": items, "start": starts[users], "end": ends[users]}
+    columns = {"items": items, "users": users}
+    return columns | {"start": starts[users], "end": ends[users]}
 
 
 def read_before(log: dict, rows: torch.Tensor) -> torch.Tensor:
@@ -64,7 +69,7 @@ def read_before(log: dict, rows: torch.Tensor) -> torch.Tensor:
 
 def read_some(log: dict, rows: torch.Tensor) -> torch.Tensor:
     "Random other items of the same user, a random number of them."
-    count = (log["end"] - log["start"])[rows][:, None]
+    count = (log["end"][rows] - log["start"][rows])[:, None]
     draws = (torch.rand(len(rows), LENGTH) * count).long()
     items = log["items"][log["start"][rows][:, None] + draws]
     length = torch.rand(len(rows), 1) * count.clamp(max=LENGTH)
@@ -72,9 +77,31 @@ def read_some(log: dict, rows: torch.Tensor) -> torch.Tensor:
     return torch.where(is_real & (items != log["items"][rows][:, None]), items, -1)
 
 
-def make_step(version: str, ordered: bool):
-    "A function that makes one step of a model, by the modules of a version."
+def make_reader(version: str, ordered: bool, log: dict):
+    "A function that reads the histories of places."
+    if version.endswith(SAME_READING):
+        read = read_before if ordered else read_some
+        return lambda rows: read(log, rows)
+    trained = torch.ones(N_POSITIVES, dtype=torch.bool)
+    columns = [log[name] for name in ("items", "users", "start", "end")]
     if version == "old":
+        from recsys_nb.recommend import _Positives
+
+        positives = _Positives.__new__(_Positives)  # without making it of histories
+        names = ("items", "user", "start", "end", "trained")
+        vars(positives).update(zip(names, [*columns, trained], strict=True))
+        read = positives.before if ordered else positives.some
+    else:
+        from recsys_nb.recommenders.positives import Positives
+
+        positives = Positives(*columns, trained)
+        read = positives.items_before if ordered else positives.other_items
+    return lambda rows: read(rows, LENGTH)
+
+
+def make_model(version: str, ordered: bool):
+    "A model, its optimizers, and the functions of its loss, by the version's modules."
+    if version.startswith("old"):
         from recsys_nb.train import _keep_freed_memory, _optimizers
         from recsys_nb.two_tower import (
             TwoTowerConfig,
@@ -90,10 +117,8 @@ def make_step(version: str, ordered: bool):
         from recsys_nb.training.optim import make_optimizers
         from recsys_nb.training.steps import keep_freed_memory
 
-        if version == "new":
+        if version.startswith("new"):
             keep_freed_memory()
-    log = make_log()
-    torch.manual_seed(0)
     config = TwoTowerConfig(
         DIM,
         DIM,
@@ -106,25 +131,36 @@ def make_step(version: str, ordered: bool):
         sparse=True,
     )
     model = TwoTowerModel(config).train()
-    if version == "old":
+    if version.startswith("old"):
         optimizers = _optimizers(model, 2e-3, 0.0, torch.device("cpu"))
     else:
         optimizers = make_optimizers(model, 2e-3)
+    return model, optimizers, log_draw, sampled_softmax_loss
+
+
+def make_step(version: str, ordered: bool):
+    "A function that makes one step of a model, as the version's retriever does."
+    log = make_log()
+    torch.manual_seed(0)
+    model, optimizers, log_draw, sampled_softmax_loss = make_model(version, ordered)
+    read = make_reader(version, ordered, log)
     counts = torch.bincount(log["items"], minlength=N_ITEMS).double()
     log_q = log_draw(counts.clamp(min=1e-6), BATCH, NEGATIVES).float()
     user_codes = torch.zeros(BATCH, 1, dtype=torch.long)
-    read = read_before if ordered else read_some
 
     def step() -> None:
         rows = torch.randint(N_POSITIVES, (BATCH,))
         positives, extra = log["items"][rows], torch.randint(N_ITEMS, (NEGATIVES,))
         items = torch.cat([positives, extra])
-        history = read(log, rows)
-        u, v = model.both(user_codes, items[:, None], history=history)
+        u, v = model.both(user_codes, items[:, None], history=read(rows))
+        if version.startswith("old"):
+            own, others = v[:BATCH], v[BATCH:]
+        else:
+            own, others = v.split([BATCH, NEGATIVES])
         q = log_q[items]
-        negatives = (v[BATCH:], q[BATCH:], extra)
+        negatives = (others, q[BATCH:], extra)
         loss = sampled_softmax_loss(
-            u, v[:BATCH], model.temperature, q[:BATCH], positives, negatives
+            u, own, model.temperature, q[:BATCH], positives, negatives
         )
         for optimizer in optimizers:
             optimizer.zero_grad()
@@ -165,7 +201,7 @@ def profile(step, steps: int = 60) -> dict[str, float]:
         part: sum(rows[name].cpu_time_total for name in names if name in rows) / total
         for part, names in PARTS.items()
     }
-    return shares | {"towers and the rest": 1 - sum(shares.values())}
+    return shares | {"towers, reading and the rest": 1 - sum(shares.values())}
 
 
 class Worker:
@@ -198,6 +234,7 @@ def compare(args, ordered: bool) -> dict:
     "Milliseconds of a step by both versions in turns, and the shares of the new one."
     here = Path(__file__).parents[1]
     folders = {"old": args.old, "new": here, "given back": here}
+    folders |= {f"old{SAME_READING}": args.old, f"new{SAME_READING}": here}
     workers = {v: Worker(f, v, ordered, args.steps) for v, f in folders.items()}
     times = {version: [] for version in workers}
     for _ in range(args.blocks):
@@ -207,13 +244,15 @@ def compare(args, ordered: bool) -> dict:
     for worker in workers.values():
         worker.close()
     turns = list(zip(*times.values(), strict=True))
-    ratios = [new / old for old, new, _ in turns]
-    kept_ratio = statistics.median(new / given_back for _, new, given_back in turns)
+    ratios = [new / old for old, new, *_ in turns]
+    kept_ratio = statistics.median(new / given_back for _, new, given_back, *_ in turns)
+    same_reading = statistics.median(new / old for *_, old, new in turns)
     return {
         "old ms": round(statistics.median(times["old"]), 2),
         "new ms": round(statistics.median(times["new"]), 2),
         "ratio": round(statistics.median(ratios), 3),
         "kept ratio": round(kept_ratio, 3),
+        "ratio, same reading": round(same_reading, 3),
         "ratios": [round(ratio, 3) for ratio in sorted(ratios)],
         "blocks": args.blocks,
         "shares": {name: round(share, 4) for name, share in shares.items()},
@@ -234,7 +273,8 @@ def main() -> None:
         low, high = result["ratios"][0], result["ratios"][-1]
         print(
             f"{name}: {result['old ms']:.1f} ms → {result['new ms']:.1f} ms, ratio "
-            f"{result['ratio']:.3f} ({low:.3f} to {high:.3f})"
+            f"{result['ratio']:.3f} ({low:.3f} to {high:.3f}), with the same reading "
+            f"{result['ratio, same reading']:.3f}"
         )
         print(json.dumps(result["shares"]))
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")

@@ -234,6 +234,7 @@ def test_a_history_shows_its_days(open_page, tmp_path):
         sync_api.expect(page.get_by_text("History (3)")).to_be_visible()
         days = page.locator(".past small").all_inner_texts()
         assert days == ["Mar 1, 2024", "Feb 29, 2024", "Feb 28, 2024"]
+        page.close()  # before the service ends, or what it still loads is cut off
 
 
 def test_filters_change_the_list(open_page, both):
@@ -318,6 +319,7 @@ def test_a_token_is_asked_for_and_used(browser, open_page, folders):
         sync_api.expect(page.locator(".list li")).to_have_count(4)
         sync_api.expect(page.locator("#command")).to_contain_text("$TOKEN")
         assert TOKEN not in page.locator("#command").inner_text()
+        page.close()
     refused = [text for text in open_page.complaints if "401" in text]
     assert refused == open_page.complaints
     open_page.complaints.clear()

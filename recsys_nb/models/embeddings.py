@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,8 +15,8 @@ from torch import Tensor, nn
 from ..data.histories import order_codes
 
 # %% auto #0
-__all__ = ['PADDING', 'can_check', 'check_codes', 'learns', 'sum_bags', 'sort_rows', 'look_up', 'draw_mask', 'Dropout',
-           'make_layers']
+__all__ = ['PADDING', 'can_check', 'check_codes', 'learns', 'sum_bags', 'sum_both', 'find_true', 'drop_padding', 'find_lines',
+           'order_rows', 'sort_rows', 'look_up', 'draw_mask', 'Dropout', 'make_layers']
 
 # %% ../../nbs/14_models.embeddings.ipynb #84ffa47c
 PADDING = -1  # stands for no code
@@ -35,6 +36,10 @@ def check_codes(
     low: int = 0,  # the least code allowed
 ) -> None:
     "Raise a ValueError that names the first code outside `low..cardinality-1`."
+    if len(cardinalities) == 1 and codes.numel():
+        least, most = codes.aminmax()  # one pass
+        if low <= least and most < cardinalities[0]:
+            return
     outside = (codes < low) | (codes >= cardinalities)
     if not outside.any():
         return
@@ -60,7 +65,8 @@ def sum_bags(
 ) -> Tensor:  # float (B, dim); zeros for a line without a row
     "The weighted sum of the rows that each line of `codes` names."
     if learns(table):
-        return _BagSums.apply(table.weight, codes, weights, table.sparse)
+        rows, used, sizes = drop_padding(codes, weights)
+        return _BagSums.apply(table.weight, rows, used, sizes, table.sparse)
     real = (codes >= 0).to(table.weight.dtype)
     weights = real if weights is None else weights * real
     if torch.compiler.is_exporting():  # operators that ONNX has
@@ -69,85 +75,141 @@ def sum_bags(
         codes.clamp(min=0), table.weight, mode="sum", per_sample_weights=weights
     )
 
+
+def sum_both(
+    table: nn.Embedding,  # the rows to add up
+    codes: Tensor,  # row numbers, long (B, L), -1 is no row
+    weights: Tensor | None,  # as in `sum_bags`
+    more: Tensor,  # more row numbers, long (N, S), each counts once
+) -> tuple[Tensor, Tensor]:  # float (B, dim), (N, dim)
+    "What `sum_bags` gives of each, from one lookup, which has one gradient."
+    if not learns(table):
+        return sum_bags(table, codes, weights), sum_bags(table, more)
+    rows, used, sizes = drop_padding(codes, weights)
+    more_rows, _, more_sizes = drop_padding(more)
+    if used is not None:
+        used = torch.cat([used, used.new_ones(len(more_rows))])
+    rows, sizes = torch.cat([rows, more_rows]), torch.cat([sizes, more_sizes])
+    sums = _BagSums.apply(table.weight, rows, used, sizes, table.sparse)
+    above, below = sums.split([len(codes), len(more)])
+    return above, below
+
 # %% ../../nbs/14_models.embeddings.ipynb #0e9ee797
+def find_true(
+    mask: Tensor,  # bool (n,)
+) -> Tensor:  # places, long (m,)
+    "Where a mask is true; NumPy finds it in a fraction of torch's time."
+    if not can_check(mask):
+        return mask.nonzero()[:, 0]
+    return torch.from_numpy(np.flatnonzero(mask.numpy()))
+
+
+def drop_padding(
+    codes: Tensor,  # row numbers, long (B, L), -1 is no row
+    weights: Tensor | None = None,  # of each, float (B, L)
+) -> tuple[Tensor, Tensor | None, Tensor]:  # rows (n,), weights (n,), lengths (B,)
+    "The row numbers of all lines one after another, and how many each line has."
+    real = codes >= 0
+    sizes, rows = real.sum(1), codes.flatten()
+    used = None if weights is None else weights.flatten()
+    if can_check(codes) and real.all():
+        return rows, used, sizes
+    places = find_true(real.flatten())
+    if used is not None:
+        used = used.index_select(0, places)
+    return rows.index_select(0, places), used, sizes
+
+
+def find_lines(
+    sizes: Tensor,  # how many places each line has, long (B,)
+) -> Tensor:  # long (n,)
+    "The line of each place; NumPy repeats faster than torch, too."
+    if not can_check(sizes):
+        return torch.arange(len(sizes), device=sizes.device).repeat_interleave(sizes)
+    return torch.from_numpy(np.arange(len(sizes)).repeat(sizes.numpy()))
+
+
+def order_rows(
+    rows: Tensor,  # row numbers, long (n,), 0 to 2^31 - 1
+) -> Tensor:  # their places in ascending order, long (n,); equal rows stay in order
+    "Where row numbers lie in order."
+    if not can_check(rows):
+        return rows.argsort(stable=True)
+    return torch.from_numpy(order_codes(rows.numpy()))
+
+
 def sort_rows(
     rows: Tensor,  # row numbers, long (n,), 0 to 2^31 - 1
 ) -> tuple[Tensor, Tensor]:  # sorted rows; where each was, in order
     "Sort row numbers and keep track of their places; equal rows stay in order."
     if not can_check(rows):
         return rows.sort(stable=True)
-    order = torch.from_numpy(order_codes(rows.numpy()))
+    order = order_rows(rows)
     return rows.index_select(0, order), order
 
 # %% ../../nbs/14_models.embeddings.ipynb #5748b008
-def _sum_gradients(table, codes, weights, places, grad, sparse):
-    "The gradient of the table: a bag for each distinct row, of the lines' gradients."
-    rows, order = sort_rows(codes.flatten().index_select(0, places))
-    places = places.index_select(0, order)
-    rows, counts = torch.unique_consecutive(rows, return_counts=True)
+def _sum_gradients(table, rows, weights, sizes, grad, sparse):
+    "The gradient of the table: a bag of the lines' gradients for each row."
+    order = order_rows(rows)
+    lines = find_lines(sizes).index_select(0, order)
+    if sparse:  # the distinct rows alone have bags
+        rows = rows.index_select(0, order)
+        rows, counts = torch.unique_consecutive(rows, return_counts=True)
+    else:  # an empty bag is a row of zeros
+        counts = torch.bincount(rows, minlength=len(table))
     sums = F.embedding_bag(
-        places // codes.shape[1],
+        lines,
         grad.contiguous(),
         offsets=counts.cumsum(0) - counts,
         mode="sum",
-        per_sample_weights=_select(weights, places),
+        per_sample_weights=None if weights is None else weights.index_select(0, order),
     )
     if not sparse:
-        return sums.new_zeros(table.shape).index_copy_(0, rows, sums)
+        return sums
     return torch.sparse_coo_tensor(
         rows[None], sums, table.shape, is_coalesced=True, check_invariants=False
     )
 
 
-def _weigh_gradients(table, codes, weights, places, grad):
-    "The gradient of the weights, of the places that are no padding."
-    sizes = (codes >= 0).sum(1)
+def _weigh_gradients(table, rows, weights, sizes, grad):
+    "The gradient of the weights."
     with torch.enable_grad():
-        used = _select(weights.detach(), places).requires_grad_()
+        used = weights.detach().requires_grad_()
         sums = F.embedding_bag(
-            codes.flatten().index_select(0, places),
+            rows,
             table.detach(),
             offsets=sizes.cumsum(0) - sizes,
             mode="sum",
             per_sample_weights=used,
         )
-        (products,) = torch.autograd.grad(sums, used, grad.to(table.dtype))
-    by_weight = products.new_zeros(codes.numel())
-    return by_weight.index_copy_(0, places, products).view(codes.shape)
+        return torch.autograd.grad(sums, used, grad.to(table.dtype))[0]
 
 # %% ../../nbs/14_models.embeddings.ipynb #e641abcf
 class _BagSums(torch.autograd.Function):
     "Weighted sums of rows of a table; the gradient has each distinct row once."
 
     @staticmethod
-    def forward(ctx, table, codes, weights, sparse):
-        real = codes >= 0
-        places = real.flatten().nonzero()[:, 0]
-        sizes = real.sum(1)
-        ctx.save_for_backward(table, codes, weights, places)
+    def forward(ctx, table, rows, weights, sizes, sparse):
+        ctx.save_for_backward(table, rows, weights, sizes)
         ctx.sparse = sparse
         return F.embedding_bag(
-            codes.flatten().index_select(0, places),
+            rows,
             table.detach(),
             offsets=sizes.cumsum(0) - sizes,
             mode="sum",
-            per_sample_weights=_select(weights, places),
+            per_sample_weights=weights,
         )
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
-        table, codes, weights, places = ctx.saved_tensors
+        table, rows, weights, sizes = ctx.saved_tensors
         by_table = by_weight = None
         if ctx.needs_input_grad[0]:
-            by_table = _sum_gradients(table, codes, weights, places, grad, ctx.sparse)
+            by_table = _sum_gradients(table, rows, weights, sizes, grad, ctx.sparse)
         if ctx.needs_input_grad[2]:
-            by_weight = _weigh_gradients(table, codes, weights, places, grad)
-        return by_table, None, by_weight, None
-
-
-def _select(weights, places):
-    return None if weights is None else weights.flatten().index_select(0, places)
+            by_weight = _weigh_gradients(table, rows, weights, sizes, grad)
+        return by_table, None, by_weight, None, None
 
 # %% ../../nbs/14_models.embeddings.ipynb #5d275d6a
 def look_up(

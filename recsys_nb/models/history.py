@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .embeddings import PADDING, Dropout, look_up, sum_bags
+from .embeddings import PADDING, Dropout, look_up, sum_bags, sum_both
 
 HIDE = -1e9  # added to the logits of hidden places
 
 # %% auto #0
-__all__ = ['HIDE', 'HISTORY_ENCODERS', 'history_weights', 'WeightedMean', 'stack_lines', 'causal_mask', 'AttentionBlock',
+__all__ = ['HIDE', 'HISTORY_ENCODERS', 'history_weights', 'WeightedMean', 'causal_mask', 'AttentionBlock', 'take_place',
            'make_network', 'SelfAttention', 'look_up_both', 'PackedHistories', 'pack_histories', 'cut_windows',
            'place_windows']
 
@@ -86,23 +86,7 @@ class WeightedMean(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # (B, dim) and sums of each line of `rows` (N, dim)
         "What `forward` returns and the sums of other rows, from one lookup."
         history = history[:, : self.length]
-        weights = self.weights(table, history)
-        codes = stack_lines(history, rows, PADDING)
-        weights = stack_lines(weights, torch.ones_like(rows, dtype=weights.dtype), 0)
-        sums = sum_bags(table, codes, weights)
-        above, below = sums.split([len(history), len(rows)])
-        return above, below
-
-
-def stack_lines(
-    above: Tensor,  # (B, L)
-    below: Tensor,  # (N, S)
-    padding: float,  # what fills the shorter lines
-) -> Tensor:  # (B + N, max(L, S))
-    "Put lines of two lengths under each other."
-    width = max(above.shape[1], below.shape[1])
-    parts = [F.pad(x, (0, width - x.shape[1]), value=padding) for x in (above, below)]
-    return torch.cat(parts)
+        return sum_both(table, history, self.weights(table, history), rows)
 
 # %% ../../nbs/15_models.history.ipynb #cf9e8d6f
 def causal_mask(
@@ -137,23 +121,39 @@ class AttentionBlock(nn.Module):
         self,
         x: Tensor,  # float (B, L, dim)
         mask: Tensor,  # added to the logits of attention, float (B, heads or 1, L, L)
-    ) -> Tensor:  # float (B, L, dim)
+        only: Tensor | None = None,  # the place that reads, long (B,); None: all do
+    ) -> Tensor:  # float (B, L, dim), or of the one place (B, 1, dim)
         "Let each place read those that its mask shows."
-        x = x + self.drop(self.attend(self.attention_norm(x), mask))
+        read = self.attend(self.attention_norm(x), mask, only)
+        x = take_place(x, only) + self.drop(read)
         return x + self.drop(self.network(self.network_norm(x)))
 
     def attend(
         self,
         x: Tensor,  # float (B, L, dim)
         mask: Tensor,  # as in `forward`
-    ) -> Tensor:  # float (B, L, dim)
+        only: Tensor | None = None,  # as in `forward`
+    ) -> Tensor:  # float (B, L, dim), or of the one place (B, 1, dim)
         "Multi-head attention."
         n, length, dim = x.shape
         projected = self.query_key_value(x)
         by_head = projected.view(n, length, 3, self.heads, dim // self.heads)
-        query, key, value = by_head.permute(2, 0, 3, 1, 4).unbind(0)
+        query, key, value = (part.transpose(1, 2) for part in by_head.unbind(2))
+        query, mask = take_place(query, only, 2), take_place(mask, only, 2)
         read = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.output(read.transpose(1, 2).reshape(n, length, dim))
+        return self.output(read.transpose(1, 2).flatten(2))
+
+
+def take_place(
+    x: Tensor,  # any tensor whose first dimension is the histories (B, ...)
+    only: Tensor | None,  # the place of each, long (B,); None: all
+    dim: int = 1,  # the dimension of the places
+) -> Tensor:  # with one place (B, ..., 1, ...), or as it came
+    "Keep one place of each history."
+    if only is None:
+        return x
+    lines = torch.arange(x.shape[0], device=x.device)
+    return x.movedim(dim, 1)[lines, only].unsqueeze(dim)
 
 
 def make_network(
@@ -209,16 +209,17 @@ class SelfAttention(nn.Module):
         self,
         embedded: Tensor,  # rows of the items, float (B, L, dim), the oldest first
         segments: Tensor,  # as in `causal_mask`; -1 where there is no item
-    ) -> Tensor:  # float (B, L, dim)
+        only: Tensor | None = None,  # the place that is asked for, (B,); None: all
+    ) -> Tensor:  # float (B, L, dim), or of the one place (B, 1, dim)
         "A vector after each item, which knows nothing of later ones."
         visible = causal_mask(segments)
         number = visible.sum(-1) - 1  # of the item in its history, from 0
         x = embedded * self.dim**0.5 + self.place[number]
         x = self.drop(x) * (segments >= 0)[..., None]
         mask = self.mask(visible).to(x.dtype)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             x = block(x, mask)
-        return self.norm(x)
+        return self.norm(self.blocks[-1](x, mask, only))
 
     def mask(
         self,
@@ -237,11 +238,10 @@ class SelfAttention(nn.Module):
     ) -> Tensor:  # float (B, dim); zeros for a row of padding
         "The vector after the latest item."
         real = history.flip(1) >= 0
-        encoded = self.transform(embedded, real.long() - 1)
         place = torch.arange(history.shape[1], device=history.device)
         last = (real * place).argmax(1)
-        lines = torch.arange(history.shape[0], device=history.device)
-        return encoded[lines, last] * real.any(1, keepdim=True)
+        encoded = self.transform(embedded, real.long() - 1, last)
+        return encoded[:, 0] * real.any(1, keepdim=True)
 
     def forward(
         self,
@@ -296,8 +296,7 @@ def look_up_both(
     rows: Tensor,  # more row numbers, long (N, S)
 ) -> tuple[Tensor, Tensor]:  # each row of `codes` (B, L, dim); sums of `rows` (N, dim)
     "Single rows and sums of rows from one lookup, which has one gradient."
-    lines = stack_lines(codes.reshape(-1, 1), rows, PADDING)
-    single, sums = sum_bags(table, lines).split([codes.numel(), len(rows)])
+    single, sums = sum_both(table, codes.reshape(-1, 1), None, rows)
     return single.view(*codes.shape, -1), sums
 
 # %% ../../nbs/15_models.history.ipynb #0021a7e9

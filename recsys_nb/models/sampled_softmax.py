@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor
 
 from .embeddings import can_check
 
 # %% auto #0
-__all__ = ['log_draw', 'log_inclusion', 'distinct_columns', 'has_group', 'gather_rows', 'sampled_softmax_loss']
+__all__ = ['TINY', 'log_draw', 'log_inclusion', 'distinct_columns', 'has_group', 'gather_rows', 'sampled_softmax_loss']
 
 # %% ../../nbs/17_models.sampled_softmax.ipynb #69b82df6
 def log_draw(
@@ -51,6 +52,9 @@ def distinct_columns(
     return first.scatter_reduce_(0, column, draws, "amin"), column
 
 # %% ../../nbs/17_models.sampled_softmax.ipynb #a9747e63
+TINY = 1e-30  # a probability below it has lost digits in float32
+
+
 class _ChunkedSoftmax(torch.autograd.Function):
     "Mean cross-entropy of `u @ v.T - log_pi`; its gradient is made on the way."
 
@@ -58,41 +62,78 @@ class _ChunkedSoftmax(torch.autograd.Function):
     def forward(ctx, u, v, log_pi, target, chunk):
         wide = torch.promote_types(u.dtype, torch.float32)
         same_type = u.dtype == wide
+        if not same_type:
+            chunk *= 2  # rows of half the bytes
+        shift = _make_shift(log_pi, u.dtype)
         grad_u = torch.empty_like(u)
         grad_v = v.new_zeros(v.T.shape, dtype=wide)  # a row per dimension
-        loss = u.new_zeros((), dtype=wide)
-        products = u.new_empty(min(chunk, len(u)), len(v))  # used by every chunk
-        logits = products if same_type else torch.empty_like(products, dtype=wide)
-        shares = torch.empty_like(logits)
-        minus_one = torch.full((len(products),), -1.0, dtype=wide, device=u.device)
-        starts = torch.arange(0, products.numel(), len(v), device=u.device)
+        own = u.new_empty(len(u), dtype=wide)  # the probability of each positive
+        logits = u.new_empty(min(chunk, len(u)), len(v))  # used by every chunk
+        starts = torch.arange(0, logits.numel(), len(v), device=u.device)
         for start in range(0, len(u), chunk):
             users = u[start : start + chunk]
             n = len(users)
-            product = torch.mm(users, v.T, out=products[:n])
-            s = torch.sub(product, log_pi, out=logits[:n])
-            p = torch.softmax(s, 1, out=shares[:n])
-            log_sum = s.amax(1) - p.amax(1).log()
-            # where the logit of each row's positive is
+            p = _write_logits(users, v, shift, logits[:n])
+            torch.softmax(p, 1, out=p)
+            # where the positive of each row is
             places = starts[:n] + target[start : start + chunk]
-            loss += (log_sum - s.view(-1).index_select(0, places)).sum()
-            p.view(-1).index_add_(0, places, minus_one[:n])
+            own[start : start + n] = _take_positives(p, places)
+            torch.mm(p, v, out=grad_u[start : start + n])
             if same_type:
-                torch.mm(p, v, out=grad_u[start : start + n])
                 grad_v.addmm_(users.T, p)
             else:
-                grad_s = products[:n].copy_(p)
-                torch.mm(grad_s, v, out=grad_u[start : start + n])
-                grad_v += users.T @ grad_s
+                grad_v += users.T @ p
         grad_v = grad_v.T.contiguous().div_(len(u)).to(v.dtype)
         ctx.save_for_backward(grad_u.div_(len(u)), grad_v)
-        return loss / len(u)
+        losses = -own.log()
+        is_lost = own < TINY
+        if is_lost.any():
+            losses[is_lost] = _exact_losses(u[is_lost], v, log_pi, target[is_lost])
+        return losses.sum() / len(u)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         grad_u, grad_v = ctx.saved_tensors
         return grad * grad_u, grad * grad_v, None, None, None
+
+
+def _make_shift(log_pi, dtype):
+    "What is added to the logits of each column, in their type; None: nothing is."
+    if log_pi is None:
+        return None
+    if dtype.itemsize >= 4:
+        return -log_pi
+    return (log_pi.mean() - log_pi).to(dtype)  # near 0, where a short type is exact
+
+
+def _write_logits(u, v, shift, out):
+    if shift is None:
+        return torch.mm(u, v.T, out=out)
+    if shift.dtype.itemsize < 4:  # rounded once, after the sum
+        return torch.addmm(shift, u, v.T, out=out)
+    return torch.mm(u, v.T, out=out).add_(shift)
+
+
+def _take_positives(p, places):
+    "The probability of each row's positive; `p` becomes the gradient of the logits."
+    flat = p.view(-1)
+    own = flat.index_select(0, places)
+    others = 1 - own
+    if p.dtype.itemsize < 4:  # near 1 no digits are left for the difference
+        flat.index_fill_(0, places, 0)
+        others = p.sum(1).float()  # with dtype=float32 torch makes a copy of p
+        own = torch.where(own > 0.5, 1 - others, own)
+    flat.index_copy_(0, places, -others.to(p.dtype))
+    return own
+
+
+def _exact_losses(u, v, log_pi, target):
+    "The loss of each row, from its logits."
+    logits = (u @ v.T).to(torch.promote_types(u.dtype, torch.float32))
+    if log_pi is not None:
+        logits = logits - log_pi
+    return F.cross_entropy(logits, target, reduction="none")
 
 # %% ../../nbs/17_models.sampled_softmax.ipynb #74a76721
 class _GatherRows(torch.autograd.Function):
@@ -165,7 +206,7 @@ def sampled_softmax_loss(
     item_ids: Tensor | None = None,
     # negatives for all rows: vectors (N, d), log_q (N,), codes (N,)
     extra: tuple[Tensor, Tensor | None, Tensor | None] | None = None,
-    chunk: int = 256,  # rows of logits that are in memory at once
+    chunk: int = 256,  # rows of logits in memory at once; in bf16 twice as many
 ) -> Tensor:  # mean over the rows, a scalar
     "Cross-entropy of each positive among the items of the batch (of all processes)."
     if u.shape != v.shape:
@@ -195,10 +236,10 @@ def _correct_columns(v, log_q, item_ids):
     "Columns with their corrections, and the column of each draw."
     if item_ids is None:
         target = torch.arange(len(v), device=v.device)
-        return v, v.new_zeros(len(v)) if log_q is None else log_q, target
+        return v, log_q, target
     columns, target = distinct_columns(item_ids)
     if log_q is None:
-        return v.index_select(0, columns), v.new_zeros(len(columns)), target
+        return v.index_select(0, columns), None, target
     return v.index_select(0, columns), log_inclusion(log_q, len(v))[columns], target
 
 

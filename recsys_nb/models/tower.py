@@ -21,7 +21,40 @@ from recsys_nb.models.embeddings import (
 )
 
 # %% auto #0
-__all__ = ['TEMPERATURE_RANGE', 'Tower', 'check_features', 'Temperature']
+__all__ = ['SHORTEST', 'TEMPERATURE_RANGE', 'normalize_rows', 'Tower', 'check_features', 'Temperature']
+
+# %% ../../nbs/15b_models.tower.ipynb #un1trow2
+SHORTEST = 1e-12  # length from which on a vector can be scaled to 1
+
+
+class _UnitRows(torch.autograd.Function):
+    "Rows scaled to length 1; digit by digit what torch's normalize gives."
+
+    @staticmethod
+    def forward(ctx, x):
+        norms = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        lengths = norms.clamp_min(SHORTEST)
+        unit = x / lengths
+        ctx.save_for_backward(norms, lengths, unit)
+        return unit
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad):
+        norms, lengths, unit = ctx.saved_tensors
+        along = (unit / lengths).mul_(grad)
+        by_length = along.sum(-1, keepdim=True).neg_()
+        by_length.masked_fill_(norms < SHORTEST, 0)
+        return torch.mul(unit, by_length, out=along).add_(grad / lengths)
+
+
+def normalize_rows(
+    x: Tensor,  # float (..., d)
+) -> Tensor:  # of the same shape; zeros stay zeros
+    "Vectors of length 1."
+    if can_check(x) and x.requires_grad and torch.is_grad_enabled():
+        return _UnitRows.apply(x)
+    return F.normalize(x, dim=-1)
 
 # %% ../../nbs/15b_models.tower.ipynb #84a9ba30
 class Tower(nn.Module):
@@ -76,7 +109,7 @@ class Tower(nn.Module):
         if history is not None:
             embedding = embedding + history
         vectors = self.layers(self.drop(embedding))
-        return F.normalize(vectors, dim=-1) if self.normalize else vectors
+        return normalize_rows(vectors) if self.normalize else vectors
 
     def forward(
         self,
@@ -86,7 +119,7 @@ class Tower(nn.Module):
     ) -> Tensor:  # (B, output_dim)
         "Sum the embeddings and finish."
         rows = self.rows(sparse, dense)
-        if self.table.sparse and learns(self.table) and rows.shape[1]:
+        if learns(self.table) and rows.shape[1]:
             embedding = sum_bags(self.table, rows)
         else:
             embedding = self.table(rows).sum(1)

@@ -64,17 +64,17 @@ BLOCK = 2**24  # floats between the two products: 64 MiB
 def count_directions(
     n_items: int,  # size of the catalogue
 ) -> int:
-    "One smooth direction for 20 items, from 8 to 256."
-    return min(256, max(8, n_items // 20))
+    "One smooth direction for 20 items, from 8 to 512."
+    return min(512, max(8, n_items // 20))
 
 
 @dataclass(eq=False)
 class GraphFilter(BaseRecommender):
     "What a user took, spread and smoothed over the graph (after Shen et al. 2021)."
 
-    # K: smooth directions that are kept; None: one for 20 items, at most 256
+    # K: smooth directions that are kept; None: one for 20 items, at most 512
     directions: int | None = None
-    smoothness: float = 2.0  # β: how much they count
+    smoothness: float = 1.0  # β: how much they count
     user_power: float = 0.5  # γ: how much less an edge of a heavy user counts
     seed: int = 0  # of the randomised SVD
 

@@ -88,13 +88,16 @@ def encode_held_out(
 ) -> tuple[Tensor, Tensor]:  # float32 (n, d) and (n_items, d)
     "Vectors of the users of the held-out places, and of all items."
     length = read_length(settings, data.is_ordered)
+    sizes = data.held_out - data.positives.starts[data.held_out]
+    order = sizes.argsort(stable=True)  # histories of like size share a table
     users = []
-    for places in data.held_out.split(1024):
+    for places in data.held_out[order].split(256):
         sparse, dense = data.users.take(data.positives.users[places])
         longest = int((places - data.positives.starts[places]).max())
         history = data.positives.items_before(places, min(length, max(longest, 1)))
         users.append(model.user(sparse, dense, history))
-    return torch.cat(users), encode_items(model, data.items, data.n_items)
+    vectors = torch.cat(users)[order.argsort()]
+    return vectors, encode_items(model, data.items, data.n_items)
 
 
 def append_popularity(
@@ -180,8 +183,9 @@ class TowerTask:
             known = temperature * self.known_logits[columns]
             users, items = append_popularity(users, items, known)
         log_q = self.negatives.log_q[columns]
-        extra = items[n:], log_q[n:], columns[n:]
-        return self.loss(users, items[:n], temperature, log_q[:n], columns[:n], extra)
+        own, others = items.split([n, len(items) - n])
+        extra = others, log_q[n:], columns[n:]
+        return self.loss(users, own, temperature, log_q[:n], columns[:n], extra)
 
     def validate(
         self,
