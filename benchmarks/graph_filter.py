@@ -10,22 +10,20 @@ Every log is written to results/graph_filter.json as soon as it is there.
 from __future__ import annotations
 
 import argparse
-import json
 from itertools import product
 from pathlib import Path
 
 import pandas as pd
 import torch
 from _common import keep
-from real_logs import LOGS, keep_present, split_inner
+from real_logs import LOGS, list_missing, split_inner
 
 from recsys_nb.data import Dataset
 from recsys_nb.evaluation import evaluate
 from recsys_nb.recommenders import GraphFilter
-from recsys_nb.recommenders.filters import find_smooth_directions
+from recsys_nb.recommenders.filters import count_directions, find_smooth_directions
 
 RESULTS = Path(__file__).parent / "results" / "graph_filter.json"
-PER_DIRECTION = 20  # items
 AT_MOST = (256, 512, 1024)  # directions
 SMOOTHNESS = (0.5, 1.0, 1.5, 2.0, 3.0)
 USER_POWERS = (0.3, 0.5, 0.7)
@@ -49,8 +47,7 @@ def try_all(
     rows = []
     for user_power in USER_POWERS:
         model = GraphFilter(1, user_power=user_power).fit(positives)
-        n_wanted = max(8, model.graph_.shape[1] // PER_DIRECTION)
-        n_wanted = min(n_wanted, max(AT_MOST))
+        n_wanted = count_directions(model.graph_.shape[1], max(AT_MOST))
         all_directions = find_smooth_directions(model.graph_, n_wanted, model.seed)
         for at_most, smoothness in product(AT_MOST, SMOOTHNESS):
             model.directions_ = all_directions[:, :at_most]
@@ -68,17 +65,12 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    done = {(row["data"], row["seed"]) for row in known}
-    for data in keep_present(given.data):
-        for seed in given.seeds:
-            if (data, seed) in done:
-                continue
-            head, truth = split_inner(data, seed)
-            run = {"data": data, "seed": seed}
-            rows = [run | row for row in try_all(head, truth)]
-            keep(RESULTS, rows, ("data", "seed"))
-            print(pd.DataFrame(rows).nlargest(3, "ndcg@10").to_string(), flush=True)
+    for data, seed in list_missing(RESULTS, given.data, given.seeds):
+        head, truth = split_inner(data, seed)
+        run = {"data": data, "seed": seed}
+        rows = [run | row for row in try_all(head, truth)]
+        keep(RESULTS, rows, ("data", "seed"))
+        print(pd.DataFrame(rows).nlargest(3, "ndcg@10").to_string(), flush=True)
 
 
 if __name__ == "__main__":

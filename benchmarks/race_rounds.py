@@ -11,13 +11,12 @@ Every row is written to results/race_rounds.json as soon as it is there.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import torch
 from _common import keep
-from real_logs import LOGS, keep_present, split_inner
+from real_logs import LOGS, list_missing, split_inner
 
 from recsys_nb.data import Dataset
 from recsys_nb.recommenders import RetrieverSettings
@@ -75,19 +74,14 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2])
     given = parser.parse_args()
     torch.set_num_threads(1)
-    rows = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
-    done = {(row["data"], row["seed"]) for row in rows}
-    for data in keep_present(given.data):
-        for seed in given.seeds:
-            if (data, seed) in done:
-                continue
-            head, _ = split_inner(data, seed)
-            followed = []
-            for profile, task in prepare_tasks(head, seed).items():
-                row = {"data": data, "seed": seed, "profile": profile} | follow(task)
-                followed.append(row)
-                print(row, flush=True)
-            keep(RESULTS, followed, ("data", "seed"))
+    for data, seed in list_missing(RESULTS, given.data, given.seeds):
+        head, _ = split_inner(data, seed)
+        followed = []
+        for profile, task in prepare_tasks(head, seed).items():
+            row = {"data": data, "seed": seed, "profile": profile} | follow(task)
+            followed.append(row)
+            print(row, flush=True)
+        keep(RESULTS, followed, ("data", "seed"))
 
 
 if __name__ == "__main__":

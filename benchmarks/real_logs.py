@@ -173,6 +173,14 @@ def keep_present(
     return [name for name in names if (HOME / LOGS[name][0]).exists()]
 
 
+def list_missing(path: Path, names: list[str], seeds: list[int]):
+    "Logs that are here, and seeds, of which a file of results has no rows yet."
+    known = json.loads(path.read_text()) if path.exists() else []
+    done = {(row["data"], row["seed"]) for row in known}
+    for data in keep_present(names):
+        yield from ((data, seed) for seed in seeds if (data, seed) not in done)
+
+
 def split_inner(name: str, seed: int, n_users: int = 3_000):
     "A training part split once more: its earlier part, new pairs of its later part."
     train, _ = LOGS[name][1](seed)

@@ -63,9 +63,10 @@ BLOCK = 2**24  # floats between the two products: 64 MiB
 
 def count_directions(
     n_items: int,  # size of the catalogue
+    at_most: int = 512,  # directions
 ) -> int:
-    "One smooth direction for 20 items, from 8 to 512."
-    return min(512, max(8, n_items // 20))
+    "One smooth direction for 20 items, from 8 to `at_most`."
+    return min(at_most, max(8, n_items // 20))
 
 
 @dataclass(eq=False)
